@@ -1,0 +1,319 @@
+"""DAG 1: fetch the instrument list, validate and transform it, store it in one transaction."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from dag_1_import_instruments_from_kite.summary import (
+    Summary,
+    describe,
+    describe_rejects,
+    write_rejected_rows,
+)
+from shared.config.config_loader import ConfigLoader, DAGConfig, RootConfig
+from shared.exceptions import (
+    DAGExecutionError,
+    StockIngestionError,
+    ValidationError,
+)
+from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.kite_client_wrapper import KiteClientWrapper
+from shared.utils.kite_csv import RejectedRow, parse_dump
+from shared.utils.operation import advance, operation
+from shared.utils.retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+DAG_FOLDER = Path(__file__).resolve().parent
+SCHEMA_FILE = DAG_FOLDER / "schema.sql"
+
+
+def import_instruments_from_kite(*, dry_run: bool = False) -> str:
+    """
+    Main execution function for DAG 1.
+
+    Workflow:
+    1. Load DAG configuration
+    2. Initialize Kite client and authenticate
+    3. Fetch instrument list
+    4. Validate and transform data
+    5. Create/update kite_instrument_master table
+    6. Upsert instruments to database
+    7. Log summary statistics
+
+    With `dry_run` steps 5 and 6 are left out: no database is needed, and nothing is written to it.
+
+    Returns:
+        Success message with statistics
+
+    Raises:
+        DAGExecutionError: If any step fails; the step's own error is its `__cause__`
+    """
+    summary = Summary(dry_run=dry_run)
+    try:
+        message = _run(summary)
+    except StockIngestionError as exc:
+        logger.info("DAG 1 did not complete: %s", describe(summary))  # Property 14
+        raise DAGExecutionError(str(exc)) from exc
+    logger.info("DAG 1 completed: %s", message)
+    return message
+
+
+def _run(summary: Summary) -> str:
+    with operation("load configuration", summary.durations):
+        root, dag = ConfigLoader.load_merged_config(DAG_FOLDER)
+    summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
+    retry = RetryPolicy(dag.parameters["retry_attempts"], dag.parameters["retry_delay_seconds"])
+    fetched = _fetch(summary, root, retry)
+    instruments = _prepare(summary, fetched, dag.parameters["exchanges"], root.logging["directory"])
+    del fetched  # 50 MB that the database step has no use for
+    if not summary.dry_run:
+        _store(summary, instruments, root, dag, retry)
+    return describe(summary)
+
+
+def _fetch(summary: Summary, root: RootConfig, retry: RetryPolicy) -> list[dict[str, Any]]:
+    client = KiteClientWrapper(
+        root.api.kite_api_key,
+        root.api.kite_api_secret,
+        root.api.kite_access_token,
+        root=root.api.root,
+        timeout_seconds=root.api.timeout_seconds,
+        deadline_seconds=root.api.deadline_seconds,
+        retry=retry,
+        progress=partial(advance, unit="bytes"),
+    )
+    with operation("authenticate", summary.durations):
+        client.authenticate()
+    with operation("fetch instruments", summary.durations):
+        instruments = client.fetch_instruments()
+    summary.rejected.extend(client.rejected_rows)
+    summary.fetched = len(instruments) + len(client.rejected_rows)
+    if not summary.fetched:
+        raise ValidationError(
+            "Kite's instrument list is empty (a header and no rows), as it is on some holidays. "
+            "The table stays as it is; run again later."
+        )
+    return instruments
+
+
+def _prepare(
+    summary: Summary,
+    fetched: list[dict[str, Any]],
+    exchanges: Sequence[str] | None,
+    log_directory: Path,
+) -> list[dict[str, Any]]:
+    """Select, validate and transform; fills in the summary, and writes the list of rejects."""
+    with operation("validate", summary.durations):
+        try:
+            selected = select_exchanges(fetched, exchanges, summary.left_out)
+            valid = validate_instruments(selected, summary.rejected) if selected else []
+        finally:
+            if summary.rejected:
+                summary.rejects_file = write_rejected_rows(summary.rejected, log_directory)
+        _refuse_bad_dump(summary, len(valid))
+    with operation("transform", summary.durations):
+        instruments = transform_instruments(valid)
+    summary.stored = len(instruments)
+    summary.by_exchange = Counter(map(itemgetter("exchange"), instruments))
+    summary.by_type = Counter(map(itemgetter("instrument_type"), instruments))
+    return instruments
+
+
+def _store(
+    summary: Summary,
+    instruments: list[dict[str, Any]],
+    root: RootConfig,
+    dag: DAGConfig,
+    retry: RetryPolicy,
+) -> None:
+    with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
+        with operation("prepare table", summary.durations):
+            create_kite_instrument_master_table(db_manager)
+        with operation("store", summary.durations):
+            summary.merge = db_manager.merge(
+                INSTRUMENT_TABLE,
+                instruments,
+                batch_size=dag.parameters["batch_size"],
+                progress=advance,
+            )
+
+
+def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
+    """
+    Create kite_instrument_master table if it doesn't exist, from schema.sql.
+
+    A table whose `strike` has two decimals, as the first design had it, is widened in place.
+
+    Args:
+        db_manager: Database manager instance
+
+    Raises:
+        DatabaseError: If table creation fails
+    """
+    db_manager.ensure_table(INSTRUMENT_TABLE, SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def parse_instruments(
+    response: bytes | str | Iterable[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The instruments in an answer of Kite: its CSV, or rows as the kiteconnect client gives them.
+
+    Each has the eleven stored fields. Raises APIError if this is no instrument list.
+    """
+    if isinstance(response, str):
+        response = response.encode("utf-8")
+    if isinstance(response, bytes):
+        return parse_dump(response).rows
+    return [transform_instrument(row) for row in response]
+
+
+def select_exchanges(
+    instruments: list[dict[str, Any]],
+    exchanges: Sequence[str] | None,
+    left_out: Counter[str],
+) -> list[dict[str, Any]]:
+    """The instruments of the listed exchanges (None or []: all); the others are counted.
+
+    Warns of a listed exchange that the dump lacks (ruling 9).
+    """
+    if not exchanges:
+        return instruments
+    counts = Counter(str(instrument.get("exchange")) for instrument in instruments)
+    for exchange in exchanges:
+        if exchange not in counts:
+            logger.warning("Kite's list has no row of the configured exchange %s", exchange)
+    wanted = frozenset(exchanges)
+    left_out.update({name: count for name, count in counts.items() if name not in wanted})
+    return [instrument for instrument in instruments if instrument.get("exchange") in wanted]
+
+
+def validate_instruments(
+    instruments: list[dict[str, Any]], rejected: list[RejectedRow] | None = None
+) -> list[dict[str, Any]]:
+    """
+    Validate instrument data.
+
+    An instrument that breaks a rule is left out by itself; so is one whose (tradingsymbol,
+    exchange) a later one has under another token (rulings 15 and 16).
+
+    Args:
+        instruments: List of instrument dictionaries
+        rejected: If given, receives what was left out, with the reasons
+
+    Returns:
+        List of valid instruments, in their order
+
+    Raises:
+        ValidationError: If there were instruments and none is valid
+    """
+    faults: list[RejectedRow] = []
+    valid = []
+    for instrument in instruments:
+        try:
+            validate_instrument(instrument)
+        except ValidationError as exc:
+            faults.append(_rejected(instrument, str(exc)))
+        else:
+            valid.append(instrument)
+    valid = _without_repeated_symbols(valid, faults)
+    if faults:
+        logger.warning("Validation errors for %d instruments", len(faults))
+        for fault in faults:
+            logger.debug("line %s: %s", fault.line_number, fault.reason)
+    if rejected is not None:
+        rejected.extend(faults)
+    if instruments and not valid:
+        raise ValidationError(
+            f"None of the {len(instruments)} instruments is valid; the first: {faults[0].reason}. "
+            "The table stays as it is."
+        )
+    return valid
+
+
+def validate_instrument(instrument: Mapping[str, Any]) -> bool:
+    """True if the instrument can be stored exactly; raises ValidationError that says why not.
+
+    Fields may be typed, or text and floats as Kite and its client give them.
+    """
+    try:
+        return check_instrument(instrument)
+    except ValidationError:
+        return Instrument.from_kite_response(instrument).validate()
+
+
+def _without_repeated_symbols(
+    instruments: list[dict[str, Any]], faults: list[RejectedRow]
+) -> list[dict[str, Any]]:
+    """Leave out the instruments whose symbol a later one has under another token (ruling 16).
+
+    Of rows with the same key only the last one counts here; the merge counts the earlier ones.
+    """
+    key_of = itemgetter("instrument_token", "exchange")
+    symbol_of = itemgetter("tradingsymbol", "exchange")
+    if len(set(map(symbol_of, instruments))) == len(instruments):
+        return instruments
+    last_position = {key_of(instrument): i for i, instrument in enumerate(instruments)}
+    holder = {
+        symbol_of(instrument): key_of(instrument)
+        for i, instrument in enumerate(instruments)
+        if last_position[key_of(instrument)] == i
+    }
+    losers = {key for key, i in last_position.items() if holder[symbol_of(instruments[i])] != key}
+    for instrument in instruments:
+        if key_of(instrument) in losers:
+            symbol = f"{instrument['exchange']}:{instrument['tradingsymbol']}"
+            faults.append(_rejected(instrument, f"tradingsymbol: a later row has {symbol} too"))
+    return [instrument for instrument in instruments if key_of(instrument) not in losers]
+
+
+def transform_instruments(instruments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Transform instrument data for database storage.
+
+    Args:
+        instruments: List of instrument dictionaries
+
+    Returns:
+        Transformed list ready for database insertion: an entry for each column of the table
+    """
+    moment = datetime.now()
+    create = Instrument.from_kite_response
+    return [create(instrument, moment=moment).to_dict() for instrument in instruments]
+
+
+def transform_instrument(instrument: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of the table for one instrument: a value for each of its columns."""
+    return Instrument.from_kite_response(instrument).to_dict()
+
+
+def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
+    values = ["" if value is None else str(value) for value in _kite_fields(instrument)]
+    return RejectedRow(instrument.get("line_number"), reason, values)
+
+
+def _kite_fields(instrument: Mapping[str, Any]) -> list[Any]:
+    return [instrument.get(name) for name in INSTRUMENT_TABLE.column_names]
+
+
+def _refuse_bad_dump(summary: Summary, valid: int) -> None:
+    """Raise ValidationError if nothing, or too little, is left to store (ruling 19)."""
+    if 2 * len(summary.rejected) > summary.fetched:
+        raise ValidationError(
+            f"{len(summary.rejected):,} of {summary.fetched:,} rows were rejected: this is no "
+            f"list to rely on, the table stays as it is. {describe_rejects(summary)}"
+        )
+    if not valid:
+        raise ValidationError(
+            "Kite's list has no row of the configured exchanges (parameters.exchanges in "
+            f"{DAG_FOLDER.name}/config.json): nothing to store, the table stays as it is."
+        )

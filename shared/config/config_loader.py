@@ -1,0 +1,373 @@
+"""Configuration: `.env` and JSON in, checked values out. Nothing else reads the environment.
+
+A DAG runs on the root config with its own merged over it, key by key (ruling 7). `${VAR}` and
+`${VAR:-default}` are substituted in any string of both, from the environment first, then from
+`.env` in the project's root. All faults are reported at once, with the file and the path in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from shared.config.fields import DAG_FIELDS, REQUIRED, ROOT_FIELDS, Field
+from shared.config.logging_config import register_secrets
+from shared.exceptions import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+ENV_FILE = PROJECT_ROOT / ".env"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True)
+class APIConfig:
+    """API configuration. Durations are in seconds."""
+
+    kite_api_key: str
+    kite_api_secret: str = field(repr=False)
+    kite_access_token: str = field(repr=False)
+    root: str = "https://api.kite.trade"
+    timeout_seconds: float = 30.0
+    deadline_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class DatabaseConfig:
+    """Database configuration. Durations are in seconds."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str = field(repr=False)
+    sslmode: str = "prefer"
+    connect_timeout_seconds: int = 10
+    lock_timeout_seconds: float = 60.0
+    statement_timeout_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class RootConfig:
+    """Root-level configuration."""
+
+    api: APIConfig
+    database: DatabaseConfig
+    logging: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DAGConfig:
+    """DAG-specific configuration."""
+
+    enabled: bool
+    schedule: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A JSON file, its variables substituted as far as they are known."""
+
+    name: str
+    values: dict[str, Any]
+    missing: tuple[str, ...]
+
+
+class ConfigLoader:
+    """Handles loading of root and DAG-specific configurations."""
+
+    @staticmethod
+    def load_root_config() -> dict[str, Any]:
+        """
+        Load root-level configuration (API keys, DB settings).
+
+        Returns:
+            Dictionary with configuration values: `api`, `database`, `logging`
+
+        Raises:
+            ConfigurationError: If config file is missing or invalid
+        """
+        return _check([_load_source(_root_file())], ROOT_FIELDS)
+
+    @staticmethod
+    def load_dag_config(dag_folder: str) -> dict[str, Any]:
+        """
+        Load DAG-specific configuration.
+
+        Args:
+            dag_folder: Path to DAG folder
+
+        Returns:
+            Dictionary with DAG configuration: `enabled`, `schedule`, `description`, `parameters`
+
+        Raises:
+            ConfigurationError: If config file is missing or invalid
+        """
+        return _check([_load_source(Path(dag_folder) / "config.json")], DAG_FIELDS)
+
+    @staticmethod
+    def get_with_default(config: Mapping[str, Any], key: str, default: Any) -> Any:
+        """Get configuration value with fallback to default; a fallback is logged as a warning."""
+        if key in config:
+            return config[key]
+        logger.warning("Configuration: %s is missing, using the default %r", key, default)
+        return default
+
+    @staticmethod
+    def load_merged_config(dag_folder: str | Path) -> tuple[RootConfig, DAGConfig]:
+        """Load what a DAG runs on: the root config with the DAG's own merged over it.
+
+        Raises ConfigurationError that names every fault of both files.
+        """
+        sources = [_load_source(_root_file()), _load_source(Path(dag_folder) / "config.json")]
+        merged = _check(sources, (*ROOT_FIELDS, *DAG_FIELDS))
+        root = RootConfig(
+            api=APIConfig(**_known(merged["api"], APIConfig)),
+            database=DatabaseConfig(**_known(merged["database"], DatabaseConfig)),
+            logging=_with_absolute_directory(merged["logging"]),
+        )
+        dag = DAGConfig(
+            merged["enabled"], merged["schedule"], merged["description"], merged["parameters"]
+        )
+        return root, dag
+
+    @staticmethod
+    def load_logging_config() -> dict[str, Any]:
+        """The `logging` section alone, for the runner: it needs no credentials and no warnings.
+
+        `directory` is a Path; a relative one counts from the project's root.
+        """
+        fields = [item for item in ROOT_FIELDS if item.path.startswith("logging.")]
+        source = _load_source(_root_file())
+        values: dict[str, Any] = _check([source], fields, quiet=True)["logging"]
+        if any(isinstance(value, str) and _VARIABLE.search(value) for value in values.values()):
+            raise ConfigurationError(_describe_missing(source))
+        return _with_absolute_directory(values)
+
+    @staticmethod
+    def load_dag_summary(dag_folder: str | Path) -> dict[str, Any]:
+        """What `--list` shows of a DAG: `enabled`, `schedule`, `description`.
+
+        Reads the folder's config.json alone; a variable that is not set stays as it is written.
+        """
+        source = _load_source(Path(dag_folder) / "config.json")
+        shown = [item for item in DAG_FIELDS if "." not in item.path]
+        return _check([_Source(source.name, source.values, ())], shown, quiet=True)
+
+
+def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in `config` (a DAG's config, or its parameters alone), defaults filled in."""
+    parameters = config.get("parameters", config)
+    source = _Source("the DAG's parameters", {"parameters": dict(parameters)}, ())
+    fields = [item for item in DAG_FIELDS if item.path.startswith("parameters.")]
+    checked: dict[str, Any] = _check([source], fields)["parameters"]
+    return checked
+
+
+def _with_absolute_directory(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**values, "directory": PROJECT_ROOT / Path(values["directory"]).expanduser()}
+
+
+def _root_file() -> Path:
+    return PROJECT_ROOT / "config" / "config.json"
+
+
+def _load_source(path: Path) -> _Source:
+    values = _read_json(path)
+    environment = _read_environment()
+    missing: list[str] = []
+    return _Source(_shown(path), _substitute(values, environment, missing), tuple(missing))
+
+
+def _shown(path: Path) -> str:
+    resolved = path.resolve()
+    if resolved.is_relative_to(PROJECT_ROOT):
+        return str(resolved.relative_to(PROJECT_ROOT))
+    return str(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as exc:
+        raise ConfigurationError(
+            f"{_shown(path)} is missing: restore it from the repository."
+        ) from exc
+    except json.JSONDecodeError as exc:
+        raise ConfigurationError(
+            f"{_shown(path)} is not valid JSON: line {exc.lineno}, column {exc.colno}: {exc.msg}."
+        ) from exc
+    except (OSError, UnicodeDecodeError, RecursionError) as exc:
+        raise ConfigurationError(f"{_shown(path)} cannot be read: {exc}.") from exc
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"{_shown(path)}: expected an object {{...}}, got {json.dumps(values)[:60]}."
+        )
+    return values
+
+
+def _read_environment() -> dict[str, str]:
+    """The variables of `.env`, overruled by those of the process."""
+    path = ENV_FILE
+    try:
+        # A "$" in a password is a "$": interpolation is the business of the JSON files.
+        from_file = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+        if (
+            path.exists()
+            and os.name == "posix"
+            and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+        ):
+            logger.warning("%s can be read by others: run 'chmod 600 %s'", path.name, path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{path.name} cannot be read: {exc}.") from exc
+    set_in_file = {name: value for name, value in from_file.items() if value is not None}
+    # An empty value counts as missing, so it overrules nothing.
+    return {**set_in_file, **{name: value for name, value in os.environ.items() if value}}
+
+
+def _substitute(value: Any, environment: Mapping[str, str], missing: list[str]) -> Any:
+    """`value` with its variables substituted, at any depth; unknown ones are added to `missing`."""
+    if isinstance(value, dict):
+        return {key: _substitute(item, environment, missing) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, environment, missing) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        known = environment.get(name, "")
+        if known:
+            return known
+        if default is None:
+            missing.append(name)
+            return match[0]
+        return str(default)
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _check(
+    sources: Sequence[_Source], fields: Sequence[Field], *, quiet: bool = False
+) -> dict[str, Any]:
+    """The sources merged, later ones over earlier ones, with every field checked and present.
+
+    `quiet` leaves out the warnings, and lets a variable that is not set stand as it is written.
+    """
+    merged: dict[str, Any] = {}
+    faults: list[str] = []
+    for source in sources:
+        if source.missing and not quiet:
+            faults.append(_describe_missing(source))
+        _merge(merged, source.values)
+    sections = {item.path.split(".")[0] for item in fields if "." in item.path}
+    for section in sorted(sections):
+        if not isinstance(merged.setdefault(section, {}), dict):
+            got = json.dumps(merged[section])
+            faults.append(f"{_owner(sources, section)}: {section}: expected an object, got {got}")
+            merged[section] = {}
+    for item in fields:
+        faults.extend(_check_field(item, merged, sources, quiet))
+    if not quiet:
+        _warn_of_unknown(merged, fields, sources)
+    if faults:
+        raise ConfigurationError("\n".join(["The configuration has faults:", *faults]))
+    return merged
+
+
+def _describe_missing(source: _Source) -> str:
+    names = ", ".join(dict.fromkeys(source.missing))
+    return (
+        f"{source.name}: not set, or empty: {names}. Set them in the environment or in .env in the "
+        "project's root (.env.example explains each)."
+    )
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        elif isinstance(value, Mapping):
+            base[key] = {}
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _check_field(
+    item: Field, merged: dict[str, Any], sources: Sequence[_Source], quiet: bool
+) -> Iterable[str]:
+    """Convert the field's value in `merged`, or give it its default; yield what is wrong."""
+    section, name = _parent(merged, item.path)
+    if name not in section:
+        if item.default is REQUIRED:
+            yield f"{_owner(sources, item.path)}: {item.path}: required, but missing"
+            return
+        section[name] = item.default
+        if not quiet:
+            logger.warning(
+                "%s: %s is missing, using the default %s",
+                _owner(sources, item.path),
+                item.path,
+                json.dumps(item.default),
+            )
+        return
+    value = section[name]
+    if isinstance(value, str) and _VARIABLE.search(value):
+        return  # reported as a missing variable
+    try:
+        section[name] = item.convert(value)
+    except ValueError as exc:
+        got = "" if item.is_secret else f", got {json.dumps(value, default=str)}"
+        yield f"{_owner(sources, item.path)}: {item.path}: {exc}{got}"
+    else:
+        if item.is_secret:
+            register_secrets([section[name]])
+
+
+def _parent(values: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    *sections, name = path.split(".")
+    for section in sections:
+        values = values[section]
+    return values, name
+
+
+def _owner(sources: Sequence[_Source], path: str) -> str:
+    """The file that the value at `path` comes from; where none has it, the one that should."""
+    section = path.split(".")[0]
+    for parts in (path.split("."), [section]):
+        for source in reversed(sources):
+            values: Any = source.values
+            for part in parts:
+                values = values.get(part) if isinstance(values, dict) else None
+            if values is not None:
+                return source.name
+    return sources[-1].name
+
+
+def _warn_of_unknown(
+    merged: Mapping[str, Any], fields: Sequence[Field], sources: Sequence[_Source]
+) -> None:
+    """Warn of keys that nothing reads. A DAG's own parameters are its own business."""
+    known = {item.path for item in fields}
+    for section in ("api", "database", "logging"):
+        for key in merged.get(section, {}):
+            path = f"{section}.{key}"
+            if path not in known and any(item.startswith(f"{section}.") for item in known):
+                logger.warning("%s: %s is not known, ignored", _owner(sources, path), path)
+
+
+def _known(values: Mapping[str, Any], config: type) -> dict[str, Any]:
+    return {name: values[name] for name in values if name in config.__dataclass_fields__}  # type: ignore[attr-defined]

@@ -1,0 +1,158 @@
+"""Every setting: its path in the JSON file, what it may be, and its default."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+REQUIRED: Any = object()
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting. `convert` takes the JSON value and gives the typed one, or raises ValueError
+    that says what was expected. The value of a secret is never shown.
+    """
+
+    path: str
+    convert: Callable[[Any], Any]
+    default: Any = REQUIRED
+    is_secret: bool = False
+
+
+def text(value: Any) -> str:
+    """A text that is not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("expected a text that is not blank")
+    return value
+
+
+def any_text(value: Any) -> str:
+    """A text, which may be empty."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
+def integer(minimum: int, maximum: int) -> Callable[[Any], int]:
+    """A whole number in a range, also as text (a substituted variable is text)."""
+    expected = (
+        "expected a positive integer"
+        if (minimum, maximum) == (1, UNBOUNDED)
+        else f"expected an integer from {minimum} to {maximum}"
+    )
+
+    def convert(value: Any) -> int:
+        if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal():
+            value = int(value.strip()[:20])
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise ValueError(expected)
+        return value
+
+    return convert
+
+
+def number(minimum: float, maximum: float) -> Callable[[Any], float]:
+    """A number in a range, also as text."""
+
+    def convert(value: Any) -> float:
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                value = None
+        if type(value) not in (int, float) or not minimum <= value <= maximum:
+            raise ValueError(f"expected a number from {minimum:g} to {maximum:g}")
+        return float(value)
+
+    return convert
+
+
+def boolean(value: Any) -> bool:
+    """Whether it is so: true or false, also as text."""
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().lower())
+    if type(value) is not bool:
+        raise ValueError("expected true or false")
+    return value
+
+
+def one_of(choices: tuple[str, ...], *, upper: bool = False) -> Callable[[Any], str]:
+    """One of a few texts."""
+
+    def convert(value: Any) -> str:
+        wanted = value.strip().upper() if upper and isinstance(value, str) else value
+        if wanted not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return str(wanted)
+
+    return convert
+
+
+def exchanges(value: Any) -> list[str]:
+    """A list of exchange codes; null and [] mean all."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(
+        isinstance(item, str) and item.strip() for item in value
+    ):
+        raise ValueError('expected a list of exchange codes such as ["NSE", "NFO"], or null')
+    return list(dict.fromkeys(item.strip().upper() for item in value))
+
+
+def address(value: Any) -> str:
+    """An http or https address."""
+    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
+        raise ValueError("expected an address that begins with https:// (or http://)")
+    return value
+
+
+def log_format(value: Any) -> str:
+    """A format in the % style of the logging module."""
+    try:
+        logging.Formatter(text(value))
+    except ValueError as exc:
+        raise ValueError("expected a log format such as %(levelname)s - %(message)s") from exc
+    return str(value)
+
+
+UNBOUNDED = 10**9
+
+ROOT_FIELDS = (
+    Field("api.kite_api_key", text),
+    Field("api.kite_api_secret", text, is_secret=True),
+    Field("api.kite_access_token", text, is_secret=True),
+    Field("api.root", address, "https://api.kite.trade"),
+    Field("api.timeout_seconds", number(0.001, 3600), 30.0),
+    Field("api.deadline_seconds", number(0.001, 86400), 300.0),
+    Field("database.host", text, "localhost"),
+    Field("database.port", integer(1, 65535), 5432),
+    Field("database.database", text, "moneytree"),
+    Field("database.user", text),
+    # "${DB_PASSWORD:-}" in config.json allows none: libpq then asks .pgpass, or needs no password.
+    Field("database.password", any_text, is_secret=True),
+    Field("database.sslmode", one_of(SSL_MODES), "prefer"),
+    Field("database.connect_timeout_seconds", integer(2, 3600), 10),
+    Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0),
+    Field("database.statement_timeout_seconds", number(0.001, 86400), 300.0),
+    Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
+    Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
+    Field("logging.directory", text, "logs"),
+    Field("logging.max_bytes", integer(1024, UNBOUNDED), 10_000_000),
+    Field("logging.backup_count", integer(1, 1000), 5),
+)
+
+DAG_FIELDS = (
+    Field("enabled", boolean, True),
+    Field("schedule", text, "daily"),
+    Field("description", any_text, ""),
+    Field("parameters.exchanges", exchanges, None),
+    Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
+    Field("parameters.retry_attempts", integer(1, 100), 3),
+    Field("parameters.retry_delay_seconds", number(0, 3600), 5.0),
+)

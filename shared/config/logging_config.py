@@ -1,0 +1,160 @@
+"""Where log lines go, how they look, and that no secret is among them.
+
+Warnings and errors go to standard error, one line each; everything from the configured level on
+goes to a rotating file, with stack traces. `redact` is also what execute_dags.py sends its
+own output through (ruling 12).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+LOG_FILE_NAME = "stock_ingestion.log"
+DEFAULT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+_MASK = "***"
+# Headers and parameters that carry secrets, whoever's they are.
+_CREDENTIALS = re.compile(
+    r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
+    r"[^\s&'\"<>,;)]+"
+)
+
+_secrets: set[str] = set()
+_pattern: re.Pattern[str] | None = None
+
+
+def register_secrets(values: Iterable[str]) -> None:
+    """Make `redact` mask these values, also where they appear URL-encoded or escaped."""
+    global _pattern
+    forms = {form for value in values if value.strip() for form in _written_forms(value)}
+    if forms <= _secrets:
+        return
+    _secrets.update(forms)
+    longest_first = sorted(_secrets, key=len, reverse=True)
+    _pattern = re.compile("|".join(_as_pattern(form) for form in longest_first))
+
+
+def redact(text: str) -> str:
+    """`text` with every registered secret, and every credential of a known shape, masked."""
+    if _pattern is not None:
+        text = _pattern.sub(_MASK, text)
+    return _CREDENTIALS.sub(rf"\g<1>{_MASK}", text)
+
+
+def _written_forms(secret: str) -> set[str]:
+    """The ways in which a secret shows up in text: as it is, in URLs, in reprs."""
+    encoded = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
+    return {secret, repr(secret)[1:-1], *encoded, *lower}
+
+
+def _as_pattern(form: str) -> str:
+    # A secret of a few characters is masked as a word of its own only: a password of "5" must
+    # not change the figures of a summary.
+    escaped = re.escape(form)
+    return escaped if len(form) > 3 else rf"(?<!\w){escaped}(?!\w)"
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formats the record, stack trace included, and masks secrets in the result."""
+
+    def __init__(self, fmt: str, *, with_traceback: bool) -> None:
+        super().__init__(fmt)
+        self._with_traceback = with_traceback
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._with_traceback:
+            return redact(super().format(record))
+        record.message = record.getMessage()
+        return redact(self.formatMessage(record)).replace("\n", "\n  ")
+
+
+class _SafeHandlerMixin:
+    """Tells once, in a line, that a log cannot be written (disk full), and lets the run go on."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self._has_failed:
+            self._has_failed = True
+            _tell(f"WARNING: the log cannot be written: {sys.exc_info()[1]}")
+
+
+class _FileHandler(_SafeHandlerMixin, logging.handlers.RotatingFileHandler):
+    pass
+
+
+class _ConsoleHandler(_SafeHandlerMixin, logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever sys.stderr is at the moment: a live bar puts itself in between."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        sys.stderr.write(redact(line) + "\n")
+
+
+def setup_console_logging(level: str | None = None) -> None:
+    """Send log records to standard error: from `level` on, by default warnings and errors."""
+    root = logging.getLogger()
+    _remove_own_handlers(root)
+    handler = _ConsoleHandler()
+    handler.setFormatter(_RedactingFormatter("%(levelname)s: %(message)s", with_traceback=False))
+    handler.setLevel(level or logging.WARNING)
+    root.addHandler(handler)
+    root.setLevel(min(handler.level, logging.INFO))
+    for noisy in ("urllib3", "kiteconnect", "requests"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # urllib3 logs addresses at DEBUG
+
+
+def setup_file_logging(
+    directory: Path,
+    level: str = "INFO",
+    fmt: str = DEFAULT_FORMAT,
+    *,
+    max_bytes: int = 10_000_000,
+    backup_count: int = 5,
+) -> Path | None:
+    """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
+
+    Returns the file's path, or None, after a warning, if it cannot be written: a full disk or a
+    missing permission must not keep the daily list from being stored.
+    """
+    path = directory / LOG_FILE_NAME
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handler = _FileHandler(path, maxBytes=max_bytes, backupCount=backup_count, encoding="utf-8")
+    except OSError as exc:
+        logging.getLogger(__name__).warning(
+            "No log file: %s cannot be written (%s). Set LOG_DIR to a folder that can.",
+            path,
+            exc.strerror or exc,
+        )
+        return None
+    handler.setFormatter(_RedactingFormatter(fmt, with_traceback=True))
+    handler.setLevel(level)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(min(root.level, handler.level))
+    return path
+
+
+def _remove_own_handlers(root: logging.Logger) -> None:
+    for handler in list(root.handlers):
+        if isinstance(handler, _SafeHandlerMixin):
+            root.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,134 @@
+"""Progress on standard output: a live bar at a terminal, plain lines elsewhere (ruling 11)."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from shared.config.logging_config import redact
+
+_QUIET_SECONDS = 5.0  # a step that takes longer than this tells how far it is
+
+_UNWRAPPED_COLUMNS = 1000
+
+
+def say(text: str = "") -> None:
+    """Write a line or more to standard output, secrets masked and control characters shown.
+
+    If nobody reads any more (`| head -1`), the run goes on in silence.
+    """
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in redact(text))
+    try:
+        sys.stdout.write(shown + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError:
+        pass  # standard output was closed before the start
+
+
+def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table to standard output: within the terminal's width, or unwrapped elsewhere."""
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    text = io.StringIO()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED_COLUMNS
+    Console(file=text, width=width).print(table)
+    say("\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()))
+
+
+def make_display() -> PlainDisplay | LiveDisplay:
+    """The display that suits standard output."""
+    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+class PlainDisplay:
+    """A line for each finished step, and now and then one for a step that takes long."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._last_line = 0.0
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def started(self, name: str) -> None:
+        """A step began."""
+        self._name, self._last_line = name, time.monotonic()
+
+    def advanced(self, done: int, total: int | None, unit: str) -> None:
+        """The step has come to `done` of `total`."""
+        if time.monotonic() - self._last_line >= _QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            say(f"  {self._name}: {_progress(done, total, unit)}")
+
+    def finished(self, name: str, seconds: float, succeeded: bool) -> None:
+        """The step ended."""
+        say(f"  {name}: {'done' if succeeded else 'failed'} in {seconds:.2f} s")
+
+
+class LiveDisplay:
+    """A bar for each step, redrawn in place."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("  {task.description:<20}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            console=Console(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> LiveDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def started(self, name: str) -> None:
+        """A step began."""
+        self._task = self._progress.add_task(name, total=None, count="")
+
+    def advanced(self, done: int, total: int | None, unit: str) -> None:
+        """The step has come to `done` of `total`."""
+        if self._task is not None:
+            count = _progress(done, total, unit)
+            self._progress.update(self._task, completed=done, total=total, count=count)
+
+    def finished(self, name: str, seconds: float, succeeded: bool) -> None:
+        """The step ended."""
+        if self._task is None:
+            return
+        if succeeded:
+            self._progress.update(self._task, total=1, completed=1)
+        else:
+            self._progress.update(self._task, total=1, completed=0, count="failed")
+        self._progress.stop_task(self._task)
+        self._task = None
+
+
+def _progress(done: int, total: int | None, unit: str) -> str:
+    return f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"

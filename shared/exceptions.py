@@ -1,0 +1,62 @@
+"""The exceptions of the project; each class says what the runner does with it.
+
+StockIngestionError
+├── ConfigurationError             stop before any work; exit status 2
+├── ValidationError                leave out the record; if none is valid, stop
+├── DAGExecutionError              a step of a DAG failed; `__cause__` tells why
+├── AuthenticationError            stop; somebody has to log in again; exit status 3
+├── APIError                       stop
+│   └── TransientAPIError          try again (also a TransientError)
+├── DatabaseError                  stop, the transaction is rolled back
+│   └── TransientDatabaseError     try again (also a TransientError)
+└── TransientError                 what may pass by itself: the retry policy retries only this
+"""
+
+from __future__ import annotations
+
+
+class StockIngestionError(Exception):
+    """Base of every error that this project raises on purpose; its text is fit for a user."""
+
+
+class ConfigurationError(StockIngestionError):
+    """A setting is missing or wrong; the text names every fault, its place and the way out."""
+
+
+class ValidationError(StockIngestionError):
+    """A record, or a whole dump, breaks a rule of the data."""
+
+
+class DAGExecutionError(StockIngestionError):
+    """A DAG failed; the error that made it fail is its `__cause__`."""
+
+
+class AuthenticationError(StockIngestionError):
+    """The Kite session is dead or was refused: a new login is needed, a retry is of no use."""
+
+
+class TransientError(StockIngestionError):
+    """A fault that may pass by itself.
+
+    `retry_after_seconds` is how long the other side asked to wait, or None if it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class APIError(StockIngestionError):
+    """Kite Connect refused the request, or gave an answer that is of no use."""
+
+
+class TransientAPIError(TransientError, APIError):
+    """Kite Connect is overloaded, down, out of reach, or its answer was cut short."""
+
+
+class DatabaseError(StockIngestionError):
+    """PostgreSQL refused; the text keeps what the database itself said."""
+
+
+class TransientDatabaseError(TransientError, DatabaseError):
+    """The connection failed or was lost, or the transaction lost against another one."""

@@ -1,0 +1,221 @@
+"""A tradable instrument, and which columns and keys `kite_instrument_master` has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from shared.exceptions import ValidationError
+from shared.models.table import Column, Table
+from shared.utils.kite_csv import shorten, to_date, to_decimal, to_integer, to_text
+
+INSTRUMENT_TABLE = Table(
+    name="kite_instrument_master",
+    columns=(
+        Column("instrument_token", "bigint"),
+        Column("exchange", "varchar", length=10),
+        Column("tradingsymbol", "varchar", length=50),
+        Column("exchange_token", "varchar", length=50),
+        Column("instrument_type", "varchar", length=10),
+        Column("name", "varchar", length=255),
+        Column("segment", "varchar", length=20),
+        Column("expiry", "date"),
+        Column("strike", "numeric", precision=15, scale=4),
+        Column("tick_size", "numeric", precision=10, scale=4),
+        Column("lot_size", "integer"),
+    ),
+    key=("instrument_token", "exchange"),
+    unique=(("tradingsymbol", "exchange"),),
+)
+
+MAX_TOKEN = 2**63 - 1
+MAX_LOT_SIZE = 2**31 - 1
+MAX_LENGTHS = {
+    column.name: column.length for column in INSTRUMENT_TABLE.columns if column.length is not None
+}
+DECIMAL_DIGITS = {
+    column.name: (column.precision, column.scale)
+    for column in INSTRUMENT_TABLE.columns
+    if column.precision is not None and column.scale is not None
+}
+
+
+@dataclass
+class Instrument:
+    """Represents a tradable instrument.
+
+    `strike` and `tick_size` are exact, in rupees (or the contract's quote unit); `expiry` is None
+    for equities and indices; values stand as Kite gives them (ruling 14).
+    """
+
+    instrument_token: int
+    exchange: str
+    tradingsymbol: str
+    exchange_token: str | None
+    instrument_type: str | None
+    name: str | None
+    segment: str | None
+    expiry: date | None
+    strike: Decimal | None
+    tick_size: Decimal | None
+    lot_size: int | None
+    last_updated: datetime = field(default_factory=datetime.now)
+    created_at: datetime = field(default_factory=datetime.now)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to dictionary for database insertion: one entry for each column of the table."""
+        return vars(self).copy()  # a copy of vars() is half as large as a dict made anew
+
+    @classmethod
+    def from_kite_response(
+        cls, data: Mapping[str, Any], *, moment: datetime | None = None
+    ) -> Instrument:
+        """Create Instrument from Kite API response.
+
+        `data` holds Kite's fields, as text or already converted; a field that is not there, or is
+        blank, becomes None. `moment` is used for both timestamps (default: now).
+
+        Raises ValidationError if a number or a date is none.
+        """
+        if moment is None:
+            moment = datetime.now()
+        get = data.get
+        return cls(
+            _number(get("instrument_token"), "instrument_token"),
+            _text(get("exchange")),
+            _text(get("tradingsymbol")),
+            _text(get("exchange_token")),
+            _text(get("instrument_type")),
+            _text(get("name")),
+            _text(get("segment")),
+            _expiry(get("expiry")),
+            _decimal(get("strike"), "strike"),
+            _decimal(get("tick_size"), "tick_size"),
+            _number(get("lot_size"), "lot_size"),
+            moment,
+            moment,
+        )
+
+    def validate(self) -> bool:
+        """Validate instrument data.
+
+        Returns True. Raises ValidationError with the reason if a required field is missing, a type
+        is wrong, or a value does not fit its column exactly (rulings 13 and 15).
+        """
+        return check_instrument(vars(self))
+
+
+# A value that is no text passes as it is: check_instrument is what judges types.
+
+
+def _text(value: Any) -> Any:
+    return to_text(value) if type(value) is str else value
+
+
+def _number(value: Any, name: str) -> Any:
+    return _from_text(value, name, to_integer) if type(value) is str else value
+
+
+def _expiry(value: Any) -> Any:
+    if type(value) is str:
+        return _from_text(value, "expiry", to_date)
+    return value.date() if isinstance(value, datetime) else value
+
+
+def _decimal(value: Any, name: str) -> Any:
+    if value is None or type(value) is Decimal:
+        return value
+    if type(value) is bool:
+        raise ValidationError(f"{name}: expected a decimal number, got {value}")
+    # The text of a float is the shortest one that means it: 90.875, as Kite wrote it.
+    return _from_text(str(value), name, to_decimal)
+
+
+def _from_text(text: str, name: str, convert: Callable[[str], Any]) -> Any:
+    try:
+        return convert(text)
+    except ValueError as exc:
+        raise ValidationError(f"{name}: {exc}, got {shorten(text)}") from None
+
+
+def check_instrument(data: Mapping[str, Any]) -> bool:
+    """Check the typed fields of an instrument against what the table can hold.
+
+    Returns True. Raises ValidationError with the name of the field, what was expected and what
+    came.
+    """
+    get = data.get
+    token = get("instrument_token")
+    if type(token) is not int or not 0 < token <= MAX_TOKEN:
+        _refuse("instrument_token", token, f"a whole number from 1 to {MAX_TOKEN}", required=True)
+    _check_required_text("exchange", get("exchange"))
+    _check_required_text("tradingsymbol", get("tradingsymbol"))
+    _check_text("exchange_token", get("exchange_token"))
+    _check_text("instrument_type", get("instrument_type"))
+    _check_text("name", get("name"))
+    _check_text("segment", get("segment"))
+    expiry = get("expiry")
+    if expiry is not None and type(expiry) is not date:
+        _refuse("expiry", expiry, "a date")
+    _check_decimal("strike", get("strike"))
+    _check_decimal("tick_size", get("tick_size"))
+    lot_size = get("lot_size")
+    if lot_size is not None and (type(lot_size) is not int or not 0 <= lot_size <= MAX_LOT_SIZE):
+        _refuse("lot_size", lot_size, f"a whole number from 0 to {MAX_LOT_SIZE}")
+    return True
+
+
+def _check_required_text(name: str, value: Any) -> None:
+    if value is None or (type(value) is str and not value.strip()):
+        _refuse(name, None, "a text", required=True)
+    _check_text(name, value)
+
+
+def _check_text(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if type(value) is not str:
+        _refuse(name, value, "a text")
+    if len(value) > MAX_LENGTHS[name]:
+        raise ValidationError(
+            f"{name}: expected at most {MAX_LENGTHS[name]} characters, got {len(value)}: "
+            f"{shorten(value)}"
+        )
+    if not value.isascii() or "\0" in value:
+        _check_characters(name, value)
+
+
+def _check_characters(name: str, value: str) -> None:
+    """Refuse what a UTF-8 database cannot hold: NUL and lone surrogates."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValidationError(f"{name}: holds a character that cannot be stored: {shorten(value)}")
+
+
+def _check_decimal(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if type(value) is not Decimal:
+        _refuse(name, value, "a decimal number")
+    if not value.is_finite() or not _fits(value, *DECIMAL_DIGITS[name]):
+        precision, scale = DECIMAL_DIGITS[name]
+        _refuse(
+            name,
+            value,
+            f"a number from 0 to below 1e{precision - scale} with at most {scale} decimals",
+        )
+
+
+@lru_cache(maxsize=65536)
+def _fits(value: Decimal, precision: int, scale: int) -> bool:
+    """Whether NUMERIC(precision, scale) holds `value` exactly, and it is not below zero."""
+    return 0 <= value < 10 ** (precision - scale) and value == round(value, scale)
+
+
+def _refuse(name: str, value: Any, expected: str, *, required: bool = False) -> None:
+    if value is None and required:
+        raise ValidationError(f"{name}: required, but missing")
+    raise ValidationError(f"{name}: expected {expected}, got {shorten(value)}")

@@ -1,0 +1,47 @@
+"""The description of a table that rows are merged into.
+
+A DAG describes its own table with it; how rows are merged is shared (utils/staged_merge.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that rows are merged into, with its PostgreSQL type.
+
+    A varchar has a `length` in characters; a numeric a `precision` (digits in all) and a `scale`
+    (decimals among them): a value with more decimals is refused, never rounded.
+    """
+
+    name: str
+    sql_type: str
+    length: int | None = None
+    precision: int | None = None
+    scale: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a key, further unique keys, and the two moments that each of its rows carries.
+
+    The first column of each unique key is a text: a row that has to let go of its key gets a
+    passing value in it.
+
+    `last_updated` names the column that every row of a run gets the run's moment in;
+    `created_at` the one that keeps the moment when the key was first stored.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    unique: tuple[tuple[str, ...], ...] = ()
+    last_updated: str = "last_updated"
+    created_at: str = "created_at"
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of the filled columns, in the order in which they are streamed."""
+        return tuple(column.name for column in self.columns)

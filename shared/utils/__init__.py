@@ -1,0 +1,1 @@
+"""The parts that DAGs are built from."""

@@ -1,0 +1,107 @@
+"""psycopg2's errors in the project's words, with the database's own text kept."""
+
+from __future__ import annotations
+
+import psycopg2
+from psycopg2 import errorcodes
+
+from shared.exceptions import DatabaseError, TransientDatabaseError
+
+# What may pass by itself: a lost or refused connection, and a lost race (ruling 22).
+_TRANSIENT_CODES = frozenset(
+    {
+        errorcodes.ADMIN_SHUTDOWN,
+        errorcodes.CRASH_SHUTDOWN,
+        errorcodes.CANNOT_CONNECT_NOW,
+        errorcodes.TOO_MANY_CONNECTIONS,
+        errorcodes.SERIALIZATION_FAILURE,
+        errorcodes.DEADLOCK_DETECTED,
+    }
+)
+_CONNECTION_EXCEPTION_CLASS = "08"
+
+_ADVICE = {
+    errorcodes.INSUFFICIENT_PRIVILEGE: (
+        "DB_USER may not do this. A run needs SELECT, INSERT, UPDATE and DELETE on its table and "
+        "TEMPORARY on the database; the first run also needs CREATE on the schema."
+    ),
+    errorcodes.READ_ONLY_SQL_TRANSACTION: (
+        "The database is read-only: DB_HOST may be a standby, or its role or database has "
+        "default_transaction_read_only set. Point DB_HOST to the primary."
+    ),
+    errorcodes.DISK_FULL: "The database server's disk is full: make room there, then run again.",
+    errorcodes.LOCK_NOT_AVAILABLE: (
+        "Another session held a lock on the table for longer than "
+        "database.lock_timeout_seconds: end it (see pg_locks), then run again."
+    ),
+    errorcodes.QUERY_CANCELED: (
+        "The statement was cancelled: it took longer than database.statement_timeout_seconds, or "
+        "somebody cancelled it."
+    ),
+    errorcodes.UNDEFINED_TABLE: (
+        "The table does not exist: run the DAG once with a role that may create it."
+    ),
+    errorcodes.NUMERIC_VALUE_OUT_OF_RANGE: "A value is too large for its column.",
+    errorcodes.STRING_DATA_RIGHT_TRUNCATION: "A text is too long for its column.",
+    errorcodes.CHECK_VIOLATION: "A value does not fit its column exactly; it was not rounded.",
+    errorcodes.DEPENDENT_OBJECTS_STILL_EXIST: "Other objects depend on what has to change.",
+}
+
+# libpq gives no error code for a failed connection, only the server's text.
+_CONNECTION_ADVICE = (
+    (
+        "password authentication failed",
+        "The password or user is wrong: check DB_USER, DB_PASSWORD.",
+    ),
+    ("no password supplied", "The server wants a password: set DB_PASSWORD."),
+    (
+        "no pg_hba.conf entry",
+        "The server's pg_hba.conf does not admit this host, user or SSL mode.",
+    ),
+    ("permission denied for database", "DB_USER may not connect to DB_NAME: GRANT CONNECT on it."),
+    ("server does not support SSL", "The server has no SSL: check DB_SSLMODE."),
+    ("certificate", "The server's certificate is not trusted: check DB_SSLMODE."),
+    ("is not permitted to log in", "DB_USER is a role that may not log in."),
+)
+
+
+def translate(error: Exception, where: str) -> Exception:
+    """The project's error for one of psycopg2; any other error comes back as it is.
+
+    `where` names server, port and database, and never holds a secret.
+    """
+    if not isinstance(error, psycopg2.Error):
+        return error
+    said = _database_text(error)
+    code = error.pgcode or ""
+    is_lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) and not code
+    if is_lost or code in _TRANSIENT_CODES or code.startswith(_CONNECTION_EXCEPTION_CLASS):
+        return TransientDatabaseError(f"The database {where} failed. PostgreSQL said: {said}")
+    advice = _ADVICE.get(code, "The database refused.")
+    return DatabaseError(f"{advice} PostgreSQL said: {said}")
+
+
+def translate_connect(error: psycopg2.Error, where: str) -> Exception:
+    """The project's error for a connection to `where` that could not be made."""
+    said = _database_text(error)
+    if 'database "' in said and "does not exist" in said:
+        return DatabaseError(
+            f"The database {where} does not exist: create it (createdb), or check DB_NAME. "
+            f"PostgreSQL said: {said}"
+        )
+    for text, advice in _CONNECTION_ADVICE:
+        if text in said:
+            return DatabaseError(f"No connection to {where}. {advice} PostgreSQL said: {said}")
+    return TransientDatabaseError(
+        f"No connection to {where}: is the server up, and are DB_HOST and DB_PORT right? "
+        f"PostgreSQL said: {said}"
+    )
+
+
+def _database_text(error: psycopg2.Error) -> str:
+    """What the database said: its message and detail, without the query that it was about."""
+    diagnostics = error.diag
+    if diagnostics.message_primary:
+        parts = (diagnostics.message_primary, diagnostics.message_detail, diagnostics.message_hint)
+        return ". ".join(part.rstrip(".") for part in parts if part) + "."
+    return " ".join(str(error).split())

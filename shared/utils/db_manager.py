@@ -1,0 +1,308 @@
+"""The connection to PostgreSQL: one transaction at a time, translated errors, retries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+
+from shared.models.instrument import INSTRUMENT_TABLE
+from shared.models.table import Table
+from shared.utils.db_errors import translate, translate_connect
+from shared.utils.interruptible import call_interruptibly
+from shared.utils.retry import RetryPolicy
+from shared.utils.staged_merge import MergeResult, merge_rows
+from shared.utils.table_setup import ensure_table
+
+logger = logging.getLogger(__name__)
+
+Connection = psycopg2.extensions.connection
+Cursor = psycopg2.extensions.cursor
+T = TypeVar("T")
+
+# A dead server is noticed after about a minute, even in the middle of a statement.
+_KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+class _InterruptibleCursor(Cursor):
+    """A cursor whose waits end at once when a signal comes; the statement is cancelled then."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's name
+        self._wait_for(lambda: super(_InterruptibleCursor, self).execute(query, vars))
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        self._wait_for(lambda: super(_InterruptibleCursor, self).executemany(query, vars_list))
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        self._wait_for(lambda: super(_InterruptibleCursor, self).copy_expert(sql, file, size))
+
+    def _wait_for(self, statement: Callable[[], None]) -> None:
+        call_interruptibly(statement, cancel=self.connection.cancel)
+
+
+class DatabaseManager:
+    """Manages PostgreSQL database connections and operations.
+
+    `config` has host, port, database, user and password, and may have sslmode,
+    connect_timeout_seconds, lock_timeout_seconds and statement_timeout_seconds. `retry` says how
+    often a refused or lost connection, a deadlock or a serialization failure is tried again; a
+    transaction is then repeated as a whole (ruling 22).
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, retry: RetryPolicy | None = None) -> None:
+        """Initialize with database configuration. Nothing is connected yet."""
+        self._config = config
+        self._retry = retry or RetryPolicy()
+        self._connection: Connection | None = None
+        self._cursor: Cursor | None = None
+        self._where = f"{config['database']} at {config['host']}:{config['port']}"
+
+    def get_connection(self) -> Connection:
+        """
+        Get a database connection: the open one, or a new one, tried with backoff.
+
+        Returns:
+            Active database connection
+
+        Raises:
+            DatabaseError: If connection fails
+        """
+        return self._retry.run(self._open, operation="connect to the database")
+
+    def execute_query(self, query: str, params: tuple[Any, ...] | None = None) -> None:
+        """
+        Execute a query without returning results.
+
+        Args:
+            query: SQL query string
+            params: Query parameters
+
+        Raises:
+            DatabaseError: If query execution fails
+        """
+        self.run_in_transaction(lambda cursor: cursor.execute(query, params))
+
+    def execute_many(self, query: str, data: list[tuple[Any, ...]]) -> int:
+        """
+        Execute a query with multiple parameter sets, all or none.
+
+        Args:
+            query: SQL query string
+            data: List of parameter tuples
+
+        Returns:
+            Number of rows affected
+
+        Raises:
+            DatabaseError: If execution fails
+        """
+
+        def work(cursor: Cursor) -> int:
+            cursor.executemany(query, data)
+            return max(cursor.rowcount, 0)
+
+        return self.run_in_transaction(work) if data else 0
+
+    def upsert_instruments(self, instruments: list[dict[str, Any]]) -> tuple[int, int]:
+        """
+        Upsert instruments into kite_instrument_master table.
+
+        Args:
+            instruments: List of instrument dictionaries
+
+        Returns:
+            Tuple of (inserted_count, updated_count)
+
+        Raises:
+            DatabaseError: If upsert fails
+        """
+        result = self.merge(INSTRUMENT_TABLE, instruments)
+        return result.inserted, result.updated
+
+    def merge(
+        self,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        batch_size: int = 1000,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> MergeResult:
+        """Merge `rows` into `table` in one transaction; see staged_merge.merge_rows.
+
+        Logs the counts (Property 9). Raises DatabaseError, with nothing stored, if it fails.
+        """
+        result = self.run_in_transaction(
+            lambda cursor: merge_rows(cursor, table, rows, batch_size=batch_size, progress=progress)
+        )
+        logger.info(
+            "%s: %d rows: %d inserted, %d updated, %d superseded",
+            table.name,
+            len(rows),
+            result.inserted,
+            result.updated,
+            result.superseded,
+        )
+        return result
+
+    def ensure_table(self, table: Table, schema_sql: str) -> None:
+        """Create `table` from `schema_sql` if it is not there; see table_setup.ensure_table."""
+        self.run_in_transaction(lambda cursor: ensure_table(cursor, table, schema_sql))
+
+    def count_instruments(self, instrument_token: int, exchange: str) -> int:
+        """How many rows have this key: 0 or 1."""
+        return self._count("instrument_token = %s AND exchange = %s", (instrument_token, exchange))
+
+    def count_all_instruments(self) -> int:
+        """How many rows kite_instrument_master has."""
+        return self._count("true", ())
+
+    def count_instruments_by_tokens(self, tokens: list[int]) -> int:
+        """How many rows have one of these tokens, on whatever exchange."""
+        return self._count("instrument_token = ANY(%s)", (list(tokens),))
+
+    def get_instrument(self, instrument_token: int, exchange: str) -> dict[str, Any] | None:
+        """The row with this key, a value for each column of the table; None if there is none."""
+
+        def work(cursor: Cursor) -> dict[str, Any] | None:
+            cursor.execute(
+                f"SELECT * FROM {INSTRUMENT_TABLE.name}"
+                " WHERE instrument_token = %s AND exchange = %s",
+                (instrument_token, exchange),
+            )
+            row = cursor.fetchone()
+            names = [column.name for column in cursor.description or ()]
+            return None if row is None else dict(zip(names, row))
+
+        return self.run_in_transaction(work)
+
+    def run_in_transaction(self, work: Callable[[Cursor], T]) -> T:
+        """`work` in a transaction of its own, repeated as a whole if the fault may pass by itself.
+
+        Within an open `transaction()` it is a part of that one, and not repeated.
+        """
+        if self._cursor is not None:
+            return work(self._cursor)
+
+        def attempt() -> T:
+            self._open()  # not get_connection: its attempts would multiply with these
+            with self.transaction() as cursor:
+                return work(cursor)
+
+        return self._retry.run(attempt, operation="database transaction")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """A transaction: committed at the end of the body, rolled back if an error leaves it.
+
+        Within another one it is a part of it. Raises DatabaseError for what the database refuses;
+        errors that are not the database's leave as they came.
+        """
+        if self._cursor is not None:
+            yield self._cursor
+            return
+        connection = self.get_connection()
+        try:
+            self._cursor = connection.cursor(cursor_factory=_InterruptibleCursor)
+            self._set_timeouts(self._cursor)
+            yield self._cursor
+            call_interruptibly(connection.commit, cancel=connection.cancel)
+        except Exception as exc:
+            self._roll_back(connection)
+            translated = translate(exc, self._where)
+            if translated is exc:
+                raise
+            raise translated from exc
+        except BaseException:
+            # A signal: without its connection the server rolls back, and nothing is waited for.
+            self.close()
+            raise
+        finally:
+            self._cursor = None
+
+    def close(self) -> None:
+        """Close database connection; an open transaction is rolled back by the server."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> DatabaseManager:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> Connection:
+        config = self._config
+        try:
+            connection: Connection = call_interruptibly(
+                lambda: psycopg2.connect(
+                    host=config["host"],
+                    port=config["port"],
+                    dbname=config["database"],
+                    user=config["user"],
+                    password=config.get("password") or None,
+                    sslmode=config.get("sslmode", "prefer"),
+                    connect_timeout=config.get("connect_timeout_seconds", 10),
+                    application_name="stock_ingestion",
+                    client_encoding="UTF8",
+                    **_KEEPALIVE,
+                )
+            )
+        except psycopg2.Error as exc:
+            raise translate_connect(exc, self._where) from exc
+        # The statements after the lock must see what the run before committed.
+        connection.set_session(isolation_level="READ COMMITTED")
+        return connection
+
+    def _set_timeouts(self, cursor: Cursor) -> None:
+        """Bound every wait of the transaction. SET LOCAL also works behind a connection pooler."""
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, true),"
+            " set_config('statement_timeout', %s, true)",
+            (
+                f"{self._config.get('lock_timeout_seconds', 60.0) * 1000:.0f}ms",
+                f"{self._config.get('statement_timeout_seconds', 300.0) * 1000:.0f}ms",
+            ),
+        )
+
+    def _roll_back(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+        except psycopg2.Error as exc:
+            # Closing ends the transaction as well; the first error is the one to tell.
+            logger.debug("rollback failed, closing the connection: %s", exc)
+            connection.close()
+
+    def _count(self, condition: str, params: tuple[Any, ...]) -> int:
+        def work(cursor: Cursor) -> int:
+            cursor.execute(
+                f"SELECT count(*) FROM {INSTRUMENT_TABLE.name} WHERE {condition}", params
+            )
+            row = cursor.fetchone()
+            assert row is not None
+            return int(row[0])
+
+        return self.run_in_transaction(work)
+
+
+def execute_with_transaction(
+    db_manager: DatabaseManager, operations: Sequence[Callable[[Connection], Any]]
+) -> None:
+    """Execute operations, each called with the connection, within one transaction: all or none."""
+    with db_manager.transaction() as cursor:
+        for operation in operations:
+            operation(cursor.connection)

@@ -1,0 +1,88 @@
+"""Operations: what is being done, for the log, for the person who watches, and for the summary.
+
+An operation logs its start, and its end with status and duration (Property 11); an error is
+logged once, where it happened, with the operation's name and the stack trace (Property 13).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """Shows operations while they run; execute_dags.py brings the one for the console."""
+
+    def started(self, name: str) -> None:
+        """An operation began."""
+
+    def advanced(self, done: int, total: int | None, unit: str) -> None:
+        """The innermost operation has done `done` of `total` (None: not known) `unit`s."""
+
+    def finished(self, name: str, seconds: float, succeeded: bool) -> None:
+        """An operation ended."""
+
+
+class _NoDisplay:
+    def started(self, name: str) -> None:
+        pass
+
+    def advanced(self, done: int, total: int | None, unit: str) -> None:
+        pass
+
+    def finished(self, name: str, seconds: float, succeeded: bool) -> None:
+        pass
+
+
+_display: Display = _NoDisplay()
+
+
+def set_display(display: Display | None) -> None:
+    """Show the operations that follow on `display`; None shows them nowhere."""
+    global _display
+    _display = display or _NoDisplay()
+
+
+def advance(done: int, total: int | None = None, unit: str = "rows") -> None:
+    """Report how far the innermost operation has come."""
+    _display.advanced(done, total, unit)
+
+
+@contextmanager
+def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[None]:
+    """Run the body as the operation `name`.
+
+    `durations`, if given, receives the seconds that it took under that name.
+    """
+    logger.info("%s: started", name)
+    _display.started(name)
+    begin = time.perf_counter()
+    succeeded = False
+    try:
+        yield
+        succeeded = True
+    except Exception as exc:
+        log_error_once(f"{name} failed", exc)
+        raise
+    finally:
+        seconds = time.perf_counter() - begin
+        if durations is not None:
+            durations[name] = seconds
+        logger.info("%s: %s in %.3f s", name, "succeeded" if succeeded else "failed", seconds)
+        _display.finished(name, seconds, succeeded)
+
+
+def log_error_once(context: str, error: BaseException) -> None:
+    """Log `error` with its context and stack trace, unless it, or its cause, has been logged."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "_is_logged", False):
+            return
+        seen = seen.__cause__
+    error._is_logged = True  # type: ignore[attr-defined]
+    logger.error("%s: %s", context, error, exc_info=error)

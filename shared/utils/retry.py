@@ -1,0 +1,96 @@
+"""Backoff policy: what may pass by itself is tried again, after growing delays."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tenacity
+
+from shared.exceptions import TransientError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A server that asks for a longer wait than this is not waited for: cron's next run is the retry.
+MAX_RETRY_AFTER_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often to try (the first attempt counts), and the first delay; each next is doubled.
+
+    `sleep` takes seconds; a test gives one that returns at once.
+    """
+
+    max_attempts: int = 3
+    base_delay_seconds: float = 1.0
+    sleep: Callable[[float], None] | None = None
+
+    def run(self, func: Callable[[], T], *, operation: str) -> T:
+        """`retry_with_backoff` with this policy's values."""
+        return retry_with_backoff(
+            func,
+            self.max_attempts,
+            self.base_delay_seconds,
+            operation=operation,
+            sleep=self.sleep,
+        )
+
+
+def retry_with_backoff(
+    func: Callable[[], T],
+    max_attempts: int = 3,
+    base_delay: float = 1.0,
+    *,
+    operation: str | None = None,
+    sleep: Callable[[float], None] | None = None,
+) -> T:
+    """Call `func` until it succeeds, at most `max_attempts` times, and return its result.
+
+    Only TransientError is retried (ruling 22). The n-th delay is `base_delay` * 2**(n-1) seconds,
+    or what the server asked for if that is longer (up to MAX_RETRY_AFTER_SECONDS; beyond it the
+    error is raised at once). The last error is raised as it came.
+    """
+    name = operation or getattr(func, "__name__", "operation")
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        backoff = float(base_delay * 2 ** (state.attempt_number - 1))
+        return max(backoff, _requested_wait(state) or 0.0)
+
+    def log_retry(state: tenacity.RetryCallState) -> None:
+        logger.warning(
+            "%s: attempt %d of %d failed, next in %g s: %s",
+            name,
+            state.attempt_number,
+            max_attempts,
+            state.upcoming_sleep,
+            _error(state),
+        )
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        too_long = (_requested_wait(state) or 0.0) > MAX_RETRY_AFTER_SECONDS
+        return too_long or state.attempt_number >= max_attempts
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        wait=wait,
+        stop=stop,
+        sleep=sleep or time.sleep,
+        before_sleep=log_retry,
+        reraise=True,
+    )
+    return retrying(func)
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _requested_wait(state: tenacity.RetryCallState) -> float | None:
+    error = _error(state)
+    return error.retry_after_seconds if isinstance(error, TransientError) else None

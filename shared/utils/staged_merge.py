@@ -1,0 +1,287 @@
+"""Rows to a temporary staging table, and from there into their table, in a few statements.
+
+Takes a cursor inside a transaction and never commits. After a merge the table holds every given
+row exactly; rows whose key was not given stay, unless a unique key of theirs was taken over.
+
+The order of the statements is what resolves unique keys that move (ruling 17): whatever row of
+the table holds a unique key that the stage gives to another row lets go of it first. Then neither
+the UPDATE nor the INSERT can collide, whatever the pattern (swap, chain, rotation). A holder that
+is staged itself is renamed, not deleted: it stays the same row for whoever refers to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from shared.exceptions import DatabaseError
+from shared.models.table import Column, Table
+
+logger = logging.getLogger(__name__)
+
+STAGE = sql.Identifier("stock_ingestion_stage")
+
+# One run at a time writes a table; held until the transaction ends (ruling 21).
+LOCK = sql.SQL("SELECT pg_advisory_xact_lock({table_id})")
+
+# The run's moment: now, and later than any earlier run's even if a clock was set back (ruling 18).
+MOMENT = sql.SQL(
+    "SELECT greatest(clock_timestamp()::timestamp,"
+    " max({last_updated}) + interval '1 microsecond') FROM {table}"
+)
+
+# A NUMERIC without a scale takes a value as it is; its CHECK refuses what would be rounded later.
+CREATE_STAGE = sql.SQL("CREATE TEMPORARY TABLE {stage} ({definitions})")
+
+COPY_TO_STAGE = sql.SQL("COPY {stage} ({columns}) FROM STDIN WITH (FORMAT csv)")
+
+# The holders of a unique key that the stage gives to another row let go of it. Those that are not
+# staged are removed (superseded); the others take a name that no instrument has, until the UPDATE.
+MAKE_WAY = sql.SQL(
+    """\
+WITH holder AS (
+    SELECT {t_key}, EXISTS (SELECT FROM {stage} AS s WHERE {same_key}) AS is_staged
+    FROM {table} AS t JOIN {stage} AS taker ON {same_unique}
+    WHERE NOT ({taker_has_key})
+), removed AS (
+    DELETE FROM {table} AS t USING holder AS s
+    WHERE {same_key} AND NOT s.is_staged
+    RETURNING 1
+), renamed AS (
+    UPDATE {table} AS t SET {name} = chr(1) || t.ctid::text FROM holder AS s
+    WHERE {same_key} AND s.is_staged
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM removed), (SELECT count(*) FROM renamed)"""
+)
+
+UPDATE = sql.SQL(
+    """\
+UPDATE {table} AS t SET {assignments}, {last_updated} = %(moment)s
+FROM {stage} AS s WHERE {same_key}"""
+)
+
+INSERT = sql.SQL(
+    """\
+INSERT INTO {table} ({columns}, {last_updated}, {created_at})
+SELECT {s_columns}, %(moment)s, %(moment)s FROM {stage} AS s
+WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {same_key})"""
+)
+
+DROP_STAGE = sql.SQL("DROP TABLE {stage}")
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge did: `inserted` + `updated` are the rows given.
+
+    A row that is followed by another one with its key counts as updated (ruling 16); `superseded`
+    are the stored rows that were removed since a unique key of theirs belongs to another key now.
+    """
+
+    inserted: int = 0
+    updated: int = 0
+    superseded: int = 0
+
+
+def lock_table(cursor: Cursor, table: Table) -> None:
+    """Wait for other runs on this table, until the transaction's lock time-out."""
+    table_id = zlib.crc32(table.name.encode())
+    cursor.execute(LOCK.format(table_id=sql.Literal(table_id)))
+
+
+def merge_rows(
+    cursor: Cursor,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> MergeResult:
+    """Merge `rows` into `table` within the cursor's transaction.
+
+    Each row has an entry for each of the table's columns; of rows with the same key, or the same
+    unique key, the last one counts. `batch_size` rows are streamed at a time, after each of which
+    `progress` is called with the rows streamed and the rows in all.
+
+    Raises DatabaseError if a row lacks a column, psycopg2.Error if the database refuses.
+    """
+    if not rows:
+        return MergeResult()
+    lock_table(cursor, table)
+    kept, repeated = _last_of_each_key(table, rows)
+    merge = render_merge(table)
+    cursor.execute(merge.create_stage)
+    stream = _CsvStream(kept, table.column_names, batch_size, progress)
+    cursor.copy_expert(merge.copy, stream)  # type: ignore[arg-type]  # only read() is called
+    cursor.execute(merge.moment)
+    moment = {"moment": _only_row(cursor)[0]}
+    superseded = 0
+    for statement in merge.make_way:
+        cursor.execute(statement)
+        superseded += _only_row(cursor)[0]
+    cursor.execute(merge.update, moment)
+    updated = cursor.rowcount
+    cursor.execute(merge.insert, moment)
+    inserted = cursor.rowcount
+    cursor.execute(merge.drop_stage)
+    return MergeResult(inserted, updated + repeated, superseded)
+
+
+@dataclass(frozen=True)
+class MergeStatements:
+    """The statements of a merge, in the order in which they run."""
+
+    create_stage: sql.Composed
+    copy: sql.Composed
+    moment: sql.Composed
+    make_way: tuple[sql.Composed, ...]
+    update: sql.Composed
+    insert: sql.Composed
+    drop_stage: sql.Composed
+
+
+def render_merge(table: Table) -> MergeStatements:
+    """The statements that merge a staged dump into `table`."""
+    names = table.column_names
+    others = [name for name in names if name not in table.key]
+    parts = {
+        "table": sql.Identifier(table.name),
+        "stage": STAGE,
+        "columns": _listed(names),
+        "s_columns": _listed(names, "s"),
+        "t_key": _listed(table.key, "t"),
+        "same_key": _equal(table.key, "t", "s"),
+        "taker_has_key": _equal(table.key, "t", "taker"),
+        "last_updated": sql.Identifier(table.last_updated),
+        "created_at": sql.Identifier(table.created_at),
+        "definitions": sql.SQL(", ").join(map(_definition, table.columns)),
+        "assignments": sql.SQL(", ").join(
+            sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in others
+        ),
+    }
+    return MergeStatements(
+        create_stage=CREATE_STAGE.format(**parts),
+        copy=COPY_TO_STAGE.format(**parts),
+        moment=MOMENT.format(**parts),
+        make_way=tuple(
+            MAKE_WAY.format(
+                **parts,
+                same_unique=_equal(unique, "t", "taker"),
+                name=sql.Identifier(unique[0]),
+            )
+            for unique in table.unique
+        ),
+        update=UPDATE.format(**parts),
+        insert=INSERT.format(**parts),
+        drop_stage=DROP_STAGE.format(**parts),
+    )
+
+
+def _listed(names: Sequence[str], alias: str | None = None) -> sql.Composed:
+    qualifier = (alias,) if alias else ()
+    return sql.SQL(", ").join(sql.Identifier(*qualifier, name) for name in names)
+
+
+def _equal(names: Sequence[str], left: str, right: str) -> sql.Composed:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name))
+        for name in names
+    )
+
+
+def _definition(column: Column) -> sql.Composed:
+    name = sql.Identifier(column.name)
+    sql_type = sql.Composed([sql.SQL(column.sql_type)])
+    if column.length is not None:
+        sql_type += sql.SQL("({})").format(sql.Literal(column.length))
+    if column.scale is not None:
+        sql_type += sql.SQL(" CHECK (min_scale({}) <= {})").format(name, sql.Literal(column.scale))
+    return sql.SQL("{} {}").format(name, sql_type)
+
+
+def _only_row(cursor: Cursor) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    assert row is not None  # the statement is an aggregate
+    return row
+
+
+def _last_of_each_key(
+    table: Table, rows: Sequence[Mapping[str, Any]]
+) -> tuple[Sequence[Mapping[str, Any]], int]:
+    """The rows that count, and how many were followed by another one with their key.
+
+    Of rows that share a unique key under different keys the last counts, too; those before it
+    are left out with a warning (a DAG that wants to report them rejects them beforehand).
+    """
+    by_key = _unique_rows(rows, table.key)
+    repeated = len(rows) - len(by_key)
+    for unique in table.unique:
+        by_unique = _unique_rows(by_key, unique)
+        if len(by_unique) != len(by_key):
+            logger.warning(
+                "%s: left out %d rows whose (%s) a later row has",
+                table.name,
+                len(by_key) - len(by_unique),
+                ", ".join(unique),
+            )
+        by_key = by_unique
+    return by_key, repeated
+
+
+def _unique_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    """The last of the rows with the same values in `columns`; `rows` itself if all differ."""
+    values_of = itemgetter(*columns)
+    try:
+        if len(set(map(values_of, rows))) == len(rows):
+            return rows
+        last = {values_of(row): position for position, row in enumerate(rows)}
+    except (KeyError, TypeError) as exc:
+        raise DatabaseError(f"A row has no usable value for {exc}; nothing was stored.") from exc
+    return [rows[position] for position in sorted(last.values())]
+
+
+class _CsvStream:
+    """The rows as a file of CSV that COPY reads; at most a batch is held as text."""
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Sequence[str],
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._batches = self._render(rows, itemgetter(*columns), batch_size, progress)
+
+    def read(self, size: int = -1) -> str:
+        """The next batch, whatever its size; psycopg2 sends what it gets. Empty at the end."""
+        return next(self._batches, "")
+
+    @staticmethod
+    def _render(
+        rows: Sequence[Mapping[str, Any]],
+        values_of: Callable[[Mapping[str, Any]], tuple[Any, ...]],
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[str]:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            text = io.StringIO(newline="")
+            try:
+                csv.writer(text).writerows(map(values_of, batch))
+            except KeyError as exc:
+                raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
+            yield text.getvalue()
+            if progress is not None:
+                progress(start + len(batch), len(rows))
