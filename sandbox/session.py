@@ -1,0 +1,149 @@
+"""A sandbox for the command line: an own PostgreSQL and an own Kite, reached by configuration.
+
+Each run that succeeds is a trading day of a made-up market; the next one is the next day. The
+data are kept in the sandbox's folder, and nothing outside of it is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from sandbox.dump_generator import DEFAULT_START, generate_dump, trading_day
+from sandbox.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from sandbox.kite_faults import CutShort, Fault, Hang, HtmlError, HttpError
+from sandbox.kite_server import KiteServer
+from shared.config.config_loader import override_config
+from shared.exceptions import ConfigurationError
+
+DATABASE = "moneytree"
+INSTRUMENTS = "/instruments"
+
+# What `--sandbox-fault` offers for the download; each lasts for all attempts.
+DOWNLOAD_FAULTS: dict[str, Fault] = {
+    "429": HttpError(429, retry_after=1),
+    "502": HtmlError(),
+    "timeout": Hang(),
+    "truncated": CutShort("gzip"),
+}
+FAULT_NAMES = (*DOWNLOAD_FAULTS, "expired-token", "bad-rows")
+
+
+@dataclass(frozen=True)
+class SandboxSession:
+    """A running sandbox: what it offers today, and where."""
+
+    folder: Path
+    day: int
+    kite_root: str
+    database_address: str
+
+    def describe(self) -> str:
+        """The day and the addresses, in a line."""
+        today = trading_day(self.day, DEFAULT_START)
+        return (
+            f"Day {self.day + 1}, {today:%a %d %b %Y}. Kite: {self.kite_root}, "
+            f"PostgreSQL: {self.database_address}"
+        )
+
+    def complete(self) -> None:
+        """Note that today's list was stored: the next session is the next trading day."""
+        _day_file(self.folder).write_text(f"{self.day}\n", encoding="ascii")
+
+
+@contextmanager
+def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSession]:
+    """Start the servers and redirect the configuration to them; stop them at the end.
+
+    Raises ConfigurationError if a server cannot be started, with what to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    day = _next_day(folder)
+    dump = generate_dump(day)
+    if fault == "bad-rows":
+        dump = _spoil(dump)
+    with _start_postgres(folder) as postgres, KiteServer(dump) as kite:
+        if fault in DOWNLOAD_FAULTS:
+            kite.fail_next(INSTRUMENTS, DOWNLOAD_FAULTS[fault], times=None)
+        credentials = {
+            "kite_api_key": kite.api_key,
+            "kite_api_secret": kite.api_secret,
+            "kite_access_token": kite.access_token,
+        }
+        if fault == "expired-token":
+            kite.expire_token()
+        values: dict[str, Any] = {
+            "api": {**credentials, "root": kite.root, "timeout_seconds": 2},
+            "database": {
+                "host": postgres.host,
+                "port": postgres.port,
+                "database": DATABASE,
+                "user": postgres.user,
+                "password": postgres.password,
+                "sslmode": "disable",
+            },
+            "logging": {"directory": str(folder / "logs")},
+            "parameters": {"retry_delay_seconds": 1},
+        }
+        with override_config("the sandbox", values):
+            address = f"{postgres.host}:{postgres.port}"
+            yield SandboxSession(folder, day, kite.root, address)
+
+
+@contextmanager
+def _start_postgres(folder: Path) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(folder / "postgres")
+    try:
+        server.start()
+    except EmbeddedPostgresError as exc:
+        raise ConfigurationError(f"The sandbox cannot start: {exc}") from exc
+    try:
+        _create_database(server)
+        yield server
+    finally:
+        server.stop()
+
+
+def _create_database(server: EmbeddedPostgres) -> None:
+    connection = psycopg2.connect(**server.conninfo())
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+            if cursor.fetchone() is None:
+                cursor.execute(f"CREATE DATABASE {DATABASE}")
+    finally:
+        connection.close()
+
+
+def _day_file(folder: Path) -> Path:
+    return folder / "last_day"
+
+
+def _next_day(folder: Path) -> int:
+    try:
+        return int(_day_file(folder).read_text(encoding="ascii")) + 1
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _spoil(dump: bytes) -> bytes:
+    """The dump with a few rows broken, each in its own way."""
+    lines = dump.split(b"\n")
+    damages: list[Callable[[bytes], bytes]] = [
+        lambda line: line.replace(b",0.0,", b",0.0,someday", 1),
+        lambda line: line[: len(line) // 2],
+        lambda line: b"-" + line,
+        lambda line: line.replace(b",", b",\xff", 2),
+        lambda line: line.replace(b",", b',"', 3),
+        lambda line: line.replace(b",EQ,", b",EQUITY SHARE,"),
+    ]
+    for position in range(12):
+        number = 100 + 100 * position
+        lines[number] = damages[position % len(damages)](lines[number])
+    return b"\n".join(lines)
