@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test check lint types clean
+.PHONY: help sandbox test check lint types clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
+
+sandbox: $(VENV)/installed  ## the import on a made-up market, nothing else needed; again for the next day
+	$(BIN)/python execute_dags.py --sandbox --dag 1
 
 test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
 	$(BIN)/python -m pytest

@@ -12,10 +12,11 @@ import argparse
 import contextlib
 import inspect
 import logging
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,18 @@ from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
 from shared.dag_discovery import DAG, discover_dags
-from shared.exceptions import AuthenticationError, ConfigurationError, StockIngestionError
+from shared.exceptions import (
+    AuthenticationError,
+    ConfigurationError,
+    DAGExecutionError,
+    StockIngestionError,
+)
 from shared.utils.operation import log_error_once, set_display
 
 PROJECT_ROOT = Path(__file__).resolve().parent
+
+# Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
+SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
 
 logger = logging.getLogger("execute_dags")
 
@@ -76,11 +85,34 @@ def parse_arguments() -> argparse.Namespace:
         default=[],
         help="run the DAG with this id; may be given several times",
     )
-    parser.add_argument("--list", action="store_true", help="list all DAGs and run none")
+    instead = parser.add_argument_group("instead of running DAGs").add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="list all DAGs")
+    instead.add_argument(
+        "--login",
+        action="store_true",
+        help="log in to Kite: shows the address to open, takes the address that the browser shows "
+        "then from standard input, and puts today's access token into .env",
+    )
+    instead.add_argument(
+        "--check",
+        action="store_true",
+        help="prove the Kite session and the database, import nothing",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="fetch, validate and transform, show the summary, write nothing to the database",
+    )
+    parser.add_argument(
+        "--from-file",
+        metavar="PATH",
+        help="import a saved dump (CSV, plain or gzipped) instead of asking the API",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="store a list even if it lost too many rows since the last good run, or too many of "
+        "its rows are rejected",
     )
     parser.add_argument(
         "--log-level",
@@ -90,18 +122,55 @@ def parse_arguments() -> argparse.Namespace:
         help="log from this level on, to standard error and to the log file "
         f"({', '.join(LOG_LEVELS)}; default: WARNING and the configured level)",
     )
+    instead.add_argument(
+        "--status",
+        action="store_true",
+        help="show the last runs and whether the list is fresh; status 1 if it is stale",
+    )
+    instead.add_argument("--changes", action="store_true", help="show what the last run changed")
+    parser.add_argument("--json", action="store_true", help="with --changes: all of them, as JSON")
+    parser.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="run against a PostgreSQL and a Kite of its own in .sandbox/, without credentials; "
+        "each run is the next trading day of a made-up market",
+    )
+    parser.add_argument(
+        "--sandbox-fault",
+        metavar="FAULT",
+        choices=SANDBOX_FAULTS,
+        help=f"let the sandbox's Kite misbehave: {', '.join(SANDBOX_FAULTS)}",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     arguments = parser.parse_args()
-    if arguments.list and (arguments.dag or arguments.dry_run):
-        parser.error("--list runs nothing: leave out --dag and --dry-run")
+    fault = _find_bad_combination(arguments)
+    if fault:
+        parser.error(fault)
     return arguments
+
+
+def _find_bad_combination(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with these arguments together, if anything."""
+    runs_none = arguments.list or arguments.login or arguments.check
+    for_runs = arguments.dry_run or arguments.from_file is not None or arguments.force
+    if runs_none and (arguments.dag or for_runs):
+        return "--list, --login and --check run no DAG: leave out the options for runs"
+    if (arguments.status or arguments.changes) and for_runs:
+        return "--status and --changes run no DAG: leave out the options for runs"
+    if arguments.json and not arguments.changes:
+        return "--json needs --changes"
+    if arguments.sandbox_fault and not arguments.sandbox:
+        return "--sandbox-fault needs --sandbox"
+    if arguments.sandbox and (arguments.list or arguments.login):
+        return "--list and --login have no sandbox"
+    return None
 
 
 def execute_dag_wrapper(
     dag_id: int,
     name: str,
     func: Callable[[], Any],
-    errors: dict[int, Exception] | None = None,
+    errors: dict[int, BaseException] | None = None,
 ) -> tuple[int, bool, str]:
     """
     Execute a single DAG with logging and error handling.
@@ -120,7 +189,7 @@ def execute_dag_wrapper(
     begin = time.perf_counter()
     try:
         result = func()
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
         if errors is not None:
@@ -133,18 +202,19 @@ def execute_dag_wrapper(
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Do what the arguments say. Every foreseeable fault ends in a message and a status."""
+    # A stream that was closed before the start (`>&-`) is None.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     setup_console_logging(arguments.log_level)
     previous = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
-        if arguments.list:
-            return _list_dags(discover_dags(PROJECT_ROOT))
-        return _run_dags(arguments)
-    except ConfigurationError as exc:
-        logger.error("%s", exc)
-        return ExitStatus.USAGE_OR_CONFIGURATION
+        return _dispatch(arguments)
+    except StockIngestionError as exc:
+        logger.error("%s", exc, exc_info=exc)
+        return _exit_status([exc])
     except KeyboardInterrupt:
         logger.error("Interrupted: what was not committed yet is rolled back.")
         return ExitStatus.INTERRUPTED
@@ -153,6 +223,88 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.TERMINATED
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _dispatch(arguments: argparse.Namespace) -> ExitStatus:
+    if arguments.list:
+        return _list_dags(discover_dags(PROJECT_ROOT))
+    if arguments.sandbox:
+        return _run_in_sandbox(arguments)
+    return _do_in_place(arguments)
+
+
+def _run_in_sandbox(arguments: argparse.Namespace) -> ExitStatus:
+    from sandbox.session import open_sandbox
+    from shared.console import say
+
+    if not arguments.json:
+        say("Starting the sandbox in .sandbox/")
+    with open_sandbox(PROJECT_ROOT / ".sandbox", arguments.sandbox_fault) as sandbox:
+        if not arguments.json:
+            say(f"{sandbox.describe()}\n")
+        status = _do_in_place(arguments)
+        if status is ExitStatus.SUCCESS and _loads(arguments):
+            sandbox.complete()
+            say(f"\nLook at the data with psql: {_python()} -m sandbox")
+            say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
+    return status
+
+
+def _loads(arguments: argparse.Namespace) -> bool:
+    """Whether a run with these arguments loads the sandbox's list of the day."""
+    looks = arguments.check or arguments.status or arguments.changes
+    return not (looks or arguments.dry_run or arguments.from_file)
+
+
+def _python() -> str:
+    """How to call this Python from the project's root."""
+    executable = Path(sys.executable)
+    inside = executable.is_relative_to(PROJECT_ROOT)
+    return str(executable.relative_to(PROJECT_ROOT) if inside else executable)
+
+
+def _do_in_place(arguments: argparse.Namespace) -> ExitStatus:
+    log_file = _setup_log_file(arguments.log_level)
+    if arguments.login:
+        from shared.account import log_in
+
+        log_in()
+        return ExitStatus.SUCCESS
+    if arguments.check:
+        from shared.account import check
+
+        return _exit_status(check())
+    if arguments.status:
+        from shared.run_status import show_status
+
+        return ExitStatus.SUCCESS if show_status(arguments.dag) else ExitStatus.DAG_FAILED
+    if arguments.changes:
+        return _show_changes(arguments)
+    return _run_dags(arguments, log_file)
+
+
+def _show_changes(arguments: argparse.Namespace) -> ExitStatus:
+    """Let each DAG that keeps changes (it exports `describe_changes`) describe the last ones."""
+    from shared.console import say
+
+    dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
+    reports = [report for dag in dags if (report := dag.load_report("describe_changes"))]
+    if not reports:
+        raise ConfigurationError("None of these DAGs keeps what it changes.")
+    for report in reports:
+        say(report(as_json=arguments.json))
+    return ExitStatus.SUCCESS
+
+
+def _setup_log_file(level: str | None) -> Path | None:
+    settings = ConfigLoader.load_logging_config()
+    return setup_file_logging(
+        settings["directory"],
+        level or settings["level"],
+        settings["format"],
+        max_bytes=settings["max_bytes"],
+        backup_count=settings["backup_count"],
+    )
 
 
 def _raise_terminated(signal_number: int, frame: object) -> None:
@@ -179,19 +331,11 @@ def _list_dags(dags: Sequence[DAG]) -> ExitStatus:
     return ExitStatus.SUCCESS
 
 
-def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
+def _run_dags(arguments: argparse.Namespace, log_file: Path | None) -> ExitStatus:
     from shared.console import make_display, say, say_table
 
     dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
-    settings = ConfigLoader.load_logging_config()
-    log_file = setup_file_logging(
-        settings["directory"],
-        arguments.log_level or settings["level"],
-        settings["format"],
-        max_bytes=settings["max_bytes"],
-        backup_count=settings["backup_count"],
-    )
-    errors: dict[int, Exception] = {}
+    errors: dict[int, BaseException] = {}
     rows = []
     for dag in dags:
         say(f"DAG {dag.dag_id} {dag.name}")
@@ -200,7 +344,7 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
             set_display(display)
             try:
                 _, succeeded, message = execute_dag_wrapper(
-                    dag.dag_id, dag.name, partial(_call, dag, arguments.dry_run), errors
+                    dag.dag_id, dag.name, partial(_call, dag, _run_options(arguments)), errors
                 )
             finally:
                 set_display(None)
@@ -242,20 +386,34 @@ def _select(dags: Sequence[DAG], wanted: Sequence[int]) -> list[DAG]:
     return selected
 
 
-def _call(dag: DAG, dry_run: bool) -> Any:
+def _call(dag: DAG, options: Mapping[str, Any]) -> Any:
+    """Run the DAG's function with the options that were given, if it knows them."""
     function = dag.load()
-    if not dry_run:
-        return function()
-    if "dry_run" not in inspect.signature(function).parameters:
-        raise ConfigurationError(
-            f"DAG {dag.dag_id} has no dry run: its function {dag.name} takes no dry_run."
-        )
-    return function(dry_run=True)
+    known = inspect.signature(function).parameters
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(
+                f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
+                f"takes no {name}."
+            )
+    return function(**options)
 
 
-def _exit_status(errors: Iterable[Exception]) -> ExitStatus:
+def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    options = {
+        "dry_run": arguments.dry_run,
+        "from_file": arguments.from_file,
+        "force": arguments.force,
+    }
+    return {name: value for name, value in options.items() if value not in (None, False)}
+
+
+def _exit_status(errors: Iterable[BaseException]) -> ExitStatus:
     """The status for the errors of the DAGs that failed (ruling 10)."""
-    causes = [error.__cause__ or error for error in errors]
+    causes = [
+        error.__cause__ if isinstance(error, DAGExecutionError) and error.__cause__ else error
+        for error in errors
+    ]
     if not causes:
         return ExitStatus.SUCCESS
     if all(isinstance(cause, AuthenticationError) for cause in causes):

@@ -12,32 +12,49 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from dag_1_import_instruments_from_kite import settings
+from dag_1_import_instruments_from_kite.archive import keep_dump, read_saved_dump
+from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
+from dag_1_import_instruments_from_kite.store import (
+    predict_list,
+    prepare_history,
+    record_failure,
+    store_list,
+)
 from dag_1_import_instruments_from_kite.summary import (
     Summary,
     describe,
     describe_rejects,
     write_rejected_rows,
 )
-from shared.config.config_loader import ConfigLoader, DAGConfig, RootConfig
+from shared.config.config_loader import PROJECT_ROOT, ConfigLoader, RootConfig
 from shared.exceptions import (
     DAGExecutionError,
+    DatabaseError,
     StockIngestionError,
+    TransientDatabaseError,
     ValidationError,
 )
 from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
+from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_client_wrapper import KiteClientWrapper
-from shared.utils.kite_csv import RejectedRow, parse_dump
+from shared.utils.kite_client_wrapper import KiteClientWrapper, RawDump
+from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump, shorten
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
+from shared.utils.run_history import RunKey
 
 logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
 SCHEMA_FILE = DAG_FOLDER / "schema.sql"
+DAG_ID = 1
+DAG_NAME = "import_instruments_from_kite"
 
 
-def import_instruments_from_kite(*, dry_run: bool = False) -> str:
+def import_instruments_from_kite(
+    *, dry_run: bool = False, from_file: str | None = None, force: bool = False
+) -> str:
     """
     Main execution function for DAG 1.
 
@@ -50,7 +67,10 @@ def import_instruments_from_kite(*, dry_run: bool = False) -> str:
     6. Upsert instruments to database
     7. Log summary statistics
 
-    With `dry_run` steps 5 and 6 are left out: no database is needed, and nothing is written to it.
+    Args:
+        dry_run: Write nothing: work out, and say, what a run would change
+        from_file: Import this saved dump (CSV, plain or gzipped) instead of the API's (steps 2, 3)
+        force: Store a list that is not plausible against the last good one
 
     Returns:
         Success message with statistics
@@ -58,31 +78,148 @@ def import_instruments_from_kite(*, dry_run: bool = False) -> str:
     Raises:
         DAGExecutionError: If any step fails; the step's own error is its `__cause__`
     """
-    summary = Summary(dry_run=dry_run)
+    source = run_history.API_SOURCE if from_file is None else str(Path(from_file).resolve())
+    run = _Run(Summary(RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone()), dry_run))
     try:
-        message = _run(summary)
+        message = run.execute(force)
     except StockIngestionError as exc:
-        logger.info("DAG 1 did not complete: %s", describe(summary))  # Property 14
+        logger.info("DAG 1 did not complete: %s", describe(run.summary))  # Property 14
+        run.record_failure(exc)
         raise DAGExecutionError(str(exc)) from exc
+    except BaseException as exc:  # a signal, or a defect
+        logger.info("DAG 1 did not complete: %s", describe(run.summary))
+        run.record_failure(exc)
+        raise
     logger.info("DAG 1 completed: %s", message)
     return message
 
 
-def _run(summary: Summary) -> str:
-    with operation("load configuration", summary.durations):
-        root, dag = ConfigLoader.load_merged_config(DAG_FOLDER)
-    summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
-    retry = RetryPolicy(dag.parameters["retry_attempts"], dag.parameters["retry_delay_seconds"])
-    fetched = _fetch(summary, root, retry)
-    instruments = _prepare(summary, fetched, dag.parameters["exchanges"], root.logging["directory"])
-    del fetched  # 50 MB that the database step has no use for
-    if not summary.dry_run:
-        _store(summary, instruments, root, dag, retry)
-    return describe(summary)
+class _Run:
+    """One run: its configuration and what it has found so far."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+        self._root: RootConfig | None = None
+
+    def execute(self, force: bool) -> str:
+        """Go through all steps; returns the summary in words."""
+        summary = self.summary
+        with operation("load configuration", summary.durations):
+            root, dag = ConfigLoader.load_merged_config(DAG_FOLDER, settings.FIELDS)
+        self._root = root
+        parameters = dag.parameters
+        summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
+        retry = RetryPolicy(parameters["retry_attempts"], parameters["retry_delay_seconds"])
+        fetched, raw_dump = self._fetch(root, retry)
+        summary.dump_sha256, summary.dump_bytes = raw_dump.sha256, raw_dump.size
+        instruments = self._prepare(fetched, parameters, root.logging["directory"], force)
+        del fetched  # 50 MB that the database step has no use for
+        plausibility = Plausibility(
+            parameters["exchanges"] or (), parameters["max_drop_percent"], force
+        )
+        if summary.dry_run:
+            self._try_store(instruments, root, plausibility)
+        else:
+            self._store(instruments, root, parameters, retry, plausibility)
+            if summary.key.source == run_history.API_SOURCE:
+                summary.kept_dump = keep_dump(
+                    raw_dump,
+                    PROJECT_ROOT / Path(parameters["archive_directory"]).expanduser(),
+                    parameters["archive_days"],
+                    now=summary.key.started_at,
+                )
+        return describe(summary)
+
+    def record_failure(self, error: BaseException) -> None:
+        """Record the run as failed, unless there is no telling where, or the database is away."""
+        if self._root and not self.summary.dry_run and not isinstance(error, TransientDatabaseError):
+            record_failure(self._root.database, self.summary, error)
+
+    def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
+        summary = self.summary
+        if summary.key.source != run_history.API_SOURCE:
+            with operation("read saved dump", summary.durations):
+                body = read_saved_dump(Path(summary.key.source))
+                dump, raw_dump = parse_dump(body), RawDump.of(body)
+        else:
+            client = _make_client(root, retry)
+            with operation("authenticate", summary.durations):
+                client.authenticate()
+            with operation("fetch instruments", summary.durations):
+                dump = ParsedDump(client.fetch_instruments(), client.rejected_rows)
+            assert client.raw_dump is not None  # the fetch has set it
+            raw_dump = client.raw_dump
+        summary.rejected.extend(dump.rejected)
+        summary.fetched = len(dump.rows) + len(dump.rejected)
+        if not summary.fetched:
+            raise ValidationError(
+                "Kite's instrument list is empty (a header and no rows), as it is on some "
+                "holidays. The table stays as it is; run again later."
+            )
+        return dump.rows, raw_dump
+
+    def _prepare(
+        self,
+        fetched: list[dict[str, Any]],
+        parameters: Mapping[str, Any],
+        log_directory: Path,
+        force: bool,
+    ) -> list[dict[str, Any]]:
+        """Select, validate and transform; fills in the summary, and writes the list of rejects."""
+        summary = self.summary
+        with operation("validate", summary.durations):
+            try:
+                selected = select_exchanges(fetched, parameters["exchanges"], summary.left_out)
+                valid = validate_instruments(selected, summary.rejected) if selected else []
+            finally:
+                if summary.rejected:
+                    summary.rejects_file = write_rejected_rows(summary.rejected, log_directory)
+            max_percent = 100.0 if force else parameters["max_reject_percent"]
+            _refuse_bad_dump(summary, len(valid), max_percent)
+        with operation("transform", summary.durations):
+            instruments = transform_instruments(valid)
+        summary.stored = len(instruments)
+        summary.by_exchange = Counter(map(itemgetter("exchange"), instruments))
+        summary.by_type = Counter(map(itemgetter("instrument_type"), instruments))
+        return instruments
+
+    def _store(
+        self,
+        instruments: list[dict[str, Any]],
+        root: RootConfig,
+        parameters: Mapping[str, Any],
+        retry: RetryPolicy,
+        plausibility: Plausibility,
+    ) -> None:
+        summary = self.summary
+        with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
+            with operation("prepare table", summary.durations):
+                create_kite_instrument_master_table(db_manager)
+                keeps_history = prepare_history(db_manager)
+            with operation("store", summary.durations):
+                store_list(
+                    db_manager,
+                    instruments,
+                    summary,
+                    plausibility,
+                    batch_size=parameters["batch_size"],
+                    keeps_history=keeps_history,
+                )
+
+    def _try_store(
+        self, instruments: list[dict[str, Any]], root: RootConfig, plausibility: Plausibility
+    ) -> None:
+        """Work out what would be stored; without a database the dry run ends here, and says so."""
+        once = RetryPolicy(max_attempts=1)
+        try:
+            with DatabaseManager(asdict(root.database), retry=once) as db_manager:
+                predict_list(db_manager, instruments, self.summary, plausibility)
+        except DatabaseError as exc:
+            logger.warning("What would change in the table could not be worked out: %s", exc)
 
 
-def _fetch(summary: Summary, root: RootConfig, retry: RetryPolicy) -> list[dict[str, Any]]:
-    client = KiteClientWrapper(
+def _make_client(root: RootConfig, retry: RetryPolicy) -> KiteClientWrapper:
+    return KiteClientWrapper(
         root.api.kite_api_key,
         root.api.kite_api_secret,
         root.api.kite_access_token,
@@ -92,60 +229,6 @@ def _fetch(summary: Summary, root: RootConfig, retry: RetryPolicy) -> list[dict[
         retry=retry,
         progress=partial(advance, unit="bytes"),
     )
-    with operation("authenticate", summary.durations):
-        client.authenticate()
-    with operation("fetch instruments", summary.durations):
-        instruments = client.fetch_instruments()
-    summary.rejected.extend(client.rejected_rows)
-    summary.fetched = len(instruments) + len(client.rejected_rows)
-    if not summary.fetched:
-        raise ValidationError(
-            "Kite's instrument list is empty (a header and no rows), as it is on some holidays. "
-            "The table stays as it is; run again later."
-        )
-    return instruments
-
-
-def _prepare(
-    summary: Summary,
-    fetched: list[dict[str, Any]],
-    exchanges: Sequence[str] | None,
-    log_directory: Path,
-) -> list[dict[str, Any]]:
-    """Select, validate and transform; fills in the summary, and writes the list of rejects."""
-    with operation("validate", summary.durations):
-        try:
-            selected = select_exchanges(fetched, exchanges, summary.left_out)
-            valid = validate_instruments(selected, summary.rejected) if selected else []
-        finally:
-            if summary.rejected:
-                summary.rejects_file = write_rejected_rows(summary.rejected, log_directory)
-        _refuse_bad_dump(summary, len(valid))
-    with operation("transform", summary.durations):
-        instruments = transform_instruments(valid)
-    summary.stored = len(instruments)
-    summary.by_exchange = Counter(map(itemgetter("exchange"), instruments))
-    summary.by_type = Counter(map(itemgetter("instrument_type"), instruments))
-    return instruments
-
-
-def _store(
-    summary: Summary,
-    instruments: list[dict[str, Any]],
-    root: RootConfig,
-    dag: DAGConfig,
-    retry: RetryPolicy,
-) -> None:
-    with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
-        with operation("prepare table", summary.durations):
-            create_kite_instrument_master_table(db_manager)
-        with operation("store", summary.durations):
-            summary.merge = db_manager.merge(
-                INSTRUMENT_TABLE,
-                instruments,
-                batch_size=dag.parameters["batch_size"],
-                progress=advance,
-            )
 
 
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
@@ -269,10 +352,13 @@ def _without_repeated_symbols(
         if last_position[key_of(instrument)] == i
     }
     losers = {key for key, i in last_position.items() if holder[symbol_of(instruments[i])] != key}
-    for instrument in instruments:
-        if key_of(instrument) in losers:
-            symbol = f"{instrument['exchange']}:{instrument['tradingsymbol']}"
-            faults.append(_rejected(instrument, f"tradingsymbol: a later row has {symbol} too"))
+    for i, instrument in enumerate(instruments):
+        key = key_of(instrument)
+        if key in losers:
+            # An earlier row of the same key goes with it: its symbol is not the token's any more.
+            field = "tradingsymbol" if last_position[key] == i else "instrument_token"
+            reason = f"{field}: a later row has the same, got {shorten(instrument[field])}"
+            faults.append(_rejected(instrument, reason))
     return [instrument for instrument in instruments if key_of(instrument) not in losers]
 
 
@@ -305,12 +391,14 @@ def _kite_fields(instrument: Mapping[str, Any]) -> list[Any]:
     return [instrument.get(name) for name in INSTRUMENT_TABLE.column_names]
 
 
-def _refuse_bad_dump(summary: Summary, valid: int) -> None:
+def _refuse_bad_dump(summary: Summary, valid: int, max_reject_percent: float) -> None:
     """Raise ValidationError if nothing, or too little, is left to store (ruling 19)."""
-    if 2 * len(summary.rejected) > summary.fetched:
+    percent = 100 * len(summary.rejected) / summary.fetched
+    if percent > 50 or (summary.fetched >= FEW_ROWS and percent > max_reject_percent):
+        way_out = "" if percent > 50 else " If it is right as it is, run again with --force."
         raise ValidationError(
-            f"{len(summary.rejected):,} of {summary.fetched:,} rows were rejected: this is no "
-            f"list to rely on, the table stays as it is. {describe_rejects(summary)}"
+            f"{len(summary.rejected):,} of {summary.fetched:,} rows were rejected: this is no list "
+            f"to rely on, the table stays as it is.{way_out}\n{describe_rejects(summary)}"
         )
     if not valid:
         raise ValidationError(

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import csv
 import logging
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from shared.config.logging_config import redact
 from shared.utils.kite_csv import RejectedRow, shorten
+from shared.utils.run_history import API_SOURCE, LastRun, RunKey
 from shared.utils.staged_merge import MergeResult
 
 logger = logging.getLogger(__name__)
 
 SHOWN_REJECTS = 5
+_COLUMNS = 79
 
 
 @dataclass
 class Summary:
     """The figures of a run, as far as it came. Durations are in seconds, by step."""
 
+    key: RunKey
     dry_run: bool = False
     target: str = ""
+    dump_sha256: str | None = None
+    dump_bytes: int | None = None
+    same_as: LastRun | None = None
+    kept_dump: Path | None = None
+    changes: Counter[str] | None = None
     fetched: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     rejected: list[RejectedRow] = field(default_factory=list)
@@ -39,7 +49,10 @@ def describe(summary: Summary) -> str:
     """The summary as lines of text, each at most 80 columns wide where names allow it."""
     lines = [_headline(summary), "", *_figures(summary)]
     if summary.left_out:
-        lines += ["", "left out by parameters.exchanges: " + _listed(summary.left_out)]
+        left_out = f"left out by parameters.exchanges: {_listed(summary.left_out)}"
+        lines += ["", textwrap.fill(left_out, _COLUMNS, subsequent_indent="  ")]
+    if summary.changes is not None:
+        lines += ["", *_changes(summary.changes)]
     if summary.rejected:
         lines += ["", describe_rejects(summary)]
     if summary.by_exchange:
@@ -49,24 +62,23 @@ def describe(summary: Summary) -> str:
                 _table("exchange", summary.by_exchange), _table("instrument_type", summary.by_type)
             ),
         ]
-    lines += [
-        "",
-        "seconds: "
-        + ", ".join(f"{step} {seconds:.2f}" for step, seconds in summary.durations.items()),
-    ]
+    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in summary.durations.items())
+    lines += ["", textwrap.fill(f"seconds: {steps}", _COLUMNS, subsequent_indent="  ")]
     return "\n".join(lines)
 
 
 def describe_rejects(summary: Summary) -> str:
     """The rejected rows: counted by reason, the first few shown, and where all of them are."""
     reasons = Counter(_kind(row.reason) for row in summary.rejected)
-    lines = [f"rejected {len(summary.rejected):,} rows: {_listed(reasons)}"]
+    lines = [f"rejected {len(summary.rejected):,} rows:"]
+    lines += [f"{count:>8,}  {reason}" for reason, count in reasons.most_common()]
+    lines.append("the first of them:" if len(summary.rejected) > SHOWN_REJECTS else "they are:")
     lines += [
         f"  line {row.line_number}: {row.reason}: {shorten(','.join(row.row), 60)}"
         for row in summary.rejected[:SHOWN_REJECTS]
     ]
     if summary.rejects_file is not None:
-        lines.append(f"  all of them: {summary.rejects_file}")
+        lines.append(f"all of them: {summary.rejects_file}")
     return "\n".join(lines)
 
 
@@ -83,7 +95,7 @@ def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Pat
             writer = csv.writer(file)
             writer.writerow(["line_number", "reason", "row"])
             for row in rejected:
-                writer.writerow([row.line_number, row.reason, *row.row])
+                writer.writerow([row.line_number, redact(row.reason), *map(redact, row.row)])
     except (OSError, ValueError) as exc:
         logger.warning("The list of rejected rows cannot be written to %s: %s", path, exc)
         return None
@@ -91,11 +103,21 @@ def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Pat
 
 
 def _headline(summary: Summary) -> str:
-    if summary.merge is not None:
-        return f"Stored {summary.stored:,} instruments in {summary.target}"
+    source = "" if summary.key.source == API_SOURCE else f" from {summary.key.source}"
     if summary.dry_run and summary.stored:
-        return f"Dry run: {summary.stored:,} instruments would be stored in {summary.target}"
-    return "Nothing was stored"
+        text = (
+            f"Dry run: {summary.stored:,} instruments{source} would be stored in {summary.target}"
+        )
+    elif summary.merge is not None:
+        text = f"Stored {summary.stored:,} instruments{source} in {summary.target}"
+    else:
+        text = "Nothing was stored"
+    if summary.same_as is not None:
+        text += (
+            f"\nThe list is the same, byte for byte, as that of run {summary.same_as.run_id} "
+            f"({summary.same_as.started_at:%d %B %H:%M})"
+        )
+    return text
 
 
 def _figures(summary: Summary) -> list[str]:
@@ -109,6 +131,13 @@ def _figures(summary: Summary) -> list[str]:
         figures["updated"] = summary.merge.updated
         figures["superseded"] = summary.merge.superseded
     return [f"{name:<12}{count:>10,}" for name, count in figures.items()]
+
+
+def _changes(changes: Counter[str]) -> list[str]:
+    if not changes:
+        return ["nothing changed since the last list"]
+    lines = ["changes since the last list:"]
+    return lines + [f"{count:>8,}  {kind}" for kind, count in changes.most_common()]
 
 
 def _table(title: str, counts: Counter[str] | Counter[str | None]) -> list[str]:
@@ -129,4 +158,4 @@ def _listed(counts: Counter[str]) -> str:
 
 def _kind(reason: str) -> str:
     """The reason without the value that came, so that rows with the same fault count together."""
-    return reason.split(", got ")[0].split(": a later row has ")[0]
+    return reason.split(", got ")[0]

@@ -22,7 +22,7 @@ def main() -> int:
     try:
         with EmbeddedPostgres(FOLDER) as server:
             environment = {
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if name[:2] != "PG"},
                 "PGHOST": server.host,
                 "PGPORT": str(server.port),
                 "PGUSER": server.user,
@@ -30,14 +30,21 @@ def main() -> int:
                 "PGDATABASE": DATABASE,
             }
             psql = find_binaries(server.version, None) / "psql"
-            return subprocess.run(
-                [str(psql), *sys.argv[1:]], env=environment, check=False
-            ).returncode
+            return _wait_for(subprocess.Popen([str(psql), *sys.argv[1:]], env=environment))
     except EmbeddedPostgresError as exc:
         sys.stderr.write(f"The sandbox cannot start: {exc}\n")
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _wait_for(psql: subprocess.Popen[bytes]) -> int:
+    """Return psql's exit status. Ctrl-C is psql's business: it cancels a query there."""
+    while True:
+        try:
+            return psql.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sandbox.trading_calendar import Expiry, Schedule
 _CODES = {"NFO": 2, "CDS": 3, "BFO": 5, "BCD": 6, "MCX": 7, "NCO": 11, "NSEIX": 12}
 _WEEKLY_MONTHS = "123456789OND"
 _ACTION_INTERVAL_DAYS = 5  # a corporate action on days 1, 6, 11, ...
+_RELISTED_PER_DAY = 3
 _MOVED_PER_DAY = 25  # underlyings whose price moves enough for new strikes
 _BFO_STOCKS = 100
 
@@ -129,6 +130,7 @@ class Contracts:
             self._act(day // _ACTION_INTERVAL_DAYS)
         self._list_new(today)
         self._change_lots()
+        self._relist(day)
 
     def _expire(self, today: date) -> None:
         """Take out what expired before today; its tokens are free."""
@@ -200,6 +202,12 @@ class Contracts:
         """Return the two nearest monthly series of an underlying."""
         monthly = [each for each in self._books[index].values() if not each.expiry.is_weekly]
         return sorted(monthly, key=lambda each: each.expiry.on)[:2]
+
+    def _relist(self, day: int) -> None:
+        """Move the outermost contracts of one stock to new tokens, their symbols unchanged."""
+        for series in self._list_near_months(self._stocks[(5 * day + 2) % len(self._stocks)])[-1:]:
+            for row in series.rows[-_RELISTED_PER_DAY:]:
+                self._ledger.relist(row)
 
     def _change_lots(self) -> None:
         """Give the contracts on two stocks another lot size."""

@@ -52,6 +52,7 @@ class DayChanges:
     listed: int
     gone: int
     reused_tokens: int
+    relisted: int
     changed_lots: int
     changed_ticks: int
     renamed: tuple[tuple[str, str, str], ...]
@@ -101,7 +102,7 @@ class Ledger:
     def begin_day(self, dice: Dice) -> None:
         """Begin a day with an empty record."""
         self.dice = dice
-        self.listed = self.gone = self.changed_lots = self.changed_ticks = 0
+        self.listed = self.gone = self.relisted = self.changed_lots = self.changed_ticks = 0
         self.renamed: list[tuple[str, str, str]] = []
         self.moved_series: list[tuple[str, str, str]] = []
         self.adjusted: list[str] = []
@@ -114,6 +115,11 @@ class Ledger:
             self._reused += 1
             return pool.free.popleft()
         return pool.take_fresh(self.dice)
+
+    def relist(self, row: Row) -> None:
+        """Move a row to a token that nobody ever had; nobody has its old one any more."""
+        row.token = self._get_pool(row.segment).take_fresh(self.dice)
+        self.relisted += 1
 
     def free_token(self, row: Row) -> None:
         """Let another instrument have a row's token."""
@@ -130,6 +136,7 @@ class Ledger:
             listed=self.listed,
             gone=self.gone,
             reused_tokens=self._reused,
+            relisted=self.relisted,
             changed_lots=self.changed_lots,
             changed_ticks=self.changed_ticks,
             renamed=tuple(self.renamed),

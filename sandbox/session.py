@@ -6,6 +6,7 @@ data are kept in the sandbox's folder, and nothing outside of it is touched.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,13 +48,16 @@ class SandboxSession:
         """The day and the addresses, in a line."""
         today = trading_day(self.day, DEFAULT_START)
         return (
-            f"Day {self.day + 1}, {today:%a %d %b %Y}. Kite: {self.kite_root}, "
-            f"PostgreSQL: {self.database_address}"
+            f"Day {self.day + 1}, {today:%a %d %b %Y}: Kite at "
+            f"{self.kite_root.removeprefix('http://')}, PostgreSQL at {self.database_address}"
         )
 
     def complete(self) -> None:
         """Note that today's list was stored: the next session is the next trading day."""
-        _day_file(self.folder).write_text(f"{self.day}\n", encoding="ascii")
+        path = _day_file(self.folder)
+        beside = path.with_suffix(".new")
+        beside.write_text(f"{self.day}\n", encoding="ascii")
+        beside.replace(path)
 
 
 @contextmanager
@@ -67,7 +71,7 @@ def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSess
     dump = generate_dump(day)
     if fault == "bad-rows":
         dump = _spoil(dump)
-    with _start_postgres(folder) as postgres, KiteServer(dump) as kite:
+    with _without_libpq_variables(), _start_postgres(folder) as postgres, KiteServer(dump) as kite:
         if fault in DOWNLOAD_FAULTS:
             kite.fail_next(INSTRUMENTS, DOWNLOAD_FAULTS[fault], times=None)
         credentials = {
@@ -88,11 +92,24 @@ def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSess
                 "sslmode": "disable",
             },
             "logging": {"directory": str(folder / "logs")},
-            "parameters": {"retry_delay_seconds": 1},
+            "parameters": {
+                "retry_delay_seconds": 1,
+                "archive_directory": str(folder / "archive"),
+            },
         }
         with override_config("the sandbox", values):
             address = f"{postgres.host}:{postgres.port}"
             yield SandboxSession(folder, day, kite.root, address)
+
+
+@contextmanager
+def _without_libpq_variables() -> Iterator[None]:
+    """No PGHOSTADDR or PGSERVICE leads to another server; they are back at the end."""
+    found = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        yield
+    finally:
+        os.environ.update(found)
 
 
 @contextmanager

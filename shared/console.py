@@ -12,7 +12,7 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,27 +26,26 @@ _UNWRAPPED_COLUMNS = 1000
 def say(text: str = "") -> None:
     """Write a line or more to standard output, secrets masked and control characters shown.
 
-    If nobody reads any more (`| head -1`), the run goes on in silence.
+    If it cannot be written any more (`| head -1`), the run goes on in silence.
     """
     shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in redact(text))
     try:
         sys.stdout.write(shown + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # also a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError:
-        pass  # standard output was closed before the start
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table to standard output: within the terminal's width, or unwrapped elsewhere."""
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    can_draw = "utf" in (sys.stdout.encoding or "").lower()
+    table = Table(*header, box=box.SIMPLE_HEAD if can_draw else box.ASCII2, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED_COLUMNS
     Console(file=text, width=width).print(table)
-    say("\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines()))
+    say("\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n"))
 
 
 def make_display() -> PlainDisplay | LiveDisplay:
@@ -82,15 +81,24 @@ class PlainDisplay:
         say(f"  {name}: {'done' if succeeded else 'failed'} in {seconds:.2f} s")
 
 
+class _SecondsColumn(ProgressColumn):
+    """The seconds that a step has taken."""
+
+    def render(self, task: Task) -> Text:
+        """Called by rich at each redraw."""
+        seconds = task.finished_time if task.finished else task.elapsed
+        return Text(f"{seconds or 0:6.2f} s")
+
+
 class LiveDisplay:
     """A bar for each step, redrawn in place."""
 
     def __init__(self) -> None:
         self._progress = Progress(
             TextColumn("  {task.description:<20}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=14),  # with room for the ^C that a terminal echoes
             TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
+            _SecondsColumn(),
             console=Console(),
             redirect_stderr=sys.stderr.isatty(),
         )

@@ -35,6 +35,21 @@ class DAG:
 
     def load(self) -> Callable[..., str]:
         """The DAG's function. Raises ConfigurationError or DAGExecutionError if there is none."""
+        module = self._import()
+        function = getattr(module, self.name, None)
+        if not callable(function):
+            raise DAGExecutionError(
+                f"DAG {self.dag_id}: {self.folder.name} has no function {self.name}: its "
+                "__init__.py must export one by that name."
+            )
+        return function  # type: ignore[no-any-return]
+
+    def load_report(self, name: str) -> Callable[..., str] | None:
+        """The function `name` that the DAG may export beside its own, or None."""
+        function = getattr(self._import(), name, None)
+        return function if callable(function) else None
+
+    def _import(self) -> ModuleType:
         if self.fault is not None:
             raise ConfigurationError(self.fault)
         package = self.folder.name
@@ -46,13 +61,7 @@ class DAG:
             raise DAGExecutionError(
                 f"DAG {self.dag_id}: {package} cannot be loaded: {type(exc).__name__}: {exc}"
             ) from exc
-        function = getattr(module, self.name, None)
-        if not callable(function):
-            raise DAGExecutionError(
-                f"DAG {self.dag_id}: {package} has no function {self.name}: its __init__.py must "
-                "export one by that name."
-            )
-        return function  # type: ignore[no-any-return]
+        return module
 
 
 def discover_dags(root: Path) -> list[DAG]:

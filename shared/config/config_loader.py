@@ -12,8 +12,11 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
+_ROOT_SECTIONS = ("api", "database", "calendar", "logging")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -78,11 +82,17 @@ class DAGConfig:
 
 @dataclass(frozen=True)
 class _Source:
-    """A JSON file, its variables substituted as far as they are known."""
+    """A JSON file, its variables substituted as far as they are known.
+
+    `missing` has the variables that are not set, under the path of the value that wants them.
+    """
 
     name: str
     values: dict[str, Any]
-    missing: tuple[str, ...]
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+_overrides: list[_Source] = []
 
 
 class ConfigLoader:
@@ -99,7 +109,7 @@ class ConfigLoader:
         Raises:
             ConfigurationError: If config file is missing or invalid
         """
-        return _check([_load_source(_root_file())], ROOT_FIELDS)
+        return _check(_load_sources(_root_file()), ROOT_FIELDS)
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
@@ -115,7 +125,7 @@ class ConfigLoader:
         Raises:
             ConfigurationError: If config file is missing or invalid
         """
-        return _check([_load_source(Path(dag_folder) / "config.json")], DAG_FIELDS)
+        return _check(_load_sources(Path(dag_folder) / "config.json"), DAG_FIELDS)
 
     @staticmethod
     def get_with_default(config: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -126,13 +136,17 @@ class ConfigLoader:
         return default
 
     @staticmethod
-    def load_merged_config(dag_folder: str | Path) -> tuple[RootConfig, DAGConfig]:
+    def load_merged_config(
+        dag_folder: str | Path, own_fields: Sequence[Field] = ()
+    ) -> tuple[RootConfig, DAGConfig]:
         """Load what a DAG runs on: the root config with the DAG's own merged over it.
+
+        `own_fields` are settings that only this DAG has.
 
         Raises ConfigurationError that names every fault of both files.
         """
-        sources = [_load_source(_root_file()), _load_source(Path(dag_folder) / "config.json")]
-        merged = _check(sources, (*ROOT_FIELDS, *DAG_FIELDS))
+        sources = _load_sources(_root_file(), Path(dag_folder) / "config.json")
+        merged = _check(sources, (*ROOT_FIELDS, *DAG_FIELDS, *own_fields))
         root = RootConfig(
             api=APIConfig(**_known(merged["api"], APIConfig)),
             database=DatabaseConfig(**_known(merged["database"], DatabaseConfig)),
@@ -144,16 +158,41 @@ class ConfigLoader:
         return root, dag
 
     @staticmethod
+    def load_api_config(*, with_token: bool = True) -> APIConfig:
+        """The `api` section alone; without the access token where a login is to bring it."""
+        wanted = [
+            item
+            for item in _section_fields("api")
+            if with_token or item.path != "api.kite_access_token"
+        ]
+        values = _check(_load_sources(_root_file()), wanted, complete=False)["api"]
+        if not with_token:
+            values["kite_access_token"] = ""
+        return APIConfig(**_known(values, APIConfig))
+
+    @staticmethod
+    def load_database_config() -> DatabaseConfig:
+        """The `database` section alone."""
+        sources = _load_sources(_root_file())
+        values = _check(sources, _section_fields("database"), complete=False)["database"]
+        return DatabaseConfig(**_known(values, DatabaseConfig))
+
+    @staticmethod
+    def load_holidays() -> list[date]:
+        """The days without trading besides weekends."""
+        sources = _load_sources(_root_file())
+        values = _check(sources, _section_fields("calendar"), complete=False)["calendar"]
+        holidays: list[date] = values["holidays"]
+        return holidays
+
+    @staticmethod
     def load_logging_config() -> dict[str, Any]:
-        """The `logging` section alone, for the runner: it needs no credentials and no warnings.
+        """The `logging` section alone, for the runner, which needs no credentials.
 
         `directory` is a Path; a relative one counts from the project's root.
         """
-        fields = [item for item in ROOT_FIELDS if item.path.startswith("logging.")]
-        source = _load_source(_root_file())
-        values: dict[str, Any] = _check([source], fields, quiet=True)["logging"]
-        if any(isinstance(value, str) and _VARIABLE.search(value) for value in values.values()):
-            raise ConfigurationError(_describe_missing(source))
+        sources = _load_sources(_root_file())
+        values = _check(sources, _section_fields("logging"), complete=False)["logging"]
         return _with_absolute_directory(values)
 
     @staticmethod
@@ -162,15 +201,38 @@ class ConfigLoader:
 
         Reads the folder's config.json alone; a variable that is not set stays as it is written.
         """
-        source = _load_source(Path(dag_folder) / "config.json")
+        try:
+            environment = _read_environment()
+        except ConfigurationError:  # a run will tell; the list needs no .env
+            environment = _read_process_environment()
+        source = _load_source(Path(dag_folder) / "config.json", environment)
         shown = [item for item in DAG_FIELDS if "." not in item.path]
-        return _check([_Source(source.name, source.values, ())], shown, quiet=True)
+        return _check([_Source(source.name, source.values)], shown, complete=False)
+
+
+@contextmanager
+def override_config(name: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Within the body `values` are merged over whatever the files say; `name` says whose they are.
+
+    This is how the sandbox redirects a run: it changes configuration values and nothing else.
+    """
+    override = _Source(name, dict(values))
+    _overrides.append(override)
+    try:
+        yield
+    finally:
+        _overrides.remove(override)
+
+
+def environment_overrules(name: str, value: str) -> bool:
+    """Whether the process's environment has another value for a variable, which wins over .env."""
+    return _read_process_environment().get(name, value) != value
 
 
 def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in `config` (a DAG's config, or its parameters alone), defaults filled in."""
     parameters = config.get("parameters", config)
-    source = _Source("the DAG's parameters", {"parameters": dict(parameters)}, ())
+    source = _Source("the DAG's parameters", {"parameters": dict(parameters)})
     fields = [item for item in DAG_FIELDS if item.path.startswith("parameters.")]
     checked: dict[str, Any] = _check([source], fields)["parameters"]
     return checked
@@ -180,15 +242,24 @@ def _with_absolute_directory(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "directory": PROJECT_ROOT / Path(values["directory"]).expanduser()}
 
 
+def _section_fields(section: str) -> list[Field]:
+    return [item for item in ROOT_FIELDS if item.path.startswith(f"{section}.")]
+
+
 def _root_file() -> Path:
     return PROJECT_ROOT / "config" / "config.json"
 
 
-def _load_source(path: Path) -> _Source:
+def _load_sources(*paths: Path) -> list[_Source]:
+    return [*map(_load_source, paths), *_overrides]
+
+
+def _load_source(path: Path, environment: Mapping[str, str] | None = None) -> _Source:
     values = _read_json(path)
-    environment = _read_environment()
-    missing: list[str] = []
-    return _Source(_shown(path), _substitute(values, environment, missing), tuple(missing))
+    if environment is None:
+        environment = _read_environment()
+    missing: dict[str, list[str]] = {}
+    return _Source(_shown(path), _substitute(values, environment, missing), missing)
 
 
 def _shown(path: Path) -> str:
@@ -224,25 +295,36 @@ def _read_environment() -> dict[str, str]:
     try:
         # A "$" in a password is a "$": interpolation is the business of the JSON files.
         from_file = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
-        if (
-            path.exists()
-            and os.name == "posix"
-            and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-        ):
-            logger.warning("%s can be read by others: run 'chmod 600 %s'", path.name, path)
+        if path.exists() and os.name == "posix":
+            _warn_if_open(path, stat.S_IMODE(path.stat().st_mode))
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{path.name} cannot be read: {exc}.") from exc
     set_in_file = {name: value for name, value in from_file.items() if value is not None}
+    return {**set_in_file, **_read_process_environment()}
+
+
+def _read_process_environment() -> dict[str, str]:
     # An empty value counts as missing, so it overrules nothing.
-    return {**set_in_file, **{name: value for name, value in os.environ.items() if value}}
+    return {name: value for name, value in os.environ.items() if value}
 
 
-def _substitute(value: Any, environment: Mapping[str, str], missing: list[str]) -> Any:
+@lru_cache(maxsize=8)  # the file is read several times in a run, the warning is wanted once
+def _warn_if_open(path: Path, mode: int) -> None:
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        logger.warning("%s can be read by others: run 'chmod 600 %s'", path.name, path)
+
+
+def _substitute(
+    value: Any, environment: Mapping[str, str], missing: dict[str, list[str]], path: str = ""
+) -> Any:
     """`value` with its variables substituted, at any depth; unknown ones are added to `missing`."""
     if isinstance(value, dict):
-        return {key: _substitute(item, environment, missing) for key, item in value.items()}
+        return {
+            key: _substitute(item, environment, missing, f"{path}.{key}" if path else key)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_substitute(item, environment, missing) for item in value]
+        return [_substitute(item, environment, missing, path) for item in value]
     if not isinstance(value, str):
         return value
 
@@ -252,7 +334,7 @@ def _substitute(value: Any, environment: Mapping[str, str], missing: list[str]) 
         if known:
             return known
         if default is None:
-            missing.append(name)
+            missing.setdefault(path, []).append(name)
             return match[0]
         return str(default)
 
@@ -260,38 +342,44 @@ def _substitute(value: Any, environment: Mapping[str, str], missing: list[str]) 
 
 
 def _check(
-    sources: Sequence[_Source], fields: Sequence[Field], *, quiet: bool = False
+    sources: Sequence[_Source], fields: Sequence[Field], *, complete: bool = True
 ) -> dict[str, Any]:
     """The sources merged, later ones over earlier ones, with every field checked and present.
 
-    `quiet` leaves out the warnings, and lets a variable that is not set stand as it is written.
+    Unless `complete`, only the given fields matter: other variables may be missing, and nothing
+    is warned of.
     """
     merged: dict[str, Any] = {}
     faults: list[str] = []
-    for source in sources:
-        if source.missing and not quiet:
-            faults.append(_describe_missing(source))
+    wanted = {item.path for item in fields}
+    for position, source in enumerate(sources):
+        names = [
+            name
+            for path, names_there in source.missing.items()
+            for name in names_there
+            if (complete or path in wanted) and not _has(sources[position + 1 :], path)
+        ]
+        if names:
+            faults.append(_describe_missing(source, names))
         _merge(merged, source.values)
-    sections = {item.path.split(".")[0] for item in fields if "." in item.path}
-    for section in sorted(sections):
+    for section in sorted({item.path.split(".")[0] for item in fields if "." in item.path}):
         if not isinstance(merged.setdefault(section, {}), dict):
-            got = json.dumps(merged[section])
-            faults.append(f"{_owner(sources, section)}: {section}: expected an object, got {got}")
+            # Its value is not shown: a whole DSN in place of the section holds the password.
+            faults.append(f"{_owner(sources, section)}: {section}: expected an object {{...}}")
             merged[section] = {}
     for item in fields:
-        faults.extend(_check_field(item, merged, sources, quiet))
-    if not quiet:
+        faults.extend(_check_field(item, merged, sources, complete))
+    if complete:
         _warn_of_unknown(merged, fields, sources)
     if faults:
         raise ConfigurationError("\n".join(["The configuration has faults:", *faults]))
     return merged
 
 
-def _describe_missing(source: _Source) -> str:
-    names = ", ".join(dict.fromkeys(source.missing))
+def _describe_missing(source: _Source, names: Sequence[str]) -> str:
     return (
-        f"{source.name}: not set, or empty: {names}. Set them in the environment or in .env in the "
-        "project's root (.env.example explains each)."
+        f"{source.name}: not set, or empty: {', '.join(dict.fromkeys(names))}. Set them in the "
+        "environment or in .env in the project's root (.env.example explains each)."
     )
 
 
@@ -307,7 +395,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def _check_field(
-    item: Field, merged: dict[str, Any], sources: Sequence[_Source], quiet: bool
+    item: Field, merged: dict[str, Any], sources: Sequence[_Source], complete: bool
 ) -> Iterable[str]:
     """Convert the field's value in `merged`, or give it its default; yield what is wrong."""
     section, name = _parent(merged, item.path)
@@ -316,7 +404,7 @@ def _check_field(
             yield f"{_owner(sources, item.path)}: {item.path}: required, but missing"
             return
         section[name] = item.default
-        if not quiet:
+        if complete:
             logger.warning(
                 "%s: %s is missing, using the default %s",
                 _owner(sources, item.path),
@@ -324,9 +412,12 @@ def _check_field(
                 json.dumps(item.default),
             )
         return
-    value = section[name]
-    if isinstance(value, str) and _VARIABLE.search(value):
+    if any(
+        item.path in source.missing and not _has(sources[position + 1 :], item.path)
+        for position, source in enumerate(sources)
+    ):
         return  # reported as a missing variable
+    value = section[name]
     try:
         section[name] = item.convert(value)
     except ValueError as exc:
@@ -344,17 +435,25 @@ def _parent(values: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     return values, name
 
 
+def _has(sources: Sequence[_Source], path: str) -> bool:
+    """Whether one of the sources has a value at `path`."""
+    for source in sources:
+        values: Any = source.values
+        for part in path.split("."):
+            values = values.get(part) if isinstance(values, dict) else None
+        if values is not None:
+            return True
+    return False
+
+
 def _owner(sources: Sequence[_Source], path: str) -> str:
     """The file that the value at `path` comes from; where none has it, the one that should."""
-    section = path.split(".")[0]
-    for parts in (path.split("."), [section]):
-        for source in reversed(sources):
-            values: Any = source.values
-            for part in parts:
-                values = values.get(part) if isinstance(values, dict) else None
-            if values is not None:
-                return source.name
-    return sources[-1].name
+    for source in reversed(sources):
+        if _has([source], path):
+            return source.name
+    files = [source for source in sources if source not in _overrides]
+    is_of_root = path.split(".")[0] in _ROOT_SECTIONS
+    return files[0 if is_of_root else -1].name
 
 
 def _warn_of_unknown(
@@ -362,7 +461,7 @@ def _warn_of_unknown(
 ) -> None:
     """Warn of keys that nothing reads. A DAG's own parameters are its own business."""
     known = {item.path for item in fields}
-    for section in ("api", "database", "logging"):
+    for section in _ROOT_SECTIONS:
         for key in merged.get(section, {}):
             path = f"{section}.{key}"
             if path not in known and any(item.startswith(f"{section}.") for item in known):

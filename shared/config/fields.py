@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 REQUIRED: Any = object()
@@ -105,6 +106,16 @@ def exchanges(value: Any) -> list[str]:
     return list(dict.fromkeys(item.strip().upper() for item in value))
 
 
+def dates(value: Any) -> list[date]:
+    """A list of dates as YYYY-MM-DD."""
+    if not isinstance(value, list):
+        raise ValueError('expected a list of dates such as ["2026-01-26"]')
+    try:
+        return [date.fromisoformat(item) for item in value]
+    except (TypeError, ValueError) as exc:
+        raise ValueError('expected a list of dates such as ["2026-01-26"]') from exc
+
+
 def address(value: Any) -> str:
     """An http or https address."""
     if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
@@ -140,6 +151,8 @@ ROOT_FIELDS = (
     Field("database.connect_timeout_seconds", integer(2, 3600), 10),
     Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0),
     Field("database.statement_timeout_seconds", number(0.001, 86400), 300.0),
+    # Days without trading besides weekends: --status expects no new list on them.
+    Field("calendar.holidays", dates, []),
     Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
     Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
     Field("logging.directory", text, "logs"),

@@ -8,6 +8,7 @@ own output through (ruling 12).
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import logging.handlers
 import re
@@ -49,10 +50,19 @@ def redact(text: str) -> str:
 
 
 def _written_forms(secret: str) -> set[str]:
-    """The ways in which a secret shows up in text: as it is, in URLs, in reprs."""
-    encoded = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    """The ways in which a secret shows up in text: as it is, in URLs, in reprs, in JSON."""
+    errors = "surrogateescape"  # a variable of the environment can hold any bytes
+    encoded = {
+        quote(secret, errors=errors),
+        quote(secret, safe="", errors=errors),
+        quote_plus(secret, errors=errors),
+    }
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
-    return {secret, repr(secret)[1:-1], *encoded, *lower}
+    # Between other quotes than its own a repr escapes the single ones.
+    quoted = repr(f"\"'{secret}")[4:-1]
+    as_json = {json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
+    escaped = {repr(secret)[1:-1], ascii(secret)[1:-1], quoted}
+    return {secret, *encoded, *lower, *escaped, *as_json}
 
 
 def _as_pattern(form: str) -> str:
@@ -137,7 +147,13 @@ def setup_file_logging(
     path = directory / LOG_FILE_NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handler = _FileHandler(path, maxBytes=max_bytes, backupCount=backup_count, encoding="utf-8")
+        handler = _FileHandler(
+            path,
+            maxBytes=max_bytes,
+            backupCount=backup_count,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     except OSError as exc:
         logging.getLogger(__name__).warning(
             "No log file: %s cannot be written (%s). Set LOG_DIR to a folder that can.",

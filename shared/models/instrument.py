@@ -192,7 +192,9 @@ def _check_text(name: str, value: Any) -> None:
 def _check_characters(name: str, value: str) -> None:
     """Refuse what a UTF-8 database cannot hold: NUL and lone surrogates."""
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValidationError(f"{name}: holds a character that cannot be stored: {shorten(value)}")
+        raise ValidationError(
+            f"{name}: holds a character that cannot be stored, got {shorten(value)}"
+        )
 
 
 def _check_decimal(name: str, value: Any) -> None:

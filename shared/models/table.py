@@ -27,8 +27,8 @@ class Column:
 class Table:
     """A table with a key, further unique keys, and the two moments that each of its rows carries.
 
-    The first column of each unique key is a text: a row that has to let go of its key gets a
-    passing value in it.
+    The first column of each unique key is a text of 36 characters or more: a row that has to let go
+    of its key gets a passing value in it.
 
     `last_updated` names the column that every row of a run gets the run's moment in;
     `created_at` the one that keeps the moment when the key was first stored.

@@ -103,5 +103,6 @@ def _database_text(error: psycopg2.Error) -> str:
     diagnostics = error.diag
     if diagnostics.message_primary:
         parts = (diagnostics.message_primary, diagnostics.message_detail, diagnostics.message_hint)
-        return ". ".join(part.rstrip(".") for part in parts if part) + "."
+        text = ". ".join(part.rstrip(".") for part in parts if part) + "."
+        return " ".join(text.splitlines())
     return " ".join(str(error).split())

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
+from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Table
 from shared.utils.db_errors import translate, translate_connect
-from shared.utils.interruptible import call_interruptibly
+from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.retry import RetryPolicy
-from shared.utils.staged_merge import MergeResult, merge_rows
-from shared.utils.table_setup import ensure_table
+from shared.utils.staged_merge import MergeResult, Observer, merge_rows
+from shared.utils.table_setup import check_access, ensure_extra, ensure_table
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +38,31 @@ _KEEPALIVE: dict[str, Any] = {
 }
 
 
+# What a client sends to ask for TLS; any server that is alive answers with one byte.
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+_ANSWER_SECONDS = 2.0
+
+
+def _cancel(connection: Connection) -> None:
+    """Have the server cancel what it does, if it answers at all.
+
+    psycopg2 waits for a server that does not with the whole interpreter held up.
+    """
+    host, port = connection.info.host, connection.info.port
+    is_local = host.startswith("/")
+    with (
+        socket.socket(socket.AF_UNIX)
+        if is_local
+        else socket.create_connection((host, port), timeout=_ANSWER_SECONDS)
+    ) as probe:
+        if is_local:
+            probe.settimeout(_ANSWER_SECONDS)
+            probe.connect(f"{host}/.s.PGSQL.{port}")
+        probe.sendall(_SSL_REQUEST)
+        if probe.recv(1):
+            connection.cancel()
+
+
 class _InterruptibleCursor(Cursor):
     """A cursor whose waits end at once when a signal comes; the statement is cancelled then."""
 
@@ -46,7 +76,7 @@ class _InterruptibleCursor(Cursor):
         self._wait_for(lambda: super(_InterruptibleCursor, self).copy_expert(sql, file, size))
 
     def _wait_for(self, statement: Callable[[], None]) -> None:
-        call_interruptibly(statement, cancel=self.connection.cancel)
+        call_interruptibly(statement, cancel=partial(_cancel, self.connection))
 
 
 class DatabaseManager:
@@ -135,13 +165,23 @@ class DatabaseManager:
         *,
         batch_size: int = 1000,
         progress: Callable[[int, int], None] | None = None,
+        observe: Observer | None = None,
+        dry_run: bool = False,
     ) -> MergeResult:
         """Merge `rows` into `table` in one transaction; see staged_merge.merge_rows.
 
         Logs the counts (Property 9). Raises DatabaseError, with nothing stored, if it fails.
         """
         result = self.run_in_transaction(
-            lambda cursor: merge_rows(cursor, table, rows, batch_size=batch_size, progress=progress)
+            lambda cursor: merge_rows(
+                cursor,
+                table,
+                rows,
+                batch_size=batch_size,
+                progress=progress,
+                observe=observe,
+                dry_run=dry_run,
+            )
         )
         logger.info(
             "%s: %d rows: %d inserted, %d updated, %d superseded",
@@ -156,6 +196,29 @@ class DatabaseManager:
     def ensure_table(self, table: Table, schema_sql: str) -> None:
         """Create `table` from `schema_sql` if it is not there; see table_setup.ensure_table."""
         self.run_in_transaction(lambda cursor: ensure_table(cursor, table, schema_sql))
+
+    def ensure_extra(self, name: str, script: str, privileges: Sequence[str]) -> bool:
+        """Make a table or view that a run can do without; see table_setup.ensure_extra."""
+        return self.run_in_transaction(
+            lambda cursor: ensure_extra(cursor, name, script, privileges)
+        )
+
+    def has_relation(self, name: str) -> bool:
+        """Whether there is a table or view of this name."""
+        return bool(self.fetch_all("SELECT to_regclass(%s) IS NOT NULL", (name,))[0][0])
+
+    def fetch_all(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """The rows that a query gives. Raises DatabaseError if it fails."""
+
+        def work(cursor: Cursor) -> list[tuple[Any, ...]]:
+            cursor.execute(query, params)
+            return cursor.fetchall()
+
+        return self.run_in_transaction(work)
+
+    def check_access(self, table: Table) -> str:
+        """Say what a run on `table` would find; see table_setup.check_access."""
+        return self.run_in_transaction(lambda cursor: check_access(cursor, table))
 
     def count_instruments(self, instrument_token: int, exchange: str) -> int:
         """How many rows have this key: 0 or 1."""
@@ -190,7 +253,8 @@ class DatabaseManager:
         Within an open `transaction()` it is a part of that one, and not repeated.
         """
         if self._cursor is not None:
-            return work(self._cursor)
+            with self.transaction() as cursor:
+                return work(cursor)
 
         def attempt() -> T:
             self._open()  # not get_connection: its attempts would multiply with these
@@ -207,14 +271,18 @@ class DatabaseManager:
         errors that are not the database's leave as they came.
         """
         if self._cursor is not None:
-            yield self._cursor
+            try:
+                yield self._cursor
+            except psycopg2.Error as exc:
+                raise translate(exc, self._where) from exc
             return
         connection = self.get_connection()
         try:
             self._cursor = connection.cursor(cursor_factory=_InterruptibleCursor)
             self._set_timeouts(self._cursor)
             yield self._cursor
-            call_interruptibly(connection.commit, cancel=connection.cancel)
+            _refuse_failed(connection)
+            call_interruptibly(connection.commit, cancel=partial(_cancel, connection))
         except Exception as exc:
             self._roll_back(connection)
             translated = translate(exc, self._where)
@@ -223,7 +291,7 @@ class DatabaseManager:
             raise translated from exc
         except BaseException:
             # A signal: without its connection the server rolls back, and nothing is waited for.
-            self.close()
+            self._abandon()
             raise
         finally:
             self._cursor = None
@@ -279,6 +347,13 @@ class DatabaseManager:
             ),
         )
 
+    def _abandon(self) -> None:
+        """Close the connection, or leave it behind: closing waits for a statement that hangs."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(DeadlineExceededError):
+                call_interruptibly(connection.close, deadline_seconds=1.0)
+
     def _roll_back(self, connection: Connection) -> None:
         try:
             connection.rollback()
@@ -297,6 +372,15 @@ class DatabaseManager:
             return int(row[0])
 
         return self.run_in_transaction(work)
+
+
+def _refuse_failed(connection: Connection) -> None:
+    """Raise DatabaseError where COMMIT would roll back in silence: an error was passed over."""
+    if connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
+        raise DatabaseError(
+            "A statement of this transaction failed, and its error was passed over: nothing was "
+            "stored."
+        )
 
 
 def execute_with_transaction(

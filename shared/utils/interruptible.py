@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_SLICE_SECONDS = 0.2
 
 
 class DeadlineExceededError(Exception):
@@ -32,18 +36,23 @@ def call_interruptibly(
     """
     call = _Call(func)
     thread = threading.Thread(target=call.run, name=getattr(func, "__name__", "call"), daemon=True)
-    thread.start()
     try:
-        thread.join(deadline_seconds)
+        thread.start()  # waits for the thread to begin: a signal can come here, too
+        ended = call.wait(deadline_seconds)
     except BaseException:
         if cancel is not None:
-            with contextlib.suppress(Exception):
-                cancel()
-            thread.join(5.0)
+            # In a thread, too: where the server hangs, asking it to cancel hangs as well.
+            threading.Thread(target=_quietly, args=(cancel,), daemon=True).start()
+            call.wait(5.0)
         raise
-    if thread.is_alive():
+    if not ended:
         raise DeadlineExceededError
     return call.result()
+
+
+def _quietly(func: Callable[[], Any]) -> None:
+    with contextlib.suppress(Exception):
+        func()
 
 
 class _Call(Generic[T]):
@@ -51,12 +60,25 @@ class _Call(Generic[T]):
         self._func = func
         self._value: T
         self._error: BaseException | None = None
+        self._ended = threading.Event()
 
     def run(self) -> None:
         try:
             self._value = self._func()
         except BaseException as exc:  # handed to the caller, whatever it is
             self._error = exc
+        finally:
+            self._ended.set()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for the end of `run`, at most `seconds`; return whether it has come."""
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        # In slices: a signal that the system hands to another thread ends no wait of this one,
+        # and its handler runs when this one wakes up.
+        while (left := end - time.monotonic()) > 0:
+            if self._ended.wait(min(left, _SLICE_SECONDS)):
+                return True
+        return self._ended.is_set()
 
     def result(self) -> T:
         if self._error is not None:

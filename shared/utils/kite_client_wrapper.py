@@ -6,14 +6,13 @@ Knows no database. Every call is retried where that may help (ruling 22).
 from __future__ import annotations
 
 import gzip
-import io
+import hashlib
+import http.client
 import logging
-import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timezone
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -29,21 +28,19 @@ from shared.exceptions import (
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump
 from shared.utils.retry import RetryPolicy
+from shared.utils.strict_session import Progress, StrictSession
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Progress = Callable[[int, "int | None"], None]
 
 DEFAULT_ROOT = "https://api.kite.trade"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_DEADLINE_SECONDS = 300.0
-_CHUNK_BYTES = 64 * 1024
-_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LOG_IN_AGAIN = (
     "Kite's access tokens die at about 6 AM IST every day, and on a login or logout elsewhere. "
-    "Log in again and put the new token into KITE_ACCESS_TOKEN (in .env), and check that "
-    "KITE_API_KEY is the key that it was made for."
+    "Log in again: run 'python execute_dags.py --login', or put a new token into "
+    "KITE_ACCESS_TOKEN (in .env). Check also that KITE_API_KEY is the key it was made for."
 )
 
 
@@ -69,6 +66,7 @@ class KiteClientWrapper:
     ) -> None:
         """Initialize with Kite API credentials. Nothing is sent yet."""
         self._api_secret = api_secret
+        self.user_id = ""
         self._root = root
         self._deadline_seconds = deadline_seconds
         self._retry = retry or RetryPolicy()
@@ -77,6 +75,7 @@ class KiteClientWrapper:
         )
         self._authenticated = False
         self.rejected_rows: list[RejectedRow] = []
+        self.raw_dump: RawDump | None = None
 
     def authenticate(self) -> bool:
         """Prove the session with the API's cheapest call, the profile.
@@ -88,8 +87,40 @@ class KiteClientWrapper:
         profile = self._call(self._fetch_profile, "authenticate with Kite")
         if not isinstance(profile, Mapping):
             raise APIError("Kite's profile is not what it should be: expected an object.")
+        self.user_id = str(profile.get("user_id", ""))
         self._authenticated = True
         return True
+
+    @property
+    def login_url(self) -> str:
+        """The address where a person logs in; Kite then leads to the app's redirect address."""
+        return str(self._client.login_url())
+
+    def log_in(self, request_token: str) -> str:
+        """Exchange a request token for an access token, which this client then uses.
+
+        Returns the access token. It is one attempt: a request token is good once, and an answer
+        that was lost may have used it up.
+
+        Raises AuthenticationError if Kite refuses the request token or the API secret, and
+        TransientAPIError or APIError if Kite cannot be asked.
+        """
+        once = RetryPolicy(max_attempts=1)
+        session = self._call(lambda: self._exchange(request_token), "log in to Kite", once)
+        access_token = session.get("access_token") if isinstance(session, Mapping) else None
+        if not isinstance(access_token, str) or not access_token:
+            raise APIError("Kite's answer to the login holds no access token.")
+        return access_token
+
+    def _exchange(self, request_token: str) -> Any:
+        try:
+            return self._client.generate_session(request_token, self._api_secret)
+        except (kite_exceptions.TokenException, kite_exceptions.InputException) as exc:
+            raise AuthenticationError(
+                f"Kite refused the login (HTTP {exc.code}, {type(exc).__name__}: {exc}). A request "
+                "token is good once, for a few minutes: open the login address again. If that "
+                "fails too, check KITE_API_KEY and KITE_API_SECRET."
+            ) from exc
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
         """Fetch the complete instrument list.
@@ -125,17 +156,24 @@ class KiteClientWrapper:
             ) from exc
 
     def _fetch_dump(self) -> ParsedDump:
-        return parse_dump(self._client.instruments())
+        body = self._client.instruments()
+        self.raw_dump = RawDump.of(body, self._client.reqsession.packed_body)
+        return parse_dump(body)
 
-    def _call(self, func: Callable[[], T], operation: str) -> T:
+    def _call(self, func: Callable[[], T], operation: str, retry: RetryPolicy | None = None) -> T:
         def attempt() -> T:
             try:
                 return call_interruptibly(func, deadline_seconds=self._deadline_seconds)
             except Exception as exc:
                 self._client.reqsession.abort()
-                raise _translate(exc, self._root, self._deadline_seconds) from exc
+                translated = _translate(exc, self._root, self._deadline_seconds)
+                if translated is exc:
+                    raise  # not "from" itself: who follows the causes would never arrive
+                if isinstance(exc, kite_exceptions.DataException):
+                    raise translated from None  # its text is a whole page: not for the log
+                raise translated from exc
 
-        return self._retry.run(attempt, operation=operation)
+        return (retry or self._retry).run(attempt, operation=operation)
 
 
 def filter_by_exchange(
@@ -165,7 +203,9 @@ class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no t
         progress: Progress | None = None,
     ) -> None:
         super().__init__(api_key, access_token=access_token, root=root, timeout=timeout)
-        self.reqsession = _StrictSession(progress)
+        self.reqsession = StrictSession(progress)
+        if urlsplit(root).hostname in ("127.0.0.1", "localhost", "::1"):
+            self.reqsession.trust_env = False  # no proxy leads to this machine itself
 
     def _parse_instruments(self, data: Any) -> bytes:
         if not isinstance(data, bytes):
@@ -173,88 +213,18 @@ class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no t
         return data
 
 
-class _StrictSession(requests.Session):
-    """A session that tells a body that was cut short from a whole one.
+@dataclass(frozen=True)
+class RawDump:
+    """An instrument list as it came: its gzip, and the SHA-256 and size in bytes of its CSV."""
 
-    requests and urllib3 accept a gzip stream without its end mark, and kiteconnect looks at no
-    HTTP status. Here the raw body is read to its announced length, unpacked to its end mark, and
-    an answer that says "try later" is raised as such, without its text: an error page can echo
-    the request's headers, the token with them.
-    """
+    packed: bytes = field(repr=False)
+    sha256: str
+    size: int
 
-    def __init__(self, progress: Progress | None) -> None:
-        super().__init__()
-        self._progress = progress
-        self._generation = 0
-        self.headers["Accept-Encoding"] = "gzip"
-
-    def abort(self) -> None:
-        """Make a download that a deadline left behind in its thread end at its next piece."""
-        self._generation += 1
-
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        response = super().request(*args, **{**kwargs, "stream": True})
-        with response:
-            if response.status_code in _TRANSIENT_STATUS:
-                raise TransientAPIError(
-                    f"Kite answered HTTP {response.status_code} ({response.reason}).",
-                    retry_after_seconds=_retry_after(response.headers.get("Retry-After")),
-                )
-            content_type = response.headers.setdefault("Content-Type", "")
-            if response.status_code == 200 and "html" in content_type:
-                raise TransientAPIError("Kite answered with an HTML page: it may be down.")
-            is_dump = "csv" in content_type
-            body = self._read_body(response, self._progress if is_dump else None)
-        response.raw = io.BytesIO(body)
-        if response.status_code >= 400 and "json" not in content_type:
-            raise APIError(f"Kite answered HTTP {response.status_code} ({response.reason}).")
-        return response
-
-    def _read_body(self, response: requests.Response, progress: Progress | None) -> bytes:
-        """The whole body, unpacked. Raises TransientAPIError if it ends before its end."""
-        generation = self._generation
-        announced = response.headers.get("Content-Length", "")
-        total = int(announced) if announced.isdecimal() else None
-        received = bytearray()
-        while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
-            if self._generation != generation:
-                raise DeadlineExceededError
-            received += piece
-            if progress is not None:
-                progress(len(received), total)
-        if total is not None and len(received) != total:
-            raise TransientAPIError(
-                f"Kite's answer was cut short: {len(received)} of {total} bytes came."
-            )
-        if response.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip"):
-            return _unpack(received)
-        return bytes(received)
-
-
-def _unpack(received: bytes | bytearray) -> bytes:
-    """The content of a gzip stream. Raises TransientAPIError unless it has its end mark."""
-    try:
-        return gzip.decompress(received)
-    except EOFError as exc:
-        raise TransientAPIError("Kite's answer was cut short: its gzip stream has no end.") from exc
-    except (OSError, zlib.error) as exc:
-        raise TransientAPIError(f"Kite's answer is damaged: {exc}.") from exc
-
-
-def _retry_after(value: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for (a number or an HTTP date), if it does."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, moment.timestamp() - time.time())
+    @classmethod
+    def of(cls, body: bytes, packed: bytes | None = None) -> RawDump:
+        """What to keep of `body`; `packed` is its gzip, if that is at hand."""
+        return cls(packed or gzip.compress(body, 1), hashlib.sha256(body).hexdigest(), len(body))
 
 
 def _translate(error: Exception, root: str, deadline_seconds: float) -> StockIngestionError:
@@ -284,7 +254,7 @@ def _translate_kite(error: kite_exceptions.KiteException) -> StockIngestionError
         return AuthenticationError(f"Kite refused the session ({said}: {error}). {_LOG_IN_AGAIN}")
     if isinstance(error, kite_exceptions.DataException):
         # Its text is the whole answer: never shown.
-        return TransientAPIError(f"Kite's answer is neither JSON nor CSV ({said}).")
+        return TransientAPIError("Kite's answer is neither JSON nor CSV.")
     if isinstance(error, kite_exceptions.NetworkException):
         return TransientAPIError(f"Kite cannot reach its back end ({said}: {error}).")
     return APIError(f"Kite refused the request ({said}: {error}).")
@@ -295,9 +265,13 @@ def _reason(error: BaseException) -> str:
     seen: BaseException = error
     while True:
         inner = getattr(seen, "reason", None) or (seen.args[-1] if seen.args else None)
+        if not isinstance(inner, BaseException) and isinstance(seen.__cause__, OSError):
+            inner = seen.__cause__  # a NewConnectionError has only a text of it
         if isinstance(inner, BaseException) and inner is not seen:
             seen = inner
             continue
+        if isinstance(seen, http.client.IncompleteRead):
+            return "the connection was closed too early"
         if isinstance(seen, OSError) and seen.strerror:
             return seen.strerror
         return f"{type(seen).__name__}: {str(seen)[:200]}"

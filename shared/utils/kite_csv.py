@@ -227,7 +227,8 @@ def _read_records(lines: _Lines) -> Iterator[list[str] | RejectedRow]:
             multiline = len(taken) > 1
             line = lines.keep_first()
             reason = "a quote is not closed on its line" if multiline else str(exc)
-            yield RejectedRow(lines.count, f"not readable as CSV: {reason}", [line.rstrip("\r\n")])
+            row = _readable([line.rstrip("\r\n")])
+            yield RejectedRow(lines.count, f"not readable as CSV: {reason}", row)
 
 
 def _read_header(body: bytes, records: Iterator[list[str] | RejectedRow]) -> list[str]:
@@ -303,10 +304,14 @@ def _convert_records(
                 lines.count,
             )
         except ValueError as exc:
-            readable = [_LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", field) for field in fields]
-            dump.rejected.append(RejectedRow(lines.count, str(exc), readable))
+            dump.rejected.append(RejectedRow(lines.count, str(exc), _readable(fields)))
         else:
             keep(vars(row))
+
+
+def _readable(fields: Sequence[str]) -> list[str]:
+    """The fields with a mark in place of each byte that is not UTF-8."""
+    return [_LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", field) for field in fields]
 
 
 def _convert(column: str, convert: Callable[[str], Any], text: str) -> Any:
@@ -322,8 +327,9 @@ def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str]) -> Non
     if last_bad and last_bad > last_good:
         raise _cut_short(last_bad)
     if dump.rows and header[-1] in REQUIRED_COLUMNS:
-        *others, last = (str(row[header[-1]]) for row in dump.rows)
-        if last not in others and any(other.startswith(last) for other in others):
+        values = (row[header[-1]] for row in dump.rows)
+        *others, last = ("" if value is None else str(value) for value in values)
+        if last not in others and (not last or any(other.startswith(last) for other in others)):
             raise _cut_short(last_good)
 
 

@@ -6,11 +6,14 @@ logged once, where it happened, with the operation's name and the stack trace (P
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from shared.exceptions import StockIngestionError
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +82,14 @@ def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[
 
 def log_error_once(context: str, error: BaseException) -> None:
     """Log `error` with its context and stack trace, unless it, or its cause, has been logged."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if getattr(seen, "_is_logged", False):
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:  # "raise error from error" makes a circle
+        if getattr(cause, "_is_logged", False):
             return
-        seen = seen.__cause__
-    error._is_logged = True  # type: ignore[attr-defined]
-    logger.error("%s: %s", context, error, exc_info=error)
+        chain.append(cause)
+        cause = cause.__cause__
+    with contextlib.suppress(Exception):  # a frozen error is logged again further out
+        error._is_logged = True  # type: ignore[attr-defined]
+    kind = "" if isinstance(error, StockIngestionError) else f"{type(error).__name__}: "
+    logger.error("%s: %s%s", context, kind, error, exc_info=error)

@@ -17,6 +17,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
@@ -29,35 +30,73 @@ from shared.models.table import Column, Table
 logger = logging.getLogger(__name__)
 
 STAGE = sql.Identifier("stock_ingestion_stage")
+DELTA_NAME = "stock_ingestion_delta"
+DELTA = sql.Identifier(DELTA_NAME)
 
 # One run at a time writes a table; held until the transaction ends (ruling 21).
 LOCK = sql.SQL("SELECT pg_advisory_xact_lock({table_id})")
 
-# The run's moment: now, and later than any earlier run's even if a clock was set back (ruling 18).
-MOMENT = sql.SQL(
-    "SELECT greatest(clock_timestamp()::timestamp,"
-    " max({last_updated}) + interval '1 microsecond') FROM {table}"
+# The moment of the newest rows, and the run's own: now, and later than that one even if a clock
+# was set back (ruling 18).
+MOMENTS = sql.SQL(
+    """\
+SELECT max({last_updated}),
+       greatest(clock_timestamp()::timestamp, max({last_updated}) + interval '1 microsecond')
+FROM {table}"""
 )
+
+# Room for the join of all rows: with the default of 4 MB it goes over the disk.
+WORK_MEMORY = "SELECT set_config('work_mem', '64MB', true)"
 
 # A NUMERIC without a scale takes a value as it is; its CHECK refuses what would be rounded later.
 CREATE_STAGE = sql.SQL("CREATE TEMPORARY TABLE {stage} ({definitions})")
 
 COPY_TO_STAGE = sql.SQL("COPY {stage} ({columns}) FROM STDIN WITH (FORMAT csv)")
 
-# The holders of a unique key that the stage gives to another row let go of it. Those that are not
-# staged are removed (superseded); the others take a name that no instrument has, until the UPDATE.
-MAKE_WAY = sql.SQL(
+# Where the staged rows differ from the table: a row each, new_* as staged, old_* as stored. A key
+# that only the table has is among them if it was current: one of the newest moment's rows.
+CREATE_DELTA = sql.SQL(
     """\
+CREATE TEMPORARY TABLE {delta} AS
+SELECT {new_and_old}, t.{last_updated} IS NOT DISTINCT FROM %(previous)s AS was_current
+FROM {stage} AS s FULL JOIN {table} AS t ON {same_key}
+WHERE {t_first} IS NULL
+   OR ({s_first} IS NULL AND t.{last_updated} = %(previous)s)
+   OR ({s_first} IS NOT NULL
+       AND (t.{last_updated} IS DISTINCT FROM %(previous)s
+            OR ({s_others}) IS DISTINCT FROM ({t_others})))"""
+)
+
+ANALYZE_DELTA = sql.SQL("ANALYZE {delta}")
+
+# The stored rows that hold a unique key which the stage gives to another row. One that is staged
+# itself is in the delta, since its own unique key must be another one now.
+_HOLDERS = """\
 WITH holder AS (
-    SELECT {t_key}, EXISTS (SELECT FROM {stage} AS s WHERE {same_key}) AS is_staged
-    FROM {table} AS t JOIN {stage} AS taker ON {same_unique}
-    WHERE NOT ({taker_has_key})
-), removed AS (
+    SELECT {t_key}, EXISTS (SELECT FROM {delta} AS d WHERE {new_has_key}) AS is_staged
+    FROM {table} AS t JOIN {delta} AS d ON {new_has_unique}
+    WHERE NOT ({new_has_key})
+)"""
+
+# A row may be superseded for several of its unique keys: UNION counts it once.
+SUPERSEDED = sql.SQL(
+    """\
+SELECT {t_key} FROM {table} AS t JOIN {delta} AS d ON {new_has_unique}
+WHERE NOT EXISTS (SELECT FROM {delta} AS d WHERE {new_has_key})"""
+)
+COUNT_SUPERSEDED = sql.SQL("SELECT count(*) FROM ({superseded}) AS superseded")
+
+# The holders let go. Those that are not staged are removed (superseded); the others take a name
+# that no instrument has, until the UPDATE.
+MAKE_WAY = sql.SQL(
+    _HOLDERS
+    + """, removed AS (
     DELETE FROM {table} AS t USING holder AS s
     WHERE {same_key} AND NOT s.is_staged
     RETURNING 1
 ), renamed AS (
-    UPDATE {table} AS t SET {name} = chr(1) || t.ctid::text FROM holder AS s
+    UPDATE {table} AS t SET {name} = chr(1) || left(md5(random()::text), 16) || t.ctid::text
+    FROM holder AS s
     WHERE {same_key} AND s.is_staged
     RETURNING 1
 )
@@ -73,11 +112,13 @@ FROM {stage} AS s WHERE {same_key}"""
 INSERT = sql.SQL(
     """\
 INSERT INTO {table} ({columns}, {last_updated}, {created_at})
-SELECT {s_columns}, %(moment)s, %(moment)s FROM {stage} AS s
-WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {same_key})"""
+SELECT {new_columns}, %(moment)s, %(moment)s FROM {delta} AS d
+WHERE {old_first} IS NULL"""
 )
 
-DROP_STAGE = sql.SQL("DROP TABLE {stage}")
+COUNT_INSERTED = sql.SQL("SELECT count(*) FROM {delta} AS d WHERE {old_first} IS NULL")
+
+DROP = sql.SQL("DROP TABLE {stage}, {delta}")
 
 
 @dataclass(frozen=True)
@@ -86,16 +127,28 @@ class MergeResult:
 
     A row that is followed by another one with its key counts as updated (ruling 16); `superseded`
     are the stored rows that were removed since a unique key of theirs belongs to another key now.
+    `moment` is what every merged row has in `last_updated`; None if there was no row.
     """
 
     inserted: int = 0
     updated: int = 0
     superseded: int = 0
+    moment: datetime | None = None
+
+
+# Called with the cursor, the moment of the newest rows before the merge (None: there are none), and
+# the merge's own.
+Observer = Callable[[Cursor, "datetime | None", datetime], None]
 
 
 def lock_table(cursor: Cursor, table: Table) -> None:
     """Wait for other runs on this table, until the transaction's lock time-out."""
-    table_id = zlib.crc32(table.name.encode())
+    lock_name(cursor, table.name)
+
+
+def lock_name(cursor: Cursor, name: str) -> None:
+    """Wait for other runs that hold the lock of this name, until the lock time-out."""
+    table_id = zlib.crc32(name.encode())
     cursor.execute(LOCK.format(table_id=sql.Literal(table_id)))
 
 
@@ -106,12 +159,16 @@ def merge_rows(
     *,
     batch_size: int = 1000,
     progress: Callable[[int, int], None] | None = None,
+    observe: Observer | None = None,
+    dry_run: bool = False,
 ) -> MergeResult:
     """Merge `rows` into `table` within the cursor's transaction.
 
     Each row has an entry for each of the table's columns; of rows with the same key, or the same
     unique key, the last one counts. `batch_size` rows are streamed at a time, after each of which
-    `progress` is called with the rows streamed and the rows in all.
+    `progress` is called with the rows streamed and the rows in all. `observe` is called before
+    anything is changed, while the differences are in the temporary table DELTA_NAME. A `dry_run`
+    works out the result and changes nothing.
 
     Raises DatabaseError if a row lacks a column, psycopg2.Error if the database refuses.
     """
@@ -120,21 +177,43 @@ def merge_rows(
     lock_table(cursor, table)
     kept, repeated = _last_of_each_key(table, rows)
     merge = render_merge(table)
+    cursor.execute(WORK_MEMORY)
     cursor.execute(merge.create_stage)
     stream = _CsvStream(kept, table.column_names, batch_size, progress)
-    cursor.copy_expert(merge.copy, stream)  # type: ignore[arg-type]  # only read() is called
-    cursor.execute(merge.moment)
-    moment = {"moment": _only_row(cursor)[0]}
+    _copy(cursor, merge.copy, stream)
+    cursor.execute(merge.moments)
+    previous, moment = _only_row(cursor)
+    cursor.execute(merge.create_delta, {"previous": previous})
+    cursor.execute(merge.analyze_delta)
+    if observe is not None:
+        observe(cursor, previous, moment)
+    if dry_run:
+        inserted, updated, superseded = _predict(cursor, merge, len(kept))
+    else:
+        inserted, updated, superseded = _apply(cursor, merge, moment)
+    cursor.execute(merge.drop)
+    return MergeResult(inserted, updated + repeated, superseded, moment)
+
+
+def _apply(cursor: Cursor, merge: MergeStatements, moment: datetime) -> tuple[int, int, int]:
     superseded = 0
     for statement in merge.make_way:
         cursor.execute(statement)
         superseded += _only_row(cursor)[0]
-    cursor.execute(merge.update, moment)
+    cursor.execute(merge.update, {"moment": moment})
     updated = cursor.rowcount
-    cursor.execute(merge.insert, moment)
-    inserted = cursor.rowcount
-    cursor.execute(merge.drop_stage)
-    return MergeResult(inserted, updated + repeated, superseded)
+    cursor.execute(merge.insert, {"moment": moment})
+    return cursor.rowcount, updated, superseded
+
+
+def _predict(cursor: Cursor, merge: MergeStatements, staged: int) -> tuple[int, int, int]:
+    superseded = 0
+    if merge.count_superseded is not None:
+        cursor.execute(merge.count_superseded)
+        superseded = _only_row(cursor)[0]
+    cursor.execute(merge.count_inserted)
+    inserted = _only_row(cursor)[0]
+    return inserted, staged - inserted, superseded
 
 
 @dataclass(frozen=True)
@@ -143,11 +222,15 @@ class MergeStatements:
 
     create_stage: sql.Composed
     copy: sql.Composed
-    moment: sql.Composed
+    moments: sql.Composed
+    create_delta: sql.Composed
+    analyze_delta: sql.Composed
+    count_superseded: sql.Composed | None  # None: the table has no further unique key
+    count_inserted: sql.Composed
     make_way: tuple[sql.Composed, ...]
     update: sql.Composed
     insert: sql.Composed
-    drop_stage: sql.Composed
+    drop: sql.Composed
 
 
 def render_merge(table: Table) -> MergeStatements:
@@ -157,11 +240,24 @@ def render_merge(table: Table) -> MergeStatements:
     parts = {
         "table": sql.Identifier(table.name),
         "stage": STAGE,
+        "delta": DELTA,
         "columns": _listed(names),
-        "s_columns": _listed(names, "s"),
+        "new_columns": _listed([f"new_{name}" for name in names], "d"),
+        "new_and_old": sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(
+                sql.Identifier(alias, name), sql.Identifier(f"{prefix}_{name}")
+            )
+            for alias, prefix in (("s", "new"), ("t", "old"))
+            for name in names
+        ),
+        "s_first": sql.Identifier("s", table.key[0]),
+        "t_first": sql.Identifier("t", table.key[0]),
+        "old_first": sql.Identifier("d", f"old_{table.key[0]}"),
+        "s_others": _listed(others, "s"),
+        "t_others": _listed(others, "t"),
         "t_key": _listed(table.key, "t"),
         "same_key": _equal(table.key, "t", "s"),
-        "taker_has_key": _equal(table.key, "t", "taker"),
+        "new_has_key": _equal(table.key, "t", "d", "new_"),
         "last_updated": sql.Identifier(table.last_updated),
         "created_at": sql.Identifier(table.created_at),
         "definitions": sql.SQL(", ").join(map(_definition, table.columns)),
@@ -169,22 +265,40 @@ def render_merge(table: Table) -> MergeStatements:
             sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in others
         ),
     }
+    per_unique = [
+        {
+            **parts,
+            "new_has_unique": _equal(unique, "t", "d", "new_"),
+            "name": sql.Identifier(unique[0]),
+        }
+        for unique in table.unique
+    ]
+    superseded = [SUPERSEDED.format(**each) for each in per_unique]
     return MergeStatements(
         create_stage=CREATE_STAGE.format(**parts),
         copy=COPY_TO_STAGE.format(**parts),
-        moment=MOMENT.format(**parts),
-        make_way=tuple(
-            MAKE_WAY.format(
-                **parts,
-                same_unique=_equal(unique, "t", "taker"),
-                name=sql.Identifier(unique[0]),
-            )
-            for unique in table.unique
-        ),
+        moments=MOMENTS.format(**parts),
+        create_delta=CREATE_DELTA.format(**parts),
+        analyze_delta=ANALYZE_DELTA.format(**parts),
+        count_superseded=COUNT_SUPERSEDED.format(superseded=sql.SQL("\nUNION\n").join(superseded))
+        if superseded
+        else None,
+        count_inserted=COUNT_INSERTED.format(**parts),
+        make_way=tuple(MAKE_WAY.format(**each) for each in per_unique),
         update=UPDATE.format(**parts),
         insert=INSERT.format(**parts),
-        drop_stage=DROP_STAGE.format(**parts),
+        drop=DROP.format(**parts),
     )
+
+
+def _copy(cursor: Cursor, statement: sql.Composed, stream: _CsvStream) -> None:
+    """Send the stream. An error of its own, which psycopg2 makes a cancelled query, is told."""
+    try:
+        cursor.copy_expert(statement, stream)  # type: ignore[arg-type]  # only read() is called
+    except Exception as exc:
+        if stream.error is not None:
+            raise stream.error from exc
+        raise
 
 
 def _listed(names: Sequence[str], alias: str | None = None) -> sql.Composed:
@@ -192,9 +306,9 @@ def _listed(names: Sequence[str], alias: str | None = None) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(*qualifier, name) for name in names)
 
 
-def _equal(names: Sequence[str], left: str, right: str) -> sql.Composed:
+def _equal(names: Sequence[str], left: str, right: str, prefix: str = "") -> sql.Composed:
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name))
+        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, prefix + name))
         for name in names
     )
 
@@ -252,6 +366,15 @@ def _unique_rows(
     return [rows[position] for position in sorted(last.values())]
 
 
+def _check_encodable(text: str) -> str:
+    """The text itself. Raises DatabaseError if it holds half of a surrogate pair."""
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise DatabaseError(f"A text is not Unicode ({exc.reason}); nothing was stored.") from exc
+    return text
+
+
 class _CsvStream:
     """The rows as a file of CSV that COPY reads; at most a batch is held as text."""
 
@@ -263,10 +386,15 @@ class _CsvStream:
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self._batches = self._render(rows, itemgetter(*columns), batch_size, progress)
+        self.error: Exception | None = None
 
     def read(self, size: int = -1) -> str:
         """The next batch, whatever its size; psycopg2 sends what it gets. Empty at the end."""
-        return next(self._batches, "")
+        try:
+            return next(self._batches, "")
+        except Exception as exc:
+            self.error = exc
+            raise
 
     @staticmethod
     def _render(
@@ -282,6 +410,6 @@ class _CsvStream:
                 csv.writer(text).writerows(map(values_of, batch))
             except KeyError as exc:
                 raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
-            yield text.getvalue()
+            yield _check_encodable(text.getvalue())
             if progress is not None:
                 progress(start + len(batch), len(rows))

@@ -1,0 +1,96 @@
+"""What a run changes: compared and kept in SQL, in the transaction of the merge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from shared.exceptions import ValidationError
+from shared.models.instrument import INSTRUMENT_TABLE
+
+CLASSIFY = Path(__file__).with_name("changes.sql").read_text(encoding="utf-8")
+
+# The series of NSE's shares that trade under a suffix: a share moves among them, and to none.
+SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
+
+CREATE_CHANGES = """
+CREATE TEMPORARY TABLE stock_ingestion_change (
+    exchange text, instrument_token bigint, tradingsymbol text, kind text, field text,
+    old text, new text)
+"""
+COUNT_CHANGES = "SELECT kind, count(*) FROM stock_ingestion_change GROUP BY kind"
+KEEP_CHANGES = """
+INSERT INTO kite_instrument_change
+    (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
+SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
+FROM stock_ingestion_change
+"""
+DROP_CHANGES = "DROP TABLE stock_ingestion_change"
+
+COUNT_LAST_LIST = f"""
+SELECT exchange, count(*) FROM {INSTRUMENT_TABLE.name} WHERE last_updated = %s GROUP BY exchange
+"""
+
+# A smaller exchange may well lose half of its few rows from one day to the next.
+FEW_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """What a dump must have to be believed, against the last good one."""
+
+    exchanges: Sequence[str]
+    max_drop_percent: float
+    is_forced: bool = False
+
+    def check(self, now: Mapping[str, int], before: Mapping[str, int]) -> None:
+        """Raise ValidationError, with the figures, if an exchange lost too many of its rows.
+
+        `now` and `before` are rows by exchange. An exchange that the configuration names may not
+        vanish; any with at least 100 rows may lose at most `max_drop_percent` of them.
+        """
+        faults = [
+            f"{exchange} fell from {count:,} rows to {now.get(exchange, 0):,}"
+            for exchange, count in sorted(before.items())
+            if self._is_wanted(exchange) and self._is_too_few(exchange, count, now)
+        ]
+        if faults and not self.is_forced:
+            raise ValidationError(
+                f"Kite's list is not plausible: {'; '.join(faults)} since the last good run. "
+                "Nothing was stored, yesterday's list stays. If the exchange really has so few "
+                "instruments today, run again with --force; else run again later."
+            )
+
+    def _is_wanted(self, exchange: str) -> bool:
+        return not self.exchanges or exchange in self.exchanges
+
+    def _is_too_few(self, exchange: str, count: int, now: Mapping[str, int]) -> bool:
+        left = now.get(exchange, 0)
+        if exchange in self.exchanges and left == 0:
+            return True
+        return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
+
+
+def count_last_list(cursor: Any, previous: datetime | None) -> dict[str, int]:
+    """Rows by exchange of the list with the moment `previous`."""
+    cursor.execute(COUNT_LAST_LIST, (previous,))
+    return dict(cursor.fetchall())
+
+
+def classify_changes(cursor: Any, run_id: int | None) -> Counter[str]:
+    """Classify the differences that the merge has found; keep them under `run_id` unless None.
+
+    Returns how many there are of each kind.
+    """
+    cursor.execute(CREATE_CHANGES)
+    cursor.execute(CLASSIFY, {"series": SERIES_SUFFIX})
+    cursor.execute(COUNT_CHANGES)
+    counts = Counter(dict(cursor.fetchall()))
+    if run_id is not None:
+        cursor.execute(KEEP_CHANGES, (run_id,))
+    cursor.execute(DROP_CHANGES)
+    return counts

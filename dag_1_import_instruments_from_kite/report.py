@@ -1,0 +1,86 @@
+"""`--changes`: what the last run that had something to compare with has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from shared.config.config_loader import ConfigLoader
+from shared.kite_login import IST
+from shared.utils import run_history
+from shared.utils.db_manager import DatabaseManager
+
+LAST_RUN = """
+SELECT run_id, started_at FROM ingestion_run
+WHERE dag_id = 1 AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
+"""
+CHANGES = """
+SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
+FROM kite_instrument_change WHERE run_id = %s
+ORDER BY kind, exchange, tradingsymbol, field
+"""
+NAMES = ("exchange", "instrument_token", "tradingsymbol", "kind", "field", "old", "new")
+
+
+def describe_changes(*, as_json: bool = False) -> str:
+    """The last good run's changes: counted by kind and exchange with the first of each, or, as
+    JSON, every one of them.
+
+    Raises ConfigurationError or DatabaseError if they cannot be read.
+    """
+    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
+        runs = (
+            manager.fetch_all(LAST_RUN)
+            if manager.has_relation(run_history.TABLE_NAME)
+            and manager.has_relation("kite_instrument_change")
+            else []
+        )
+        changes = manager.fetch_all(CHANGES, (runs[0][0],)) if runs else []
+    if as_json:
+        return _to_json(runs, changes)
+    if not runs:
+        return "No run has been recorded yet."
+    run_id, started_at = runs[0]
+    title = f"Run {run_id}, {started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
+    if not changes:
+        return f"{title}: no changes (the first list is what later ones are compared with)."
+    return "\n".join([f"{title}: {len(changes):,} changes", "", *_summarise(changes)])
+
+
+def _summarise(changes: Sequence[Sequence[Any]]) -> list[str]:
+    groups: dict[tuple[str, str], list[Sequence[Any]]] = {}
+    for change in changes:
+        groups.setdefault((change[3], change[0]), []).append(change)
+    lines = [f"{'kind':<14}{'exchange':<10}{'rows':>7}  the first of them"]
+    for (kind, exchange), members in groups.items():
+        first = _describe(*members[0])
+        lines.append(f"{kind:<14}{exchange:<10}{len(members):>7,}  {first}")
+    return lines
+
+
+def _describe(
+    exchange: str,
+    instrument_token: int,
+    tradingsymbol: str,
+    kind: str,
+    field: str | None,
+    old: str | None,
+    new: str | None,
+) -> str:
+    if kind == "terms changed":
+        return f"{tradingsymbol} {field}: {old or '-'} -> {new or '-'}"
+    if field == "tradingsymbol":
+        return f"{old} -> {new}"
+    if field == "instrument_token":
+        return f"{tradingsymbol}: {old} -> {new}"
+    return tradingsymbol
+
+
+def _to_json(runs: Sequence[Sequence[Any]], changes: Sequence[Sequence[Any]]) -> str:
+    run = {"run_id": runs[0][0], "started_at": runs[0][1].isoformat()} if runs else None
+    return json.dumps(
+        {"run": run, "changes": [dict(zip(NAMES, change)) for change in changes]},
+        indent=1,
+    )

@@ -1,0 +1,15 @@
+"""The parameters that DAG 1 has beside those that every DAG has."""
+
+from __future__ import annotations
+
+from shared.config.fields import Field, integer, number, text
+
+FIELDS = (
+    # An exchange that lost more of its rows than this since the last good run fails the run.
+    Field("parameters.max_drop_percent", number(0, 100), 50.0),
+    # So does a dump of which more rows than this are rejected.
+    Field("parameters.max_reject_percent", number(0, 100), 5.0),
+    # How long good dumps are kept; 0 keeps none.
+    Field("parameters.archive_days", integer(0, 36500), 30),
+    Field("parameters.archive_directory", text, "archive"),
+)

@@ -1,0 +1,169 @@
+"""The transaction of DAG 1: plausibility, merge, changes, and the run's own record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dag_1_import_instruments_from_kite.changes import (
+    Plausibility,
+    classify_changes,
+    count_last_list,
+)
+from dag_1_import_instruments_from_kite.summary import Summary
+from shared.config.config_loader import DatabaseConfig
+from shared.config.logging_config import redact
+from shared.exceptions import DatabaseError
+from shared.models.instrument import INSTRUMENT_TABLE
+from shared.utils import run_history
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.operation import advance
+from shared.utils.retry import RetryPolicy
+from shared.utils.staged_merge import MergeResult
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = Path(__file__).resolve().parent
+CHANGES_TABLE = "kite_instrument_change"
+LAST_VIEW = "kite_underlying"  # the last that views.sql makes
+
+# How long the record of a failed run may take: the run itself has ended already.
+_RECORD_SECONDS = 3
+
+
+def prepare_history(db_manager: DatabaseManager) -> bool:
+    """Make the tables and views beside the instrument table, where the role may.
+
+    Returns whether runs and changes can be recorded. A role that may not is no error (ruling 23).
+    """
+    wanted = (
+        (run_history.TABLE_NAME, run_history.SCHEMA_FILE, ("SELECT", "INSERT", "UPDATE")),
+        (CHANGES_TABLE, _FOLDER / "changes_schema.sql", ("INSERT",)),
+    )
+    for name, script, privileges in wanted:
+        if not db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges):
+            logger.warning(
+                "The history of runs and changes is not kept: DB_USER may neither make nor write "
+                "%s. Let the table's owner run this DAG once, and grant %s on it.",
+                name,
+                ", ".join(privileges),
+            )
+            return False
+    views = (_FOLDER / "views.sql").read_text(encoding="utf-8")
+    if not db_manager.ensure_extra(LAST_VIEW, views, ()):
+        logger.info("the views are not there, and DB_USER may not make them")
+    return True
+
+
+def store_list(
+    db_manager: DatabaseManager,
+    instruments: list[dict[str, Any]],
+    summary: Summary,
+    plausibility: Plausibility,
+    *,
+    batch_size: int,
+    keeps_history: bool,
+) -> None:
+    """Merge the instruments in one transaction, and record the run and its changes in it.
+
+    In a dry run everything is worked out and nothing is written. Fills in the summary.
+
+    Raises ValidationError if the list is not plausible, DatabaseError if the database refuses;
+    nothing is stored then.
+    """
+    begin = time.perf_counter()
+
+    def work(cursor: Any) -> MergeResult:
+        run_id = None
+        if keeps_history:
+            last = run_history.read_last_good_run(cursor, summary.key.dag_id)
+            summary.same_as = last if last and last.dump_sha256 == summary.dump_sha256 else None
+            if not summary.dry_run:
+                run_id = run_history.insert_run(cursor, summary.key, "succeeded")
+
+        def observe(cursor: Any, previous: datetime | None, _moment: datetime) -> None:
+            if previous is None:
+                return  # the first list is what later ones are compared with
+            plausibility.check(summary.by_exchange, count_last_list(cursor, previous))
+            summary.changes = classify_changes(cursor, run_id)
+
+        result = db_manager.merge(
+            INSTRUMENT_TABLE,
+            instruments,
+            batch_size=batch_size,
+            progress=advance,
+            observe=observe,
+            dry_run=summary.dry_run,
+        )
+        if run_id is not None:
+            durations = {**summary.durations, "store": time.perf_counter() - begin}
+            run_history.update_run(cursor, run_id, make_figures(summary, result, durations))
+        return result
+
+    summary.merge = db_manager.run_in_transaction(work)
+
+
+def predict_list(
+    db_manager: DatabaseManager,
+    instruments: list[dict[str, Any]],
+    summary: Summary,
+    plausibility: Plausibility,
+) -> None:
+    """Work out what storing the list would change, as far as there is a table. Writes nothing."""
+    if not db_manager.has_relation(INSTRUMENT_TABLE.name):
+        summary.merge = MergeResult(inserted=len(instruments))
+        return
+    store_list(
+        db_manager,
+        instruments,
+        summary,
+        plausibility,
+        batch_size=1000,
+        keeps_history=db_manager.has_relation(run_history.TABLE_NAME),
+    )
+
+
+def record_failure(config: DatabaseConfig, summary: Summary, error: BaseException) -> None:
+    """Record a failed run in a transaction of its own, if the database lets us, and soon."""
+    quick = replace(
+        config,
+        connect_timeout_seconds=_RECORD_SECONDS,
+        lock_timeout_seconds=_RECORD_SECONDS,
+        statement_timeout_seconds=_RECORD_SECONDS,
+    )
+    reason = redact(str(error)) or type(error).__name__
+
+    def work(cursor: Any) -> None:
+        run_id = run_history.insert_run(cursor, summary.key, "failed")
+        figures = make_figures(summary, None, summary.durations)
+        run_history.update_run(cursor, run_id, figures, reason)
+
+    try:
+        with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
+            if prepare_history(db_manager):
+                db_manager.run_in_transaction(work)
+    except DatabaseError as exc:
+        logger.info("the failed run could not be recorded: %s", exc)
+
+
+def make_figures(
+    summary: Summary, result: MergeResult | None, durations: Mapping[str, float]
+) -> run_history.RunFigures:
+    """The summary as the history keeps it."""
+    return run_history.RunFigures(
+        fetched=summary.fetched,
+        left_out=sum(summary.left_out.values()),
+        rejected=len(summary.rejected),
+        inserted=result.inserted if result else None,
+        updated=result.updated if result else None,
+        superseded=result.superseded if result else None,
+        list_moment=result.moment if result else None,
+        dump_sha256=summary.dump_sha256,
+        dump_bytes=summary.dump_bytes,
+        durations=durations,
+    )

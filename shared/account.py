@@ -1,0 +1,113 @@
+"""The commands around the daily session: log in (`--login`), and prove everything (`--check`).
+
+They print through `say`; nothing is imported into the database.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+
+from shared.config import config_loader
+from shared.config.config_loader import APIConfig, ConfigLoader, DatabaseConfig
+from shared.config.env_file import check_writable, set_variable
+from shared.config.logging_config import register_secrets
+from shared.console import say
+from shared.exceptions import AuthenticationError, StockIngestionError
+from shared.kite_login import IST, read_request_token, token_death
+from shared.models.instrument import INSTRUMENT_TABLE
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.kite_client_wrapper import KiteClientWrapper
+from shared.utils.retry import RetryPolicy
+
+TOKEN_VARIABLE = "KITE_ACCESS_TOKEN"  # noqa: S105 - the name of the variable, not a token
+_LONGEST_LINE = 8192  # bytes
+
+# A check says what is wrong now, rather than wait for it to pass.
+_ONCE = RetryPolicy(max_attempts=1)
+
+
+def log_in() -> None:
+    """Exchange a request token from standard input for an access token, and keep it in `.env`.
+
+    Raises ConfigurationError, AuthenticationError, APIError; `.env` is as it was then.
+    """
+    client = _make_client(ConfigLoader.load_api_config(with_token=False))
+    check_writable(config_loader.ENV_FILE)  # before the request token is used up
+    if sys.stdin is not None and sys.stdin.isatty():
+        say("1. Open this address in a browser and log in to Kite:\n")
+        say(f"   {client.login_url}\n")
+        say("2. Paste the address that the browser shows then (or its request_token):")
+    pasted = _read_line()
+    if not pasted.strip():
+        raise AuthenticationError(
+            f"Nothing came on standard input. Open {client.login_url}, log in, and give the "
+            "address that the browser shows then."
+        )
+    request_token = read_request_token(pasted)
+    register_secrets([request_token])
+    access_token = client.log_in(request_token)
+    register_secrets([access_token])
+    client.authenticate()
+    set_variable(config_loader.ENV_FILE, TOKEN_VARIABLE, access_token)
+    say(
+        f"Logged in as {client.user_id}. The token is in .env, and dies at about "
+        f"{_describe_death()}."
+    )
+    if config_loader.environment_overrules(TOKEN_VARIABLE, access_token):
+        say(f"Beware: {TOKEN_VARIABLE} is also set in the environment, and wins over .env.")
+
+
+def _read_line() -> str:
+    """A line of standard input, whatever bytes it has; "" if there is none."""
+    if sys.stdin is None:  # closed before the start (`<&-`)
+        return ""
+    return sys.stdin.buffer.readline(_LONGEST_LINE).decode("utf-8", "replace")
+
+
+def check() -> list[StockIngestionError]:
+    """Prove the Kite session and the database, and say what is wrong. Returns the errors."""
+    checks = (("Kite session", _check_kite), ("database", _check_database))
+    return [error for name, prove in checks if (error := _report(name, prove)) is not None]
+
+
+def _report(name: str, prove: Callable[[], str]) -> StockIngestionError | None:
+    try:
+        say(f"ok      {name}: {prove()}")
+    except StockIngestionError as exc:
+        say(f"FAILED  {name}: {exc}")
+        return exc
+    return None
+
+
+def _check_kite() -> str:
+    client = _make_client(ConfigLoader.load_api_config(), _ONCE)
+    client.authenticate()
+    return f"logged in as {client.user_id}; the token dies at about {_describe_death()}"
+
+
+def _check_database() -> str:
+    config: DatabaseConfig = ConfigLoader.load_database_config()
+    with DatabaseManager(asdict(config), retry=_ONCE) as manager:
+        found = manager.check_access(INSTRUMENT_TABLE)
+    return f"{config.database} at {config.host}:{config.port}: {found}"
+
+
+def _make_client(api: APIConfig, retry: RetryPolicy | None = None) -> KiteClientWrapper:
+    return KiteClientWrapper(
+        api.kite_api_key,
+        api.kite_api_secret,
+        api.kite_access_token,
+        root=api.root,
+        timeout_seconds=api.timeout_seconds,
+        deadline_seconds=api.deadline_seconds,
+        retry=retry,
+    )
+
+
+def _describe_death() -> str:
+    death = token_death()
+    hours = (death - datetime.now(IST)).total_seconds() / 3600
+    return f"{death:%H:%M IST on %d %B} (in {hours:.1f} hours)"

@@ -1,0 +1,103 @@
+"""`--status`: the last runs, and whether each DAG's list is fresh. Made for monitoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from shared.config.config_loader import ConfigLoader
+from shared.console import say, say_table
+from shared.freshness import fresh_since
+from shared.kite_login import IST
+from shared.utils import run_history
+from shared.utils.db_manager import DatabaseManager
+
+SHOWN_RUNS = 10
+_COLUMNS = ("run", "DAG", "started (IST)", "status", "seconds", "fetched", "rejected", "in/up/sup")
+
+
+def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
+    """Show the last runs (of these DAGs, or of all) and return whether every list is fresh.
+
+    Raises ConfigurationError or DatabaseError if the history cannot be read.
+    """
+    wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
+    config = ConfigLoader.load_database_config()
+    holidays = ConfigLoader.load_holidays()
+    with DatabaseManager(asdict(config)) as manager:
+        if not manager.has_relation(run_history.TABLE_NAME):
+            say("STALE: nothing was ever loaded (there is no history of runs).")
+            return False
+        runs = manager.fetch_all(run_history.READ_RUNS, wanted)
+        loads = manager.fetch_all(run_history.READ_LAST_LOADS, wanted)
+    if runs:
+        say_table(_COLUMNS, [_describe_run(*run) for run in runs])
+        _say_remarks(runs)
+    since = fresh_since(now or datetime.now(IST), holidays)
+    if not loads:
+        say("STALE: nothing was ever loaded.")
+    verdicts = [_is_fresh(dag_id, name, loaded_at, since) for dag_id, name, loaded_at in loads]
+    return bool(verdicts) and all(verdicts)
+
+
+def _describe_run(
+    run_id: int,
+    dag_id: int,
+    dag_name: str,
+    source: str,
+    status: str,
+    started_at: datetime,
+    ended_at: datetime,
+    fetched: int | None,
+    rejected: int | None,
+    inserted: int | None,
+    updated: int | None,
+    superseded: int | None,
+    sha256: str | None,
+    error: str | None,
+) -> tuple[str, ...]:
+    counts = (inserted, updated, superseded)
+    return (
+        str(run_id),
+        str(dag_id),
+        f"{started_at.astimezone(IST):%Y-%m-%d %H:%M}",
+        status,
+        f"{(ended_at - started_at).total_seconds():.1f}",
+        _count(fetched),
+        _count(rejected),
+        "/".join(map(_count, counts)) if inserted is not None else "-",
+    )
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _say_remarks(runs: Sequence[Sequence[Any]]) -> None:
+    """What the table has no room for: the last run's error, a replay, a list that came twice."""
+    run_id, dag_id, _, source, status, *_, sha256, error = runs[0]
+    if status == "failed":
+        say(f"\nRun {run_id} failed: {error}")
+    if source != run_history.API_SOURCE:
+        say(f"\nRun {run_id} imported a saved dump: {source}")
+    earlier = [
+        run for run in runs[1:] if run[1] == dag_id and run[4] == "succeeded" and status == run[4]
+    ]
+    if earlier and sha256 and earlier[0][-2] == sha256:
+        say(f"\nRun {run_id} brought the same list, byte for byte, as run {earlier[0][0]}.")
+
+
+def _is_fresh(dag_id: int, dag_name: str, loaded_at: datetime | None, since: datetime) -> bool:
+    name = f"DAG {dag_id} {dag_name}"
+    expected = f"expected a load since {since:%a %d %b %Y %H:%M IST}"
+    if loaded_at is None:
+        say(f"\nSTALE: {name} was never loaded from the API; {expected}.")
+        return False
+    when = f"{loaded_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
+    if loaded_at < since:
+        say(f"\nSTALE: {name} was last loaded on {when}; {expected}.")
+        return False
+    say(f"\nFRESH: {name} was loaded on {when}.")
+    return True

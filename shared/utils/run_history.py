@@ -1,0 +1,126 @@
+"""The history of runs in the table `ingestion_run`.
+
+Takes a cursor inside a transaction and never commits: the row of a good run is written in the
+transaction of its data, that of a failed one in its own, so that a rollback keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from psycopg2.extensions import cursor as Cursor
+
+TABLE_NAME = "ingestion_run"
+SCHEMA_FILE = Path(__file__).with_name("ingestion_run.sql")
+API_SOURCE = "api"
+
+INSERT_RUN = """
+INSERT INTO ingestion_run (dag_id, dag_name, source, status, started_at, ended_at)
+VALUES (%s, %s, %s, %s, %s, clock_timestamp())
+RETURNING run_id
+"""
+
+UPDATE_RUN = """
+UPDATE ingestion_run
+SET ended_at = clock_timestamp(), rows_fetched = %s, rows_left_out = %s, rows_rejected = %s,
+    rows_inserted = %s, rows_updated = %s, rows_superseded = %s, list_moment = %s,
+    dump_sha256 = %s, dump_bytes = %s, durations = %s, error = %s
+WHERE run_id = %s
+"""
+
+READ_RUNS = """
+SELECT run_id, dag_id, dag_name, source, status, started_at, ended_at, rows_fetched,
+       rows_rejected, rows_inserted, rows_updated, rows_superseded, dump_sha256, error
+FROM ingestion_run
+WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
+ORDER BY run_id DESC LIMIT %(limit)s
+"""
+
+READ_LAST_GOOD_RUN = """
+SELECT run_id, started_at, dump_sha256 FROM ingestion_run
+WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
+"""
+
+# Only what came from the API makes a list fresh: a replayed file is an old list.
+READ_LAST_LOADS = """
+SELECT dag_id, dag_name, max(started_at) FILTER (WHERE status = 'succeeded' AND source = 'api')
+FROM ingestion_run
+WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
+GROUP BY dag_id, dag_name ORDER BY dag_id
+"""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run it is: of which DAG, on what (`api` or a file's path), since when."""
+
+    dag_id: int
+    dag_name: str
+    source: str
+    started_at: datetime
+
+
+@dataclass
+class RunFigures:
+    """What a run counted, as far as it came. Durations are in seconds, by step."""
+
+    fetched: int | None = None
+    left_out: int | None = None
+    rejected: int | None = None
+    inserted: int | None = None
+    updated: int | None = None
+    superseded: int | None = None
+    list_moment: datetime | None = None
+    dump_sha256: str | None = None
+    dump_bytes: int | None = None
+    durations: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The last good run before this one."""
+
+    run_id: int
+    started_at: datetime
+    dump_sha256: str | None
+
+
+def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
+    """Record a run; returns its run_id."""
+    cursor.execute(INSERT_RUN, (key.dag_id, key.dag_name, key.source, status, key.started_at))
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | None = None) -> None:
+    """Add what the run counted, and its error if it failed."""
+    durations = {step: round(seconds, 3) for step, seconds in figures.durations.items()}
+    cursor.execute(
+        UPDATE_RUN,
+        (
+            figures.fetched,
+            figures.left_out,
+            figures.rejected,
+            figures.inserted,
+            figures.updated,
+            figures.superseded,
+            figures.list_moment,
+            figures.dump_sha256,
+            figures.dump_bytes,
+            json.dumps(durations),
+            error,
+            run_id,
+        ),
+    )
+
+
+def read_last_good_run(cursor: Cursor, dag_id: int) -> LastRun | None:
+    """The last good run of the DAG, or None if there is none."""
+    cursor.execute(READ_LAST_GOOD_RUN, (dag_id,))
+    row = cursor.fetchone()
+    return None if row is None else LastRun(*row)

@@ -1,0 +1,73 @@
+"""Copies of the project in which commands run as a user types them, a sandbox among them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import OWN_VARIABLES, PROJECT
+
+
+@dataclass
+class Clone:
+    """A copy of the project, where a server can run whoever runs the tests."""
+
+    folder: Path
+    environment: dict[str, str]
+    python: tuple[str, ...] = (sys.executable,)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`python ARGUMENTS`, in a session of its own: a signal for its group is a Ctrl-C."""
+        return subprocess.Popen(
+            [*self.python, *arguments],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        output, errors = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def query(self, statement: str) -> str:
+        """What `python -m sandbox` shows, bare."""
+        result = self.run("-m", "sandbox", "-X", "-A", "-t", "-c", statement)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout.strip()
+
+    @property
+    def sandbox(self) -> Path:
+        return self.folder / ".sandbox"
+
+    def wait_until_no_server_is_left(self) -> None:
+        """Every process of a server holds the lock."""
+        with (self.sandbox / "postgres" / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        pgdata = os.fsencode((self.sandbox / "postgres").resolve())
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                assert pgdata not in path.read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+
+def make_clone(base: Path, name: str) -> Clone:
+    folder = base / name
+    folder.mkdir(parents=True)
+    shutil.copy(PROJECT / "execute_dags.py", folder)
+    for part in ("shared", "config", "dag_1_import_instruments_from_kite", "sandbox"):
+        shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
+    }
+    return Clone(folder, environment)

@@ -1,0 +1,317 @@
+"""Fixtures: a real PostgreSQL, a database of its own for each test, a local Kite server.
+
+The server is the one that TEST_DATABASE_URL names, or the DB_* variables of a service container;
+else an embedded one is started for the session. No test reads the developer's own environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from hypothesis import settings
+
+from dag_1_import_instruments_from_kite.import_instruments import (
+    create_kite_instrument_master_table,
+)
+from sandbox.embedded_postgres import temporary_postgres
+from sandbox.kite_server import KiteServer
+from shared.config import config_loader, logging_config
+from shared.utils import operation
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.retry import RetryPolicy
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED_DATA = PROJECT.parent / "shared" / "kite"
+OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+
+# Read before any test clears the environment.
+_GIVEN = {name: value for name, value in os.environ.items() if value}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No KITE_*, DB_* or .env of the developer's reaches a test; logs go to the test's folder."""
+    for name in list(os.environ):
+        if name.startswith(OWN_VARIABLES):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(config_loader, "ENV_FILE", tmp_path / ".env")
+    monkeypatch.setenv("LOG_DIR", str(tmp_path / "logs"))
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
+    operation.set_display(None)
+    logging_config._secrets.clear()
+    logging_config._pattern = None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[dict[str, Any]]:
+    """How to reach the server, as a role that may create databases and roles."""
+    if url := _GIVEN.get("TEST_DATABASE_URL"):
+        yield _from_url(url)
+    elif _GIVEN.get("DB_HOST") and _GIVEN.get("DB_USER"):
+        yield {
+            "host": _GIVEN["DB_HOST"],
+            "port": int(_GIVEN.get("DB_PORT", "5432")),
+            "dbname": _GIVEN.get("DB_NAME", "postgres"),
+            "user": _GIVEN["DB_USER"],
+            "password": _GIVEN.get("DB_PASSWORD", ""),
+        }
+    else:
+        with temporary_postgres() as server:
+            yield server.conninfo()
+
+
+def _from_url(url: str) -> dict[str, Any]:
+    dsn = psycopg2.extensions.parse_dsn(url)
+    return {
+        "host": dsn.get("host", "localhost"),
+        "port": int(dsn.get("port", 5432)),
+        "dbname": dsn.get("dbname", "postgres"),
+        "user": dsn.get("user", "postgres"),
+        "password": dsn.get("password", ""),
+    }
+
+
+class Server:
+    """The PostgreSQL server, for tests that create databases and roles."""
+
+    def __init__(self, conninfo: Mapping[str, Any]) -> None:
+        self.conninfo = dict(conninfo)
+
+    def execute(
+        self, statement: str, params: Any = None, *, dbname: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement by itself (autocommit) and return its rows, if it gives any."""
+        connection = self.connect(dbname)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, params)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def connect(self, dbname: str | None = None, **overrides: Any) -> Any:
+        """An autocommit connection of psycopg2's own."""
+        wanted = {**self.conninfo, **({"dbname": dbname} if dbname else {}), **overrides}
+        connection = psycopg2.connect(**wanted)
+        connection.autocommit = True
+        return connection
+
+    def config(self, dbname: str, **overrides: Any) -> dict[str, Any]:
+        """What a DatabaseManager takes."""
+        info = self.conninfo
+        return {
+            "host": info["host"],
+            "port": info["port"],
+            "database": dbname,
+            "user": info["user"],
+            "password": info["password"],
+            **overrides,
+        }
+
+
+@pytest.fixture(scope="session")
+def server(postgres: dict[str, Any]) -> Server:
+    return Server(postgres)
+
+
+@pytest.fixture(scope="session")
+def template_database(server: Server) -> Iterator[str]:
+    """A database with the empty table, which each test's own is cloned from."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name}")
+    with DatabaseManager(server.config(name)) as manager:
+        create_kite_instrument_master_table(manager)
+    yield name
+    server.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def empty_database(server: Server) -> Iterator[str]:
+    """A database without any table."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name}")
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(server: Server, template_database: str) -> Iterator[str]:
+    """A database with the empty table, for one test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_database(server: Server, template_database: str) -> Iterator[str]:
+    """A database with the empty table for the property tests of a module: they empty it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def make_role(server: Server) -> Iterator[Callable[..., str]]:
+    """Make a role that may log in, with `password`; it may do nothing else yet."""
+    roles = []
+
+    def make(password: str = "Role-Secret-3f9") -> str:
+        name = f"role_{uuid.uuid4().hex[:12]}"
+        server.execute(f"CREATE ROLE {name} LOGIN PASSWORD %s", (password,))
+        roles.append(name)
+        return name
+
+    yield make
+    for role in roles:
+        for (dbname,) in server.execute(
+            "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%%'"
+            " AND (datdba = %s::regrole OR EXISTS (SELECT FROM pg_shdepend AS d"
+            " WHERE d.refobjid = %s::regrole AND pg_database.oid IN (d.dbid, d.objid)))",
+            (role, role),
+        ):
+            server.execute(f"DROP OWNED BY {role} CASCADE", dbname=dbname)
+        server.execute(f"DROP ROLE {role}")
+
+
+NO_WAIT = RetryPolicy(3, 1.0, sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def db_manager(server: Server, database: str) -> Iterator[DatabaseManager]:
+    """A manager on a database of the test's own, whose retries do not wait."""
+    with DatabaseManager(server.config(database), retry=NO_WAIT) as manager:
+        yield manager
+
+
+@pytest.fixture
+def emptied_manager(server: Server, module_database: str) -> Iterator[DatabaseManager]:
+    """A manager on the module's database, whose table is empty: much faster than one of its own."""
+    with DatabaseManager(server.config(module_database), retry=NO_WAIT) as manager:
+        manager.execute_query("TRUNCATE kite_instrument_master")
+        yield manager
+
+
+@pytest.fixture
+def module_connection(server: Server, module_database: str) -> Iterator[Any]:
+    """A second session on the module's database, to look at what is committed."""
+    connection = server.connect(module_database)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def kite() -> Iterator[KiteServer]:
+    """A local Kite server with a header-only dump; a test sets `kite.dump`."""
+    with KiteServer(HEADER) as running:
+        yield running
+
+
+HEADER = (
+    b"instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,"
+    b"lot_size,instrument_type,segment,exchange\n"
+)
+
+
+@dataclass
+class Project:
+    """A copy of the project, to run its commands in as a user does."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(
+        self, *arguments: str, timeout: float = 60, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`python execute_dags.py ARGUMENTS`, with the environment changed for this run."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(self.folder / "execute_dags.py"), *arguments]
+
+    @property
+    def log(self) -> str:
+        path = Path(self.environment["LOG_DIR"]) / "stock_ingestion.log"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A copy of the project without any configuration beside what is shipped."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(PROJECT / "execute_dags.py", folder)
+    for name in ("shared", "config", "dag_1_import_instruments_from_kite", "sandbox"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
+    }
+    return Project(folder, {**environment, "LOG_DIR": str(tmp_path / "logs")})
+
+
+@pytest.fixture
+def configured_project(
+    project: Project, server: Server, database: str, kite: KiteServer
+) -> Project:
+    """A project whose environment names the local Kite server and the test's own database."""
+    config = server.config(database)
+    project.environment.update(
+        KITE_API_KEY="sandbox_key",
+        KITE_API_SECRET="sandbox_secret",
+        KITE_ACCESS_TOKEN="sandbox_token",
+        KITE_API_ROOT=kite.root,
+        DB_HOST=str(config["host"]),
+        DB_PORT=str(config["port"]),
+        DB_NAME=database,
+        DB_USER=config["user"],
+        DB_PASSWORD=config["password"],
+        RETRY_DELAY_SECONDS="0.01",
+    )
+    return project
+
+
+@pytest.fixture
+def real_dump() -> Callable[[str], bytes]:
+    """The bytes of a real dump or mock; the test is skipped where the data is not at hand."""
+    import gzip
+
+    def load(name: str) -> bytes:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"the real data {name} is not on this machine")
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+
+    return load

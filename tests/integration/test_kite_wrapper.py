@@ -1,0 +1,483 @@
+"""The Kite session in process, against a local server that keeps a record."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from kiteconnect import KiteConnect
+
+from sandbox.kite_faults import (
+    CSV_HEADER,
+    EMPTY_BODY,
+    HEADER_ONLY,
+    NO_CONTENT_TYPE,
+    CustomAnswer,
+    CutShort,
+    Hang,
+    HtmlError,
+    HttpError,
+    Reset,
+    Trickle,
+)
+from sandbox.kite_server import KiteServer
+from shared.exceptions import (
+    APIError,
+    AuthenticationError,
+    StockIngestionError,
+    TransientAPIError,
+)
+from shared.utils.kite_client_wrapper import KiteClientWrapper, RawKiteConnect
+from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
+from tests.instruments import instrument, to_csv
+
+INSTRUMENTS = [
+    instrument(256, "INFY", "NSE", instrument_type="EQ", expiry=None, strike=None),
+    instrument(512, "USDINR26AUG90.875CE", "CDS", strike=Decimal("90.875")),
+]
+
+
+@pytest.fixture
+def delays() -> list[float]:
+    """The waits that were asked for; none takes place."""
+    return []
+
+
+@pytest.fixture
+def wrapper(kite: KiteServer, delays: list[float]) -> KiteClientWrapper:
+    return make_wrapper(kite, delays)
+
+
+@pytest.fixture
+def proven(wrapper: KiteClientWrapper) -> KiteClientWrapper:
+    wrapper.authenticate()
+    return wrapper
+
+
+@pytest.fixture
+def raw_client(kite: KiteServer) -> Iterator[RawKiteConnect]:
+    client = RawKiteConnect(kite.api_key, kite.access_token, root=kite.root, timeout=10)
+    yield client
+    client.reqsession.close()
+
+
+def make_wrapper(kite: KiteServer, delays: list[float], **options: Any) -> KiteClientWrapper:
+    given = {
+        "access_token": kite.access_token,
+        "root": kite.root,
+        "timeout_seconds": 10.0,
+        "retry": RetryPolicy(4, 0.5, sleep=delays.append),
+        **options,
+    }
+    return KiteClientWrapper(kite.api_key, kite.api_secret, given.pop("access_token"), **given)
+
+
+def paths(kite: KiteServer) -> list[str]:
+    return [request.path for request in kite.requests]
+
+
+# The order of calls
+
+
+def test_fetch_before_authenticate_sends_nothing(
+    kite: KiteServer, wrapper: KiteClientWrapper
+) -> None:
+    with pytest.raises(AuthenticationError, match="authenticate"):
+        wrapper.fetch_instruments()
+    assert kite.requests == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(HttpError(400), id="400"),
+        pytest.param(HttpError(403), id="403"),
+        pytest.param(HttpError(500), id="500"),
+        pytest.param(HtmlError(502), id="502"),
+        pytest.param(Reset("body"), id="reset"),
+        pytest.param(CustomAnswer(b"[]", "application/json"), id="no object"),
+        pytest.param(CustomAnswer(b"{", "application/json"), id="broken JSON"),
+        pytest.param(CustomAnswer(b'{"data": null}', "application/json"), id="no profile"),
+        pytest.param(CustomAnswer(b"<html>", "text/html"), id="HTML"),
+        pytest.param(CustomAnswer(b"ok", "text/csv"), id="CSV"),
+    ],
+)
+def test_fetch_after_a_failed_authenticate_sends_nothing(
+    kite: KiteServer, wrapper: KiteClientWrapper, fault: Any
+) -> None:
+    kite.fail_next("/user/profile", fault, None)
+    with pytest.raises(StockIngestionError):
+        wrapper.authenticate()
+    with pytest.raises(AuthenticationError):
+        wrapper.fetch_instruments()
+    assert set(paths(kite)) == {"/user/profile"}
+
+
+def test_failed_authenticate_withdraws_an_earlier_one(
+    kite: KiteServer, proven: KiteClientWrapper
+) -> None:
+    kite.expire_token()
+    with pytest.raises(AuthenticationError):
+        proven.authenticate()
+    with pytest.raises(AuthenticationError):
+        proven.fetch_instruments()
+    assert "/instruments" not in paths(kite)
+
+
+def test_fetch_after_authenticate(kite: KiteServer, wrapper: KiteClientWrapper) -> None:
+    kite.dump = to_csv(INSTRUMENTS)
+    assert wrapper.authenticate() is True
+    rows = wrapper.fetch_instruments()
+    assert paths(kite) == ["/user/profile", "/instruments"]
+    assert rows == [{**row, "line_number": line} for line, row in enumerate(INSTRUMENTS, start=2)]
+    assert [type(row["strike"]) for row in rows] == [type(None), Decimal]
+    assert rows[1]["expiry"] == date(2026, 8, 27)
+    assert wrapper.rejected_rows == []
+
+
+def test_rejected_rows_are_those_of_the_last_fetch(
+    kite: KiteServer, proven: KiteClientWrapper
+) -> None:
+    kite.dump = to_csv(INSTRUMENTS) + b"x,1,BAD,,0,,,0.05,1,EQ,NSE,NSE\n"
+    assert len(proven.fetch_instruments()) == 2
+    assert [row.line_number for row in proven.rejected_rows] == [4]
+    kite.dump = to_csv(INSTRUMENTS)
+    proven.fetch_instruments()
+    assert proven.rejected_rows == []
+
+
+def test_filter_instruments(wrapper: KiteClientWrapper) -> None:
+    assert wrapper.filter_instruments(INSTRUMENTS, ["CDS", "BSE"]) == INSTRUMENTS[1:]
+    assert wrapper.filter_instruments(INSTRUMENTS) == INSTRUMENTS
+    assert wrapper.filter_instruments(INSTRUMENTS, []) == INSTRUMENTS
+
+
+# The seam to kiteconnect
+
+
+def test_seam_is_what_kiteconnect_has() -> None:
+    """If kiteconnect renames what is overridden, the override would be silently without effect."""
+    assert callable(KiteConnect._parse_instruments)
+    assert list(inspect.signature(KiteConnect._parse_instruments).parameters) == ["self", "data"]
+    assert KiteConnect._routes["market.instruments.all"] == "/instruments"
+    assert KiteConnect._routes["user.profile"] == "/user/profile"
+    assert list(inspect.signature(KiteConnect.instruments).parameters) == ["self", "exchange"]
+    assert "_parse_instruments" in inspect.getsource(KiteConnect.instruments)
+
+
+def test_raw_client_sends_what_kite_wants(kite: KiteServer, raw_client: RawKiteConnect) -> None:
+    raw_client.profile()
+    raw_client.instruments()
+    profile, dump = kite.requests
+    assert [(r.method, r.path) for r in kite.requests] == [
+        ("GET", "/user/profile"),
+        ("GET", "/instruments"),
+    ]
+    for request in (profile, dump):
+        assert request.headers["x-kite-version"] == "3"
+        assert request.headers["authorization"] == "token sandbox_key:sandbox_token"
+        assert request.headers["accept-encoding"] == "gzip"
+        assert request.headers["user-agent"].startswith("Kiteconnect-python/")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_raw_client_gives_the_exact_bytes(
+    kite: KiteServer, raw_client: RawKiteConnect, packed: bool
+) -> None:
+    body = CSV_HEADER + b"\xff\xfe\x00,\r\n, 1.10 ,\xc3\xa9\n" * 20_000
+    encoding = (("Content-Encoding", "gzip"),) if packed else ()
+    sent = gzip.compress(body) if packed else body
+    kite.fail_next("/instruments", CustomAnswer(sent, headers=encoding))
+    assert raw_client.instruments() == body
+
+
+# Retries
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        pytest.param(HttpError(429), "HTTP 429", id="429"),
+        pytest.param(HttpError(500), "HTTP 500", id="500"),
+        pytest.param(HtmlError(502), "HTTP 502", id="502 with HTML"),
+        pytest.param(HttpError(503), "HTTP 503", id="503"),
+        pytest.param(HttpError(504), "HTTP 504", id="504"),
+        pytest.param(Reset("answer"), "reset", id="reset before the answer"),
+        pytest.param(Reset("headers"), "reset", id="reset in the headers"),
+        pytest.param(Reset("body"), "reset", id="reset in the body"),
+        pytest.param(CutShort("length"), "cut short", id="cut short"),
+        pytest.param(CutShort("chunked"), "cut short", id="cut short in chunks"),
+        pytest.param(CutShort("gzip"), "cut short", id="gzip without its end"),
+        pytest.param(CutShort("row"), "cut short", id="cut short within a row"),
+        pytest.param(
+            CustomAnswer(b"garbage", headers=(("Content-Encoding", "gzip"),)),
+            "damaged",
+            id="no gzip",
+        ),
+        pytest.param(CustomAnswer(b"<html></html>", "text/html"), "HTML", id="HTML"),
+        pytest.param(CustomAnswer(b"<html></html>", "text/csv"), "HTML", id="HTML said to be CSV"),
+        pytest.param(CustomAnswer(b"hello", "text/plain"), "text/plain", id="plain text"),
+        pytest.param(NO_CONTENT_TYPE, "Content-Type", id="no content type"),
+        pytest.param(CustomAnswer(b"{", "application/json"), "JSON", id="broken JSON"),
+        pytest.param(EMPTY_BODY, "empty", id="empty body"),
+    ],
+)
+class TestTransientFault:
+    def test_once(
+        self,
+        kite: KiteServer,
+        proven: KiteClientWrapper,
+        delays: list[float],
+        fault: Any,
+        message: str,
+    ) -> None:
+        kite.dump = to_csv(INSTRUMENTS)
+        kite.fail_next("/instruments", fault)
+        assert len(proven.fetch_instruments()) == 2
+        assert delays == [0.5]
+        assert paths(kite)[1:] == ["/instruments"] * 2
+
+    def test_for_ever(
+        self,
+        kite: KiteServer,
+        proven: KiteClientWrapper,
+        delays: list[float],
+        fault: Any,
+        message: str,
+    ) -> None:
+        kite.dump = to_csv(INSTRUMENTS)
+        kite.fail_next("/instruments", fault, None)
+        with pytest.raises(TransientAPIError, match=message):
+            proven.fetch_instruments()
+        assert delays == [0.5, 1.0, 2.0]
+        assert paths(kite)[1:] == ["/instruments"] * 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        pytest.param(HttpError(400), APIError, "HTTP 400, InputException", id="400"),
+        pytest.param(HttpError(403), AuthenticationError, "6 AM IST", id="403"),
+        pytest.param(
+            HttpError(403, error_type="PermissionException"),
+            APIError,
+            "Permission",
+            id="permission",
+        ),
+        pytest.param(HttpError(404), APIError, "HTTP 404", id="404"),
+        pytest.param(HtmlError(404), APIError, "HTTP 404", id="404 with HTML"),
+        pytest.param(CustomAnswer(b"a,b\n1,2\n"), APIError, "not Kite's", id="another CSV"),
+        pytest.param(
+            CustomAnswer(b'{"data": [1]}', "application/json"), APIError, "JSON", id="JSON"
+        ),
+    ],
+)
+def test_permanent_fault_is_not_retried(
+    kite: KiteServer,
+    proven: KiteClientWrapper,
+    delays: list[float],
+    fault: Any,
+    error: type[Exception],
+    message: str,
+) -> None:
+    kite.fail_next("/instruments", fault, None)
+    with pytest.raises(error, match=message) as caught:
+        proven.fetch_instruments()
+    assert not isinstance(caught.value, TransientAPIError)
+    assert delays == []
+    assert paths(kite) == ["/user/profile", "/instruments"]
+
+
+def test_header_only_is_no_error_of_the_wrapper(
+    kite: KiteServer, proven: KiteClientWrapper
+) -> None:
+    kite.fail_next("/instruments", HEADER_ONLY)
+    assert proven.fetch_instruments() == []
+
+
+def test_authenticate_is_retried_too(
+    kite: KiteServer, wrapper: KiteClientWrapper, delays: list[float]
+) -> None:
+    kite.fail_next("/user/profile", HttpError(503), 2)
+    assert wrapper.authenticate() is True
+    assert delays == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("fault", [HttpError(403), HttpError(400)], ids=["403", "400"])
+def test_dead_token_is_one_request_and_one_message(
+    kite: KiteServer, wrapper: KiteClientWrapper, delays: list[float], fault: HttpError
+) -> None:
+    kite.fail_next("/user/profile", fault, None)
+    with pytest.raises(AuthenticationError) as caught:
+        wrapper.authenticate()
+    assert (len(kite.requests), delays) == (1, [])
+    for advice in ("6 AM IST", "Log in again", "KITE_ACCESS_TOKEN"):
+        assert advice in str(caught.value)
+
+
+def test_server_that_is_not_there(kite: KiteServer, delays: list[float]) -> None:
+    root = kite.root
+    wrapper = make_wrapper(kite, delays)
+    kite.stop()
+    with pytest.raises(TransientAPIError) as caught:
+        wrapper.authenticate()
+    assert str(caught.value) == f"No connection to Kite at {root}: Connection refused"
+    assert delays == [0.5, 1.0, 2.0]
+
+
+def test_reset_while_connecting(
+    kite: KiteServer, wrapper: KiteClientWrapper, delays: list[float]
+) -> None:
+    kite.fail_next("*", Reset("accept"))
+    assert wrapper.authenticate() is True
+    assert delays == [0.5]
+
+
+# Retry-After
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "expected"),
+    [
+        pytest.param(7, [7.0, 1.0], id="seconds"),
+        pytest.param(0, [0.5, 1.0], id="shorter than the backoff"),
+        pytest.param("soon", [0.5, 1.0], id="no number and no date"),
+        pytest.param("-5", [0.5, 1.0], id="negative"),
+        pytest.param(datetime(2020, 1, 1), [0.5, 1.0], id="date that has passed"),
+        pytest.param(int(MAX_RETRY_AFTER_SECONDS), [MAX_RETRY_AFTER_SECONDS, 1.0], id="longest"),
+    ],
+)
+def test_retry_after(
+    kite: KiteServer,
+    proven: KiteClientWrapper,
+    delays: list[float],
+    retry_after: Any,
+    expected: list[float],
+) -> None:
+    kite.fail_next("/instruments", HttpError(429, retry_after=retry_after))
+    kite.fail_next("/instruments", HttpError(429))
+    proven.fetch_instruments()
+    assert delays == expected
+
+
+def test_retry_after_as_a_date(
+    kite: KiteServer, proven: KiteClientWrapper, delays: list[float]
+) -> None:
+    moment = datetime.now(timezone.utc) + timedelta(seconds=100)
+    kite.fail_next("/instruments", HttpError(503, retry_after=moment))
+    proven.fetch_instruments()
+    assert len(delays) == 1
+    assert 80 < delays[0] <= 100
+
+
+@pytest.mark.parametrize(
+    "retry_after",
+    [
+        pytest.param(int(MAX_RETRY_AFTER_SECONDS) + 1, id="seconds"),
+        pytest.param(datetime(2999, 1, 1), id="date"),
+        pytest.param("9" * 400, id="more digits than a float has"),
+    ],
+)
+def test_retry_after_that_is_too_long_gives_up_at_once(
+    kite: KiteServer, proven: KiteClientWrapper, delays: list[float], retry_after: Any
+) -> None:
+    kite.fail_next("/instruments", HttpError(429, retry_after=retry_after), None)
+    with pytest.raises(TransientAPIError, match=r"HTTP 429.* asks to wait"):
+        proven.fetch_instruments()
+    assert (delays, paths(kite)) == ([], ["/user/profile", "/instruments"])
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Hang("answer"), id="before the answer"),
+        pytest.param(Hang("headers"), id="within the headers"),
+        pytest.param(Hang("body"), id="within the body"),
+    ],
+)
+def test_time_out(kite: KiteServer, delays: list[float], fault: Hang) -> None:
+    wrapper = make_wrapper(kite, delays, timeout_seconds=0.2)
+    wrapper.authenticate()
+    kite.fail_next("/instruments", fault, 1)
+    assert wrapper.fetch_instruments() == []
+    assert delays == [0.5]
+
+
+@pytest.mark.parametrize("where", ["headers", "body"])
+def test_answer_that_trickles_ends_at_the_deadline(
+    kite: KiteServer, delays: list[float], where: Any
+) -> None:
+    wrapper = make_wrapper(
+        kite, delays, deadline_seconds=0.3, retry=RetryPolicy(2, 0.5, sleep=delays.append)
+    )
+    wrapper.authenticate()
+    kite.fail_next("/instruments", Trickle(where, 0.02), None)
+    with pytest.raises(TransientAPIError, match=r"within 0\.3 seconds"):
+        wrapper.fetch_instruments()
+    assert delays == [0.5]
+    kite.clear_faults()
+    assert wrapper.fetch_instruments() == []  # what was left behind is not in the way
+
+
+def test_progress_counts_the_bytes_of_the_dump(kite: KiteServer, delays: list[float]) -> None:
+    seen: list[tuple[int, int | None]] = []
+    kite.dump = to_csv(INSTRUMENTS)
+    wrapper = make_wrapper(kite, delays, progress=lambda done, total: seen.append((done, total)))
+    wrapper.authenticate()
+    assert seen == []
+    wrapper.fetch_instruments()
+    size = len(gzip.compress(kite.dump, compresslevel=4, mtime=0))
+    assert seen[-1] == (size, size)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+# Secrets and foreign texts
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(HtmlError(500), id="500"),
+        pytest.param(HtmlError(404), id="404"),
+        pytest.param(HtmlError(200), id="200"),
+        pytest.param(CustomAnswer(b"{PAGE-TEXT", "application/json"), id="broken JSON"),
+        pytest.param(CustomAnswer(b"PAGE-TEXT", "text/plain"), id="plain text"),
+    ],
+)
+def test_no_part_of_a_foreign_page_is_in_the_error_or_its_causes(
+    kite: KiteServer, proven: KiteClientWrapper, fault: Any
+) -> None:
+    import traceback
+
+    kite.fail_next("/instruments", fault, None)
+    with pytest.raises(APIError) as caught:
+        proven.fetch_instruments()
+    text = "".join(traceback.format_exception(caught.value))
+    assert "sandbox_token" not in text
+    assert "PAGE-TEXT" not in text
+    assert "<pre>" not in text
+
+
+def test_causes_of_an_error_come_to_an_end(kite: KiteServer, proven: KiteClientWrapper) -> None:
+    kite.fail_next("/instruments", HttpError(500), None)
+    with pytest.raises(TransientAPIError) as caught:
+        proven.fetch_instruments()
+    seen: list[int] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert id(error) not in seen
+        seen.append(id(error))
+        error = error.__cause__
+
+
+def test_representation_of_the_wrapper_shows_no_secret(wrapper: KiteClientWrapper) -> None:
+    assert "sandbox_token" not in repr(wrapper)
+    assert "sandbox_secret" not in repr(wrapper)

@@ -1,0 +1,350 @@
+"""Signals, disks that are full and folders that cannot be written, against a running process.
+
+After each one the table is exactly as before or exactly as after, never between.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.kite_faults import Hang, HttpError, Trickle
+from sandbox.kite_server import KiteServer
+from tests.conftest import Project, Server
+from tests.instruments import instrument, to_csv
+from tests.table_model import fields_of, read_table, wait_until
+
+ROWS = 4_000
+SIGNALS = pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [
+        pytest.param(signal.SIGINT, 130, "Interrupted", id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, "Terminated", id="SIGTERM"),
+    ],
+)
+
+
+def make_day(day: int) -> list[dict[str, Any]]:
+    """A list in which every row differs from every other day's, and symbols rotate."""
+    return [
+        instrument(token, f"S{(token + day) % ROWS}", "NSE", lot_size=day)
+        for token in range(1, ROWS + 1)
+    ]
+
+
+@dataclass
+class Rig:
+    """A project with its Kite and its table."""
+
+    project: Project
+    kite: KiteServer
+    server: Server
+    database: str
+    connection: Any
+
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            self.project.command("--dag", "1", *arguments),
+            cwd=self.project.folder,
+            env=self.project.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def fields(self) -> dict[Any, Any]:
+        return fields_of(read_table(self.connection))
+
+    def days(self) -> list[tuple[int, int]]:
+        """Which days the table's rows are of, and how many of each."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT lot_size, count(*) FROM kite_instrument_master GROUP BY 1 ORDER BY 1"
+            )
+            rows: list[tuple[int, int]] = cursor.fetchall()
+        return rows
+
+    def sessions(self, condition: str = "true") -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+                f" AND application_name = 'stock_ingestion' AND {condition}",
+                (self.database,),
+            )
+            return int(cursor.fetchone()[0])
+
+
+@pytest.fixture
+def rig(
+    configured_project: Project, kite: KiteServer, server: Server, database: str
+) -> Iterator[Rig]:
+    connection = server.connect(database)
+    kite.dump = to_csv(make_day(1))
+    rig = Rig(configured_project, kite, server, database, connection)
+    yield rig
+    connection.close()
+
+
+@pytest.fixture
+def stored(rig: Rig) -> dict[Any, Any]:
+    """The table after a first run; Kite has another list now."""
+    assert rig.project.run("--dag", "1").returncode == 0
+    rig.kite.dump = to_csv(make_day(2))
+    return rig.fields()
+
+
+def assert_ends(process: subprocess.Popen[str], number: int, status: int, word: str) -> None:
+    """The process ends within 10 seconds of the signal, with one line that says why."""
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == status, errors
+    assert errors == f"ERROR: {word}: what was not committed yet is rolled back.\n"
+
+
+def was_asked(kite: KiteServer, path: str, before: int) -> Callable[[], bool]:
+    return lambda: [request.path for request in kite.requests].count(path) > before
+
+
+# Signals at chosen moments
+
+
+@SIGNALS
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        pytest.param("/user/profile", Hang("answer"), id="in the login"),
+        pytest.param("/instruments", Hang("answer"), id="before the download"),
+        pytest.param("/instruments", Hang("body"), id="in the download"),
+        pytest.param("/instruments", Trickle("body"), id="in a download that trickles"),
+    ],
+)
+def test_signal_while_kite_hangs(
+    rig: Rig, stored: dict[Any, Any], number: int, status: int, word: str, path: str, fault: Any
+) -> None:
+    rig.kite.fail_next(path, fault)
+    asked = was_asked(rig.kite, path, before=1)
+    with rig.start() as process:
+        wait_until(asked)
+        assert_ends(process, number, status, word)
+    assert rig.fields() == stored
+    assert f"{word}: what was not committed" in rig.project.log
+
+
+@SIGNALS
+def test_signal_while_waiting_for_the_next_attempt(
+    rig: Rig, stored: dict[Any, Any], number: int, status: int, word: str
+) -> None:
+    rig.project.environment["RETRY_DELAY_SECONDS"] = "60"
+    rig.kite.fail_next("/instruments", HttpError(503))
+    with rig.start() as process:
+        assert process.stderr is not None
+        assert "next in 60 s" in process.stderr.readline()
+        assert_ends(process, number, status, word)
+    assert rig.fields() == stored
+
+
+@SIGNALS
+@pytest.mark.parametrize(
+    "lock",
+    [
+        pytest.param("LOCK TABLE kite_instrument_master IN ACCESS EXCLUSIVE MODE", id="the table"),
+        pytest.param(
+            "LOCK TABLE kite_instrument_master IN ROW EXCLUSIVE MODE; "
+            "SELECT * FROM kite_instrument_master WHERE instrument_token % 7 = 0 FOR UPDATE",
+            id="some rows",
+        ),
+    ],
+)
+def test_signal_while_another_session_holds_a_lock(
+    rig: Rig, stored: dict[Any, Any], number: int, status: int, word: str, lock: str
+) -> None:
+    with rig.server.connect(rig.database) as holder:
+        holder.autocommit = False
+        with holder.cursor() as cursor:
+            cursor.execute(lock)
+        with rig.start() as process:
+            wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+            assert_ends(process, number, status, word)
+        wait_until(lambda: not rig.sessions())
+        holder.rollback()
+    holder.close()
+    assert rig.fields() == stored
+
+
+def test_second_signal_does_not_get_in_the_way_of_the_first(
+    rig: Rig, stored: dict[Any, Any]
+) -> None:
+    rig.kite.fail_next("/instruments", Hang("body"))
+    asked = was_asked(rig.kite, "/instruments", before=1)
+    with rig.start() as process:
+        wait_until(asked)
+        process.send_signal(signal.SIGTERM)
+        assert_ends(process, signal.SIGTERM, 143, "Terminated")
+    assert rig.fields() == stored
+
+
+def test_signal_ends_a_run_of_several_dags(rig: Rig, stored: dict[Any, Any]) -> None:
+    second = rig.project.folder / "dag_2_never"
+    second.mkdir()
+    (second / "__init__.py").write_text("def never():\n    return 'was here'\n")
+    (second / "config.json").write_text('{"schedule": "daily", "description": ""}')
+    rig.kite.fail_next("/instruments", Hang("answer"))
+    asked = was_asked(rig.kite, "/instruments", before=1)
+    process = subprocess.Popen(
+        rig.project.command(),
+        cwd=rig.project.folder,
+        env=rig.project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(asked)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert "was here" not in output
+
+
+def test_run_after_a_killed_one(rig: Rig, stored: dict[Any, Any]) -> None:
+    with rig.server.connect(rig.database) as holder:
+        holder.autocommit = False
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE kite_instrument_master IN ACCESS EXCLUSIVE MODE")
+        with rig.start() as process:
+            wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+            process.kill()
+            process.wait(10)
+        holder.rollback()
+    holder.close()
+    wait_until(lambda: not rig.sessions())
+    assert rig.fields() == stored
+    assert rig.project.run("--dag", "1").returncode == 0
+    assert rig.days() == [(2, ROWS)]
+
+
+# Signals at random moments
+
+MOMENTS = 50
+TOTAL_SECONDS = 40.0
+
+
+def test_signals_at_random_moments(rig: Rig) -> None:
+    """50 runs, each of another day, each ended at a random moment of its life."""
+    began = time.monotonic()
+    assert rig.project.run("--dag", "1").returncode == 0
+    lifetime = time.monotonic() - began
+    before, ended = 1, {"before": 0, "after": 0}
+    for day in range(2, MOMENTS + 2):
+        if time.monotonic() - began > TOTAL_SECONDS:
+            break
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[day % 3]
+        rig.kite.dump = to_csv(make_day(day))
+        moment = random.uniform(0.2, 1.05) * lifetime
+        with rig.start() as process:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(moment)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=10)
+        wait_until(lambda: not rig.sessions())
+        days = rig.days()
+        context = f"day {day}, {number.name} after {moment:.3f} s, {process.returncode}: {errors}"
+        assert days in ([(before, ROWS)], [(day, ROWS)]), context
+        if process.returncode == 0:
+            assert days == [(day, ROWS)], context
+        if process.returncode in (130, 143):
+            assert errors.count("\n") == 1, context
+        # Before its own code runs, and after, a signal ends Python as it ends any program.
+        assert process.returncode in (0, 130, 143, -number), context
+        ended["after" if days[0][0] == day else "before"] += 1
+        before = days[0][0]
+    assert sum(ended.values()) >= 20, ended
+    assert ended["before"] > 0, ended
+
+
+# Logs that cannot be written
+
+
+def assert_imported_with_a_warning(
+    rig: Rig, result: subprocess.CompletedProcess[str], warning: str
+) -> None:
+    assert result.returncode == 0, result.stderr
+    assert rig.days() == [(1, ROWS)]
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("WARNING: ")
+    assert warning in result.stderr
+    assert "Stored 4,000 instruments" in result.stdout
+
+
+def test_log_folder_that_cannot_be_made(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = rig.project.run("--dag", "1", LOG_DIR=str(tmp_path / "file" / "logs"))
+    assert_imported_with_a_warning(rig, result, "Set LOG_DIR to a folder that can")
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_log_folder_without_permission(rig: Rig, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    result = rig.project.run("--dag", "1", LOG_DIR=str(folder))
+    assert_imported_with_a_warning(rig, result, "Permission denied")
+
+
+def test_log_on_a_full_disk(rig: Rig, tmp_path: Path) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / "stock_ingestion.log").symlink_to("/dev/full")
+    result = rig.project.run("--dag", "1", LOG_DIR=str(folder))
+    assert_imported_with_a_warning(rig, result, "No space left on device")
+
+
+def test_log_that_reaches_a_limit(rig: Rig) -> None:
+    """A limit on the size of files: the first lines can be written, the others cannot."""
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -f 1 && exec "$0" "$@"', *rig.project.command("--dag", "1")],
+        cwd=rig.project.folder,
+        env={**rig.project.environment, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert_imported_with_a_warning(rig, result, "File too large")
+
+
+def test_list_of_rejected_rows_that_cannot_be_written(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    rig.kite.dump += b"x,1,BAD,,0,,,0.05,1,EQ,NSE,NSE\n"
+    result = rig.project.run("--dag", "1", LOG_DIR=str(tmp_path / "file" / "logs"))
+    assert result.returncode == 0
+    assert rig.days() == [(1, ROWS)]
+    assert "list of rejected rows cannot be written" in result.stderr
+    assert "line 4002: instrument_token: expected a whole number, got 'x'" in result.stdout
+    assert "all of them" not in result.stdout
+
+
+def test_log_that_is_rotated_in_the_middle_of_a_run(rig: Rig) -> None:
+    config = rig.project.folder / "config" / "config.json"
+    config.write_text(config.read_text().replace('"max_bytes": 10000000', '"max_bytes": 1024'))
+    result = rig.project.run("--dag", "1")
+    assert (result.returncode, result.stderr) == (0, "")
+    folder = Path(rig.project.environment["LOG_DIR"])
+    assert {"stock_ingestion.log", "stock_ingestion.log.1"} <= {p.name for p in folder.iterdir()}

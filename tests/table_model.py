@@ -1,0 +1,117 @@
+"""The table as plain Python: what rulings 16 to 18 make of it, and how the real one is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+COLUMNS = (
+    "instrument_token",
+    "exchange",
+    "tradingsymbol",
+    "exchange_token",
+    "instrument_type",
+    "name",
+    "segment",
+    "expiry",
+    "strike",
+    "tick_size",
+    "lot_size",
+)
+
+Key = tuple[int, str]
+Row = dict[str, Any]
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    return row["instrument_token"], row["exchange"]
+
+
+def symbol_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["tradingsymbol"], row["exchange"]
+
+
+def read_table(connection: Any) -> dict[Key, Row]:
+    """The whole table by key, both timestamps included."""
+    names = (*COLUMNS, "created_at", "last_updated")
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {', '.join(names)} FROM kite_instrument_master")
+        rows = [dict(zip(names, values)) for values in cursor.fetchall()]
+    table = {key_of(row): row for row in rows}
+    assert len(table) == len(rows)
+    return table
+
+
+def fields_of(table: Mapping[Key, Mapping[str, Any]]) -> dict[Key, Row]:
+    """The table without its timestamps."""
+    return {key: {name: row[name] for name in COLUMNS} for key, row in table.items()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has to report."""
+
+    processed: int
+    inserted: int
+    updated: int
+    superseded: int
+    rejected: int
+
+
+@dataclass
+class TableModel:
+    """The table after a number of runs; a moment is the number of its run."""
+
+    rows: dict[Key, Row] = field(default_factory=dict)
+    runs: int = 0
+    moments: dict[int, datetime] = field(default_factory=dict)
+
+    def merge(self, dump: Sequence[Mapping[str, Any]]) -> Outcome:
+        """A run with these rows, all of which are valid by themselves."""
+        self.runs += 1
+        last: dict[Key, Mapping[str, Any]] = {}
+        for row in dump:
+            last.pop(key_of(row), None)
+            last[key_of(row)] = row
+        owner = {symbol_of(row): key for key, row in last.items()}
+        kept = {key: row for key, row in last.items() if owner[symbol_of(row)] == key}
+        processed = sum(key_of(row) in kept for row in dump)
+        new = [key for key in kept if key not in self.rows]
+        gone = [
+            key
+            for key, row in self.rows.items()
+            if key not in kept and owner.get(symbol_of(row)) in kept
+        ]
+        for key in gone:
+            del self.rows[key]
+        for key, row in kept.items():
+            created = self.rows[key]["created_at"] if key in self.rows else self.runs
+            values = {name: row[name] for name in COLUMNS}
+            self.rows[key] = {**values, "created_at": created, "last_updated": self.runs}
+        return Outcome(processed, len(new), processed - len(new), len(gone), len(dump) - processed)
+
+    def assert_equals(self, table: Mapping[Key, Mapping[str, Any]]) -> None:
+        """The table has the same rows, and one moment for each run, later than those before."""
+        assert fields_of(table) == fields_of(self.rows)
+        for key, row in self.rows.items():
+            for column in ("created_at", "last_updated"):
+                stored = table[key][column]
+                assert self.moments.setdefault(row[column], stored) == stored, (key, column)
+        in_order = [self.moments[run] for run in sorted(self.moments)]
+        assert in_order == sorted(set(in_order))
+
+
+def permuted(rows: Iterable[Row], order: Iterable[int]) -> list[Row]:
+    by_position = list(rows)
+    return [by_position[position] for position in order]
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 20.0) -> None:
+    """Wait for another session or process to get somewhere; fail if it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)

@@ -1,0 +1,687 @@
+"""Configuration: substitution, merging, checks, defaults, and errors that name every fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.config import config_loader
+from shared.config.config_loader import ConfigLoader, load_dag_config
+from shared.config.logging_config import redact
+from shared.exceptions import ConfigurationError
+from tests.conftest import PROJECT
+
+SECRETS = {
+    "KITE_API_KEY": "the_key",
+    "KITE_API_SECRET": "the_secret",
+    "KITE_ACCESS_TOKEN": "the_token",
+    "DB_USER": "ingest",
+    "DB_PASSWORD": "the_password",
+}
+
+ROOT = {
+    "api": {"kite_api_key": "k", "kite_api_secret": "s3cret", "kite_access_token": "t0ken"},
+    "database": {"user": "u", "password": "passw0rd"},
+    "logging": {},
+}
+DAG = {"enabled": True, "schedule": "daily", "description": "d", "parameters": {}}
+
+PARAMETER_DEFAULTS = {
+    "exchanges": None,
+    "batch_size": 1000,
+    "retry_attempts": 3,
+    "retry_delay_seconds": 5.0,
+}
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+@dataclasses.dataclass
+class Files:
+    """A project's configuration files in the test's own folder."""
+
+    root: Path
+
+    def write_root(self, values: Any) -> None:
+        self.write(self.root / "config" / "config.json", values)
+
+    def write_dag(self, values: Any) -> str:
+        self.write(self.root / "dag_7_try" / "config.json", values)
+        return str(self.root / "dag_7_try")
+
+    @staticmethod
+    def write(path: Path, values: Any) -> None:
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(values, bytes):
+            path.write_bytes(values)
+        else:
+            path.write_text(json.dumps(values), encoding="utf-8")
+
+    def write_env(self, text: str | bytes, mode: int = 0o600) -> Path:
+        path = config_loader.ENV_FILE
+        path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+        path.chmod(mode)
+        return path
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    made = Files(tmp_path / "root")
+    made.root.mkdir()
+    monkeypatch.setattr(config_loader, "PROJECT_ROOT", made.root)
+    made.write_root(ROOT)
+    return made
+
+
+def among(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that are wanted, at any depth: there may be more."""
+    return {
+        name: among(found[name], value) if isinstance(value, dict) else found[name]
+        for name, value in wanted.items()
+    }
+
+
+def faults_of(load: Callable[[], Any]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    return str(caught.value)
+
+
+# --- what is shipped ---------------------------------------------------------------------------
+
+
+def test_shipped_root_config_with_credentials_alone(
+    credentials: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ConfigLoader.load_root_config()
+
+    expected = {
+        "api": {
+            "kite_api_key": "the_key",
+            "kite_api_secret": "the_secret",
+            "kite_access_token": "the_token",
+            "root": "https://api.kite.trade",
+            "timeout_seconds": 30.0,
+            "deadline_seconds": 300.0,
+        },
+        "database": {
+            "host": "localhost",
+            "port": 5432,
+            "database": "moneytree",
+            "user": "ingest",
+            "password": "the_password",
+            "sslmode": "prefer",
+            "connect_timeout_seconds": 10,
+            "lock_timeout_seconds": 60.0,
+            "statement_timeout_seconds": 300.0,
+        },
+        "logging": {
+            "level": "INFO",
+            "format": "%(asctime)s - %(name)s - %(levelname)s - %(message)s",
+            "directory": str(tmp_path / "logs"),
+            "max_bytes": 10_000_000,
+            "backup_count": 5,
+        },
+    }
+    assert among(config, expected) == expected
+    assert caplog.messages == []
+
+
+def test_every_ruled_variable_reaches_its_setting(
+    credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "KITE_API_ROOT": "http://127.0.0.1:8000",
+        "DB_HOST": "db.example",
+        "DB_PORT": "6432",
+        "DB_NAME": "markets",
+        "DB_SSLMODE": "verify-full",
+        "LOG_DIR": "/var/log/here",
+        "RETRY_DELAY_SECONDS": "0.5",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    root, dag = ConfigLoader.load_merged_config(PROJECT / "dag_1_import_instruments_from_kite")
+
+    assert root.api.root == "http://127.0.0.1:8000"
+    database = root.database
+    assert (database.host, database.port, database.database, database.sslmode) == (
+        "db.example",
+        6432,
+        "markets",
+        "verify-full",
+    )
+    assert root.logging["directory"] == Path("/var/log/here")
+    expected = {**PARAMETER_DEFAULTS, "exchanges": [], "retry_delay_seconds": 0.5}
+    assert among(dag.parameters, expected) == expected
+    assert (dag.enabled, dag.schedule) == (True, "daily")
+
+
+def test_shipped_dag_config_is_the_designs(credentials: None) -> None:
+    config = ConfigLoader.load_dag_config(str(PROJECT / "dag_1_import_instruments_from_kite"))
+    expected = {
+        "enabled": True,
+        "schedule": "daily",
+        "description": "Import complete instrument list from Kite Connect API",
+        "parameters": {**PARAMETER_DEFAULTS, "exchanges": []},
+    }
+    assert among(config, expected) == expected
+
+
+def test_all_missing_variables_are_named_at_once_with_their_file() -> None:
+    text = faults_of(ConfigLoader.load_root_config)
+    assert "config/config.json: not set, or empty: " + ", ".join(SECRETS) in text
+    assert ".env" in text
+
+
+def test_every_variable_of_the_configuration_is_in_the_example_file() -> None:
+    example = (PROJECT / ".env.example").read_text()
+    for file in (PROJECT / "config", PROJECT / "dag_1_import_instruments_from_kite"):
+        for name in config_loader._VARIABLE.findall((file / "config.json").read_text()):
+            assert f"{name[0]}=" in example
+
+
+# --- substitution ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${ONE}", "1st"),
+        ("a ${ONE} b${TWO}${ONE}", "a 1st b2nd1st"),
+        ("${ONE:-default}", "1st"),
+        ("${NONE:-default}", "default"),
+        ("${EMPTY:-default}", "default"),
+        ("${NONE:-}", ""),
+        ("${NONE:-a:-b c}", "a:-b c"),
+        ("$ONE", "$ONE"),
+        ("${1ONE}", "${1ONE}"),
+        ("${ONE-x}", "${ONE-x}"),
+        ("$${ONE}", "$1st"),
+        ("${BRACES}", "${ONE}"),
+        ("${BACKSLASH}", r"\1\g<0>"),
+    ],
+)
+def test_variable_is_substituted_in_any_string(
+    text: str, expected: str, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "ONE": "1st",
+        "TWO": "2nd",
+        "EMPTY": "",
+        "BRACES": "${ONE}",
+        "BACKSLASH": r"\1\g<0>",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NONE", raising=False)
+    folder = files.write_dag({**DAG, "parameters": {"own": [{"deep": [text, 5, None]}]}})
+
+    parameters = ConfigLoader.load_dag_config(folder)["parameters"]
+
+    assert parameters["own"] == [{"deep": [expected, 5, None]}]
+
+
+def test_password_that_looks_like_a_variable_is_taken_as_it_is(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_root({**ROOT, "database": {"user": "u", "password": "${DB_PASSWORD}"}})
+    monkeypatch.setenv("DB_PASSWORD", "${KITE_API_KEY} $HOME ${X:-y}")
+    config = ConfigLoader.load_root_config()
+    assert config["database"]["password"] == "${KITE_API_KEY} $HOME ${X:-y}"
+
+
+def test_substituted_number_and_boolean_are_converted(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIZE", " 50 ")
+    folder = files.write_dag(
+        {**DAG, "enabled": "${NOT_SET_ANYWHERE:-False}", "parameters": {"batch_size": "${SIZE}"}}
+    )
+    config = ConfigLoader.load_dag_config(folder)
+    assert config["enabled"] is False
+    assert config["parameters"]["batch_size"] == 50
+
+
+def test_environment_wins_over_the_env_file_unless_it_is_empty(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_env("DB_HOST=from_file\nDB_NAME=from_file\nDB_USER=from_file\n")
+    monkeypatch.setenv("DB_HOST", "from_environment")
+    monkeypatch.setenv("DB_NAME", "")
+    names = ("DB_HOST", "DB_NAME", "DB_USER")
+    folder = files.write_dag({**DAG, "parameters": {"own": [f"${{{name}}}" for name in names]}})
+    assert ConfigLoader.load_dag_config(folder)["parameters"]["own"] == [
+        "from_environment",
+        "from_file",
+        "from_file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("DB_PASSWORD=pa$$w${HOME}rd", "pa$$w${HOME}rd"),
+        ("DB_PASSWORD='with # and \"'", 'with # and "'),
+        ("export DB_PASSWORD=exported", "exported"),
+        ("\ufeffDB_PASSWORD=after_bom", "after_bom"),
+        ("DB_PASSWORD=é", "é"),
+        ("DB_PASSWORD=crlf\r", "crlf"),
+    ],
+)
+def test_value_of_the_env_file_is_taken_as_it_is(line: str, expected: str, files: Files) -> None:
+    files.write_env(line + "\n")
+    folder = files.write_dag({**DAG, "parameters": {"own": "${DB_PASSWORD}"}})
+    assert ConfigLoader.load_dag_config(folder)["parameters"]["own"] == expected
+
+
+@pytest.mark.parametrize("line", ["OWN_VARIABLE=", "OWN_VARIABLE=''", "OWN_VARIABLE", "#"])
+def test_empty_value_of_the_env_file_counts_as_missing(line: str, files: Files) -> None:
+    files.write_env(line + "\n")
+    folder = files.write_dag({**DAG, "parameters": {"own": "${OWN_VARIABLE}"}})
+    text = faults_of(lambda: ConfigLoader.load_dag_config(folder))
+    assert "dag_7_try/config.json: not set, or empty: OWN_VARIABLE." in text
+
+
+def test_env_file_that_is_not_utf_8_is_named(files: Files) -> None:
+    files.write_env(b"DB_PASSWORD=\xff\n")
+    assert faults_of(ConfigLoader.load_root_config).startswith(".env cannot be read: ")
+
+
+# --- permissions of .env -----------------------------------------------------------------------
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+
+
+@posix_only
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o620], ids=oct)
+def test_env_file_that_others_can_use_is_worth_one_warning(
+    mode: int, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = files.write_env("X=1\n", mode)
+    folder = files.write_dag({**DAG, "parameters": PARAMETER_DEFAULTS})
+
+    ConfigLoader.load_dag_config(folder)
+    ConfigLoader.load_dag_config(folder)
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f".env can be read by others: run 'chmod 600 {path}'")
+    ]
+
+
+@posix_only
+@pytest.mark.parametrize("mode", [0o600, 0o400], ids=oct)
+def test_env_file_of_the_owner_alone_is_no_warning(
+    mode: int, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.write_env("X=1\n", mode)
+    ConfigLoader.load_dag_config(files.write_dag({**DAG, "parameters": PARAMETER_DEFAULTS}))
+    assert caplog.messages == []
+
+
+# --- files that cannot be used -----------------------------------------------------------------
+
+
+def test_root_config_that_is_missing_is_named(files: Files) -> None:
+    (files.root / "config" / "config.json").unlink()
+    assert faults_of(ConfigLoader.load_root_config).startswith("config/config.json is missing")
+
+
+def test_dag_config_that_is_missing_is_named(files: Files) -> None:
+    text = faults_of(lambda: ConfigLoader.load_dag_config(str(files.root / "dag_9_none")))
+    assert text.startswith("dag_9_none/config.json is missing")
+
+
+def test_dag_config_in_a_folder_elsewhere_is_named_with_its_whole_path(tmp_path: Path) -> None:
+    text = faults_of(lambda: ConfigLoader.load_dag_config(str(tmp_path / "elsewhere")))
+    assert text.startswith(f"{tmp_path}/elsewhere/config.json is missing")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"enabled": true,\n "schedule": }', "is not valid JSON: line 2, column 14"),
+        (b"", "is not valid JSON: line 1, column 1"),
+        (b'{"enabled": true', "is not valid JSON: line 1, column 17"),
+        (b"[1, 2]", "expected an object {...}, got [1, 2]"),
+        (b"null", "expected an object {...}, got null"),
+        (b'{"description": "\xff"}', "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+    ],
+    ids=["syntax", "empty", "cut", "list", "null", "not-utf-8", "too-deep"],
+)
+def test_file_that_cannot_be_used_is_named_with_the_place(
+    content: bytes, message: str, files: Files
+) -> None:
+    folder = files.write_dag(content)
+    text = faults_of(lambda: ConfigLoader.load_dag_config(folder))
+    assert text.startswith("dag_7_try/config.json")
+    assert message in text
+
+
+def test_json_with_a_bom_is_read(files: Files) -> None:
+    folder = files.write_dag(b"\xef\xbb\xbf" + json.dumps({**DAG, "schedule": "weekly"}).encode())
+    assert ConfigLoader.load_dag_config(folder)["schedule"] == "weekly"
+
+
+def test_folder_in_place_of_a_config_file_is_named(files: Files) -> None:
+    (files.root / "dag_7_try" / "config.json").mkdir(parents=True)
+    text = faults_of(lambda: ConfigLoader.load_dag_config(str(files.root / "dag_7_try")))
+    assert text.startswith("dag_7_try/config.json cannot be read")
+
+
+# --- faults of values --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("enabled", "maybe", 'expected true or false, got "maybe"'),
+        ("enabled", 1, "expected true or false, got 1"),
+        ("schedule", "", 'expected a text that is not blank, got ""'),
+        ("schedule", None, "expected a text that is not blank, got null"),
+        ("description", 5, "expected a text, got 5"),
+        ("parameters.batch_size", "many", 'expected a positive integer, got "many"'),
+        ("parameters.batch_size", 0, "expected a positive integer, got 0"),
+        ("parameters.batch_size", -1, "expected a positive integer, got -1"),
+        ("parameters.batch_size", 2.5, "expected a positive integer, got 2.5"),
+        ("parameters.batch_size", True, "expected a positive integer, got true"),
+        ("parameters.batch_size", "१", "expected a positive integer"),
+        ("parameters.batch_size", "1_000", 'expected a positive integer, got "1_000"'),
+        ("parameters.batch_size", "9" * 5000, "expected a positive integer"),
+        ("parameters.retry_attempts", 0, "expected an integer from 1 to 100, got 0"),
+        ("parameters.retry_attempts", 101, "expected an integer from 1 to 100, got 101"),
+        ("parameters.retry_delay_seconds", -0.1, "expected a number from 0 to 3600, got -0.1"),
+        ("parameters.retry_delay_seconds", "nan", 'expected a number from 0 to 3600, got "nan"'),
+        ("parameters.retry_delay_seconds", "x", 'expected a number from 0 to 3600, got "x"'),
+        ("parameters.retry_delay_seconds", False, "expected a number from 0 to 3600, got false"),
+        ("parameters.exchanges", "NSE", "expected a list of exchange codes"),
+        ("parameters.exchanges", ["NSE", ""], "expected a list of exchange codes"),
+        ("parameters.exchanges", [5], "expected a list of exchange codes"),
+        ("parameters", [], "expected an object"),
+        ("api.root", "api.kite.trade", "expected an address that begins with https://"),
+        ("api.timeout_seconds", 0, "expected a number from 0.001 to 3600, got 0"),
+        ("api.deadline_seconds", "inf", "expected a number from 0.001 to 86400"),
+        ("api.kite_api_key", " ", "expected a text that is not blank"),
+        ("database.port", 65536, "expected an integer from 1 to 65535, got 65536"),
+        ("database.port", 0, "expected an integer from 1 to 65535, got 0"),
+        ("database.port", "5432x", 'expected an integer from 1 to 65535, got "5432x"'),
+        ("database.sslmode", "always", "expected one of disable, allow, prefer, require"),
+        ("database.user", None, "expected a text that is not blank, got null"),
+        ("logging.level", "LOUD", "expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("logging.format", "%(nothing", "expected a log format"),
+        ("logging.max_bytes", 10, "expected an integer from 1024 to"),
+    ],
+)
+def test_value_that_is_wrong_is_named_with_file_and_path(
+    path: str, value: Any, expected: str, files: Files
+) -> None:
+    section, _, name = path.partition(".")
+    values: Any = {**ROOT, **DAG}
+    if name:
+        values = {**values, section: {**values[section], name: value}}
+    else:
+        values = {**values, section: value}
+    files.write_root({key: item for key, item in values.items() if key in ROOT})
+    folder = files.write_dag({key: item for key, item in values.items() if key in DAG})
+    file = "config/config.json" if section in ROOT else "dag_7_try/config.json"
+
+    text = faults_of(lambda: ConfigLoader.load_merged_config(folder))
+
+    assert len(text.splitlines()) == 2, text
+    assert text.splitlines()[1].startswith(f"{file}: {path}: {expected}")
+
+
+def test_all_faults_of_both_files_are_named_at_once(files: Files) -> None:
+    files.write_root(
+        {
+            "api": {"kite_api_key": "${NO_SUCH_KEY}", "kite_api_secret": ""},
+            "database": {"port": "x"},
+        }
+    )
+    folder = files.write_dag(
+        {**DAG, "schedule": "${NO_SUCH_SCHEDULE}", "parameters": {"batch_size": -1}}
+    )
+
+    text = faults_of(lambda: ConfigLoader.load_merged_config(folder))
+
+    root, dag = "config/config.json", "dag_7_try/config.json"
+    assert [line.split(". Set ")[0] for line in text.splitlines()[1:]] == [
+        f"{root}: not set, or empty: NO_SUCH_KEY",
+        f"{dag}: not set, or empty: NO_SUCH_SCHEDULE",
+        f"{root}: api.kite_api_secret: expected a text that is not blank",
+        f"{root}: api.kite_access_token: required, but missing",
+        f'{root}: database.port: expected an integer from 1 to 65535, got "x"',
+        f"{root}: database.user: required, but missing",
+        f"{root}: database.password: required, but missing",
+        f"{dag}: parameters.batch_size: expected a positive integer, got -1",
+    ]
+
+
+def test_section_that_is_missing_altogether_is_the_fault_of_the_root_file(files: Files) -> None:
+    files.write_root({})
+    text = faults_of(lambda: ConfigLoader.load_merged_config(files.write_dag(DAG)))
+    assert "config/config.json: api.kite_api_key: required, but missing" in text
+    assert "dag_7_try" not in text
+
+
+@pytest.mark.parametrize("field", ["kite_api_secret", "kite_access_token"])
+def test_secret_of_a_wrong_type_is_not_shown(field: str, files: Files) -> None:
+    files.write_root({**ROOT, "api": {**ROOT["api"], field: 123454321}})
+    text = faults_of(ConfigLoader.load_root_config)
+    assert f"api.{field}: expected a text that is not blank" in text
+    assert "123454321" not in text
+
+
+def test_section_of_a_wrong_type_does_not_show_the_secrets_in_it(
+    files: Files, credentials: None
+) -> None:
+    files.write_root({**ROOT, "database": "postgresql://ingest:${DB_PASSWORD}@localhost/moneytree"})
+    text = faults_of(ConfigLoader.load_root_config)
+    assert "config/config.json: database: expected an object" in text
+    assert "the_password" not in text
+
+
+# --- merging -----------------------------------------------------------------------------------
+
+
+def test_dag_config_is_merged_over_the_root_key_by_key(files: Files) -> None:
+    files.write_root(
+        {
+            **ROOT,
+            "database": {**ROOT["database"], "host": "root_host", "port": 1111},
+            "logging": {"level": "DEBUG", "own": {"a": {"x": 1, "y": 2}, "b": 3}},
+        }
+    )
+    folder = files.write_dag(
+        {
+            **DAG,
+            "database": {"host": "dag_host"},
+            "logging": {"own": {"a": {"y": 20}}},
+            "api": {"timeout_seconds": 5},
+        }
+    )
+
+    root, dag = ConfigLoader.load_merged_config(folder)
+
+    assert (root.database.host, root.database.port) == ("dag_host", 1111)
+    assert (root.database.user, root.database.password) == ("u", "passw0rd")
+    assert root.logging["level"] == "DEBUG"
+    assert root.logging["own"] == {"a": {"x": 1, "y": 20}, "b": 3}
+    assert (root.api.timeout_seconds, root.api.kite_access_token) == (5.0, "t0ken")
+    assert dag.description == "d"
+
+
+def test_value_of_the_dag_makes_up_for_a_variable_that_the_root_lacks(files: Files) -> None:
+    files.write_root({**ROOT, "database": {"user": "${NO_SUCH_USER}", "password": "p"}})
+    folder = files.write_dag({**DAG, "database": {"user": "dag_user"}})
+    root, _ = ConfigLoader.load_merged_config(folder)
+    assert root.database.user == "dag_user"
+
+
+def test_merged_config_does_not_change_with_what_is_done_to_another(files: Files) -> None:
+    folder = files.write_dag({**DAG, "parameters": {"own": {"list": [1]}}})
+    _, first = ConfigLoader.load_merged_config(folder)
+    first.parameters["own"]["list"].append(2)
+    _, second = ConfigLoader.load_merged_config(folder)
+    assert second.parameters["own"] == {"list": [1]}
+
+
+def test_config_of_a_dag_is_frozen_and_hides_its_secrets(files: Files) -> None:
+    root, dag = ConfigLoader.load_merged_config(files.write_dag(DAG))
+    for config, name in ((root.api, "root"), (root.database, "host"), (dag, "enabled")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, name, "changed")
+    for secret in ("s3cret", "t0ken", "passw0rd"):
+        assert secret not in repr(root)
+
+
+def test_loaded_secrets_are_masked_from_then_on(files: Files) -> None:
+    ConfigLoader.load_root_config()
+    assert redact("s3cret t0ken passw0rd") == "*** *** ***"
+
+
+# --- defaults ----------------------------------------------------------------------------------
+
+
+def test_missing_parameter_gets_its_default_and_one_warning_that_names_it(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ConfigLoader.load_dag_config(files.write_dag({"parameters": {"batch_size": 7}}))
+
+    assert config == {
+        "enabled": True,
+        "schedule": "daily",
+        "description": "",
+        "parameters": {**PARAMETER_DEFAULTS, "batch_size": 7},
+    }
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 6
+    assert caplog.messages == [
+        f"dag_7_try/config.json: {path} is missing, using the default {default}"
+        for path, default in (
+            ("enabled", "true"),
+            ("schedule", '"daily"'),
+            ("description", '""'),
+            ("parameters.exchanges", "null"),
+            ("parameters.retry_attempts", "3"),
+            ("parameters.retry_delay_seconds", "5.0"),
+        )
+    ]
+
+
+def test_config_without_parameters_gets_all_defaults(files: Files) -> None:
+    assert ConfigLoader.load_dag_config(files.write_dag({}))["parameters"] == PARAMETER_DEFAULTS
+
+
+@pytest.mark.parametrize("config", [{}, {"parameters": {}}, {"enabled": False, "parameters": {}}])
+def test_load_dag_config_of_a_dict_fills_in_the_designs_defaults(config: dict[str, Any]) -> None:
+    loaded = load_dag_config(config)
+    assert {name: loaded[name] for name in PARAMETER_DEFAULTS} == PARAMETER_DEFAULTS
+
+
+def test_parameter_that_only_the_dag_knows_is_handed_on_without_a_warning(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    parameters = {**PARAMETER_DEFAULTS, "own": {"any": ["thing", 1.5, None]}}
+    loaded = ConfigLoader.load_dag_config(files.write_dag({**DAG, "parameters": parameters}))
+    assert loaded["parameters"]["own"] == {"any": ["thing", 1.5, None]}
+    assert caplog.messages == []
+
+
+def test_key_that_nothing_reads_is_worth_a_warning(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.write_root({**ROOT, "database": {**ROOT["database"], "pasword": "x"}})
+    ConfigLoader.load_root_config()
+    assert "config/config.json: database.pasword is not known, ignored" in caplog.messages
+
+
+def test_get_with_default_when_the_key_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    config = {"batch_size": 0, "exchanges": None}
+    assert ConfigLoader.get_with_default(config, "batch_size", 5) == 0
+    assert ConfigLoader.get_with_default(config, "exchanges", ["NSE"]) is None
+    assert caplog.messages == []
+
+
+def test_get_with_default_when_the_key_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    assert ConfigLoader.get_with_default({}, "batch_size", 1000) == 1000
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "batch_size" in record.getMessage()
+    assert "1000" in record.getMessage()
+
+
+# --- for the runner ----------------------------------------------------------------------------
+
+
+def test_logging_config_needs_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
+    config = ConfigLoader.load_logging_config()
+    assert config["level"] == "INFO"
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("log_dir", "expected"),
+    [("logs/here", PROJECT / "logs/here"), ("/var/x", Path("/var/x")), ("~/x", Path.home() / "x")],
+    ids=["relative", "absolute", "home"],
+)
+def test_log_directory_counts_from_the_projects_root(
+    log_dir: str, expected: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOG_DIR", log_dir)
+    monkeypatch.chdir(tmp_path)
+    assert ConfigLoader.load_logging_config()["directory"] == expected
+
+
+def test_logging_config_with_a_fault_is_named(files: Files) -> None:
+    files.write_root({**ROOT, "logging": {"level": "LOUD", "directory": "${NO_SUCH_DIRECTORY}"}})
+    text = faults_of(ConfigLoader.load_logging_config)
+    assert "config/config.json: logging.level: expected one of" in text
+    assert "NO_SUCH_DIRECTORY" in text
+
+
+def test_dag_summary_needs_nothing_but_its_file(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    (files.root / "config" / "config.json").unlink()
+    folder = files.write_dag(
+        {
+            "schedule": "daily",
+            "description": "for ${NO_SUCH_NAME}",
+            "parameters": {"batch_size": "x"},
+        }
+    )
+
+    summary = ConfigLoader.load_dag_summary(folder)
+
+    assert (summary["enabled"], summary["schedule"]) == (True, "daily")
+    assert summary["description"] == "for ${NO_SUCH_NAME}"
+    assert caplog.messages == []
+
+
+def test_dag_summary_when_the_env_file_cannot_be_read(files: Files) -> None:
+    files.write_env(b"DB_PASSWORD=\xff\n")
+    assert ConfigLoader.load_dag_summary(files.write_dag(DAG))["description"] == "d"
+
+
+@pytest.mark.parametrize(
+    ("set_to", "overrules"), [(None, False), ("", False), ("new", False), ("old", True)], ids=repr
+)
+def test_environment_overrules_with_another_value_alone(
+    set_to: str | None, overrules: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if set_to is not None:
+        monkeypatch.setenv("KITE_ACCESS_TOKEN", set_to)
+    assert config_loader.environment_overrules("KITE_ACCESS_TOKEN", "new") is overrules

@@ -1,0 +1,541 @@
+"""The command line, in this process: arguments, which DAGs run, what is told, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import execute_dags
+from execute_dags import ExitStatus, execute_dag_wrapper, main, parse_arguments
+from shared import __version__
+from shared.config import logging_config
+from shared.exceptions import (
+    DatabaseError,
+)
+
+SUCCEED = "return 'stored 5 rows'"
+RAISE = {
+    "authentication": "raise AuthenticationError('the token is dead')",
+    "configuration": "raise ConfigurationError('DB_USER is not set')",
+    "database": "raise DatabaseError('no space left')",
+    "unforeseen": "raise ValueError('unforeseen')",
+    "exit": "raise SystemExit(0)",
+}
+
+
+class Dags:
+    """DAG folders of the test's own, which note in `ran` what they were called with."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, folder: str, body: str = SUCCEED, *, parameters: str = "", **config: Any) -> None:
+        name = folder.split("_", 2)[2]
+        path = self.root / folder
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps({"description": f"about {name}", **config}))
+        (path / "__init__.py").write_text(
+            "import pathlib\n"
+            "from shared.exceptions import *\n"
+            f"def {name}({parameters}):\n"
+            f"    with open({str(self.root / 'ran')!r}, 'a') as file:\n"
+            f"        print('{name}', locals().get('dry_run', ''), file=file)\n"
+            f"    {body}\n"
+        )
+
+    def fail_with(self, folder: str, kind: str) -> None:
+        """A DAG whose error is wrapped as DAG 1 wraps its own."""
+        self.add(
+            folder,
+            f"""
+    try:
+        {RAISE[kind]}
+    except StockIngestionError as exc:
+        raise DAGExecutionError(str(exc)) from exc
+""",
+        )
+
+    @property
+    def ran(self) -> list[str]:
+        path = self.root / "ran"
+        return [line.strip() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def dags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dags]:
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setattr(execute_dags, "PROJECT_ROOT", root)
+    before = set(sys.modules)
+    yield Dags(root)
+    for name in set(sys.modules) - before:
+        if name.startswith("dag_"):
+            del sys.modules[name]
+
+
+Run = Callable[..., ExitStatus]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    def call(*arguments: str) -> ExitStatus:
+        monkeypatch.setattr(sys, "argv", ["execute_dags.py", *arguments])
+        return execute_dags.run(parse_arguments())
+
+    return call
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> argparse.Namespace:
+    monkeypatch.setattr(sys, "argv", ["execute_dags.py", *arguments])
+    return parse_arguments()
+
+
+def test_parse_arguments_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = parse(monkeypatch)
+    assert (arguments.dag, arguments.list, arguments.dry_run, arguments.log_level) == (
+        [],
+        False,
+        False,
+        None,
+    )
+
+
+def test_parse_arguments_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = parse(monkeypatch, "--dag", "2", "--dag", "1", "--dry-run", "--log-level", "debug")
+    assert (arguments.dag, arguments.dry_run, arguments.log_level) == ([2, 1], True, "DEBUG")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--dag",),
+        ("--dag", "x"),
+        ("--dag", "1.5"),
+        ("--list", "--dag", "1"),
+        ("--list", "--dry-run"),
+        ("--log-level", "loud"),
+        ("--unknown",),
+        ("1",),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_ends_with_2_and_a_message(
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(monkeypatch, *arguments)
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert "execute_dags.py: error: " in shown.err
+    assert shown.out == ""
+
+
+def test_version_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(monkeypatch, "--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"execute_dags.py {__version__}\n"
+
+
+def test_help_shows_options_and_exit_statuses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        parse(monkeypatch, "--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--dag N", "--list", "--dry-run", "--log-level LEVEL", "--version"):
+        assert option in text
+    for status in ExitStatus:
+        assert f"{int(status)} " in text.split("Exit status:")[1]
+
+
+# --- execute_dag_wrapper -----------------------------------------------------------------------
+
+
+def test_wrapper_of_a_dag_that_succeeds() -> None:
+    assert execute_dag_wrapper(3, "name", lambda: "stored 5") == (3, True, "stored 5")
+
+
+@pytest.mark.parametrize(("result", "message"), [(None, ""), (5, "5"), ("", "")])
+def test_wrapper_of_a_dag_that_gives_no_text(result: Any, message: str) -> None:
+    assert execute_dag_wrapper(3, "name", lambda: result) == (3, True, message)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DatabaseError("no space left"), "no space left"),
+        (ValueError("unforeseen"), "ValueError: unforeseen"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+    ids=["foreseen", "unforeseen", "key-error"],
+)
+def test_wrapper_of_a_dag_that_fails(
+    error: Exception, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    errors: dict[int, Any] = {}
+
+    def fail() -> None:
+        raise error
+
+    assert execute_dag_wrapper(3, "name", fail, errors) == (3, False, message)
+
+    assert errors == {3: error}
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "ERROR", "INFO"]
+    assert caplog.messages[0] == "DAG 3 name: started"
+    assert caplog.messages[1].startswith("DAG 3 name failed: ")
+    assert str(error) in caplog.messages[1]
+    assert caplog.records[1].exc_info
+    assert caplog.messages[2].startswith("DAG 3 name: failed in ")
+
+
+def test_wrapper_lets_ctrl_c_through() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute_dag_wrapper(3, "name", interrupt)
+
+
+# --- which DAGs run ----------------------------------------------------------------------------
+
+
+def test_run_without_arguments_runs_all_enabled_dags_in_order_of_id(dags: Dags, run: Run) -> None:
+    dags.add("dag_10_last")
+    dags.add("dag_2_first")
+    dags.add("dag_3_disabled", enabled=False)
+    assert run() is ExitStatus.SUCCESS
+    assert dags.ran == ["first", "last"]
+
+
+def test_run_of_named_dags_runs_each_once_in_order_of_id(dags: Dags, run: Run) -> None:
+    for folder in ("dag_1_a", "dag_2_b", "dag_3_c"):
+        dags.add(folder)
+    assert run("--dag", "3", "--dag", "1", "--dag", "3") is ExitStatus.SUCCESS
+    assert dags.ran == ["a", "c"]
+
+
+@pytest.mark.parametrize("kind", RAISE)
+def test_run_goes_on_after_a_dag_that_fails(kind: str, dags: Dags, run: Run) -> None:
+    dags.fail_with("dag_1_bad", kind)
+    dags.add("dag_2_good")
+    assert run() is not ExitStatus.SUCCESS
+    assert dags.ran == ["bad", "good"]
+
+
+@pytest.mark.parametrize("code", ["def broken(:", "raise RuntimeError", "import no_such_module"])
+def test_run_goes_on_after_a_dag_that_cannot_be_loaded(code: str, dags: Dags, run: Run) -> None:
+    dags.add("dag_1_broken")
+    (dags.root / "dag_1_broken" / "__init__.py").write_text(code)
+    dags.add("dag_2_good")
+    assert run() is ExitStatus.DAG_FAILED
+    assert dags.ran == ["good"]
+
+
+def test_run_of_a_disabled_dag_by_name_says_so(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_on")
+    dags.add("dag_2_off", enabled=False)
+    assert run("--dag", "1", "--dag", "2") is ExitStatus.USAGE_OR_CONFIGURATION
+    assert dags.ran == []
+    assert capsys.readouterr().err == (
+        'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/config.json to run it.\n'
+    )
+
+
+def test_run_of_an_unknown_dag_names_the_known_ones(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a")
+    dags.add("dag_7_b")
+    assert run("--dag", "5") is ExitStatus.USAGE_OR_CONFIGURATION
+    assert "ERROR: There is no DAG 5. Known ids: 1, 7" in capsys.readouterr().err
+    assert dags.ran == []
+
+
+def test_run_when_no_dag_is_enabled(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_off", enabled=False)
+    assert run() is ExitStatus.USAGE_OR_CONFIGURATION
+    assert "There is no enabled DAG" in capsys.readouterr().err
+
+
+def test_run_of_an_id_that_two_folders_have_names_both(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a")
+    dags.add("dag_01_b")
+    assert run("--dag", "1") is ExitStatus.USAGE_OR_CONFIGURATION
+    error = capsys.readouterr().err
+    assert "dag_1_a" in error
+    assert "dag_01_b" in error
+    assert dags.ran == []
+
+
+def test_dry_run_is_handed_on(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a", parameters="*, dry_run=False")
+    assert run("--dry-run") is ExitStatus.SUCCESS
+    assert run() is ExitStatus.SUCCESS
+    assert dags.ran == ["a True", "a False"]
+
+
+def test_dry_run_of_a_dag_that_has_none_runs_nothing(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a")
+    assert run("--dry-run") is ExitStatus.USAGE_OR_CONFIGURATION
+    assert dags.ran == []
+    assert "takes no dry_run" in capsys.readouterr().err
+
+
+# --- exit status -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    [
+        ([], 0),
+        (["database"], 1),
+        (["unforeseen"], 1),
+        (["exit"], 1),
+        (["configuration"], 2),
+        (["authentication"], 3),
+        (["authentication", "authentication"], 3),
+        (["authentication", "database"], 1),
+        (["authentication", "configuration"], 1),
+        (["configuration", "database"], 1),
+        (["configuration", "configuration"], 2),
+    ],
+    ids=lambda value: "-".join(value) or "none" if isinstance(value, list) else str(value),
+)
+def test_exit_status_of_a_run(kinds: list[str], status: int, dags: Dags, run: Run) -> None:
+    dags.add("dag_9_good")
+    for number, kind in enumerate(kinds, 1):
+        dags.fail_with(f"dag_{number}_bad", kind)
+    assert run() == status
+
+
+def test_exit_status_of_an_error_that_is_not_wrapped(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a", RAISE["authentication"])
+    assert run() is ExitStatus.LOG_IN_AGAIN
+
+
+def test_exit_status_does_not_come_from_the_cause_of_a_foreseen_error(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a", "raise DatabaseError('lost') from ConfigurationError('x')")
+    assert run() is ExitStatus.DAG_FAILED
+
+
+def test_exit_status_when_the_log_settings_are_wrong(
+    dags: Dags,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dags.add("dag_1_a")
+    config = {"logging": {"level": "LOUD"}}
+    (dags.root / "config").mkdir()
+    (dags.root / "config" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("shared.config.config_loader.PROJECT_ROOT", dags.root)
+    assert run() is ExitStatus.USAGE_OR_CONFIGURATION
+    assert "config/config.json: logging.level: expected one of" in capsys.readouterr().err
+    assert dags.ran == []
+
+
+@pytest.mark.parametrize(("body", "succeeded"), [(SUCCEED, True), (RAISE["database"], False)])
+def test_main_tells_whether_all_succeeded(
+    body: str, succeeded: bool, dags: Dags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dags.add("dag_1_a", body)
+    monkeypatch.setattr(sys, "argv", ["execute_dags.py"])
+    assert main() is succeeded
+
+
+# --- signals -----------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_the_run_with_one_line(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a", "raise KeyboardInterrupt")
+    dags.add("dag_2_b")
+    assert run() is ExitStatus.INTERRUPTED
+    assert dags.ran == ["a"]
+    assert capsys.readouterr().err == (
+        "ERROR: Interrupted: what was not committed yet is rolled back.\n"
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_sigterm_ends_the_run_with_one_line(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add(
+        "dag_1_a",
+        "import os, signal\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        __import__('time').sleep(10)\n"
+        "    except Exception:\n"
+        "        pass",
+    )
+    dags.add("dag_2_b")
+    before = signal.getsignal(signal.SIGTERM)
+
+    assert run() is ExitStatus.TERMINATED
+
+    assert dags.ran == ["a"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().err == (
+        "ERROR: Terminated: what was not committed yet is rolled back.\n"
+    )
+
+
+# --- what is told ------------------------------------------------------------------------------
+
+
+def test_run_shows_each_dags_message_status_and_a_table(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_good")
+    dags.fail_with("dag_2_bad", "database")
+
+    assert run() is ExitStatus.DAG_FAILED
+
+    shown = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert lines[0] == "DAG 1 good"
+    assert "stored 5 rows" in lines
+    rows = [line.split()[:3] for line in lines]
+    assert ["id", "name", "status"] in rows
+    assert ["1", "good", "succeeded"] in rows
+    assert ["2", "bad", "failed"] in rows
+    assert shown.err == "ERROR: DAG 2 bad failed: no space left\n"
+
+
+def test_run_of_one_dag_shows_no_table(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_good")
+    run()
+    assert "seconds" not in capsys.readouterr().out
+
+
+def test_failed_run_tells_where_the_log_is_and_the_log_has_the_traceback(
+    dags: Dags, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a", RAISE["unforeseen"])
+    run()
+    log = tmp_path / "logs" / "stock_ingestion.log"
+    shown = capsys.readouterr()
+    assert f"Details: {log}" in shown.out
+    assert "Traceback" not in shown.out + shown.err
+    assert "ValueError: unforeseen" in log.read_text()
+    assert "Traceback (most recent call last):" in log.read_text()
+
+
+def test_output_that_is_no_terminal_has_no_control_characters(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a", "return 'name \\x1b[31m\\r\\x07 é'", description="\x1b[2J\x9b")
+    assert run() is ExitStatus.SUCCESS
+    assert run("--list") is ExitStatus.SUCCESS
+    shown = capsys.readouterr()
+    assert all(character.isprintable() or character == "\n" for character in shown.out)
+    assert r"name \x1b[31m\r\x07 é" in shown.out
+    assert shown.err == ""
+
+
+def test_secrets_are_masked_in_what_a_dag_says_and_raises(
+    dags: Dags,
+    run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logging_config.register_secrets(["hunter2/hunter"])
+    dags.add("dag_1_says", "return 'password hunter2/hunter'")
+    dags.add("dag_2_raises", "raise ValueError('postgres://u:hunter2%2fhunter@h')")
+    run()
+    shown = capsys.readouterr()
+    written = shown.out + shown.err + (tmp_path / "logs" / "stock_ingestion.log").read_text()
+    assert "hunter2" not in written
+    assert "password ***" in shown.out
+    assert "u:***@h" in shown.err
+
+
+def test_log_level_shows_progress_on_standard_error(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a")
+    run("--log-level", "info")
+    assert "INFO: DAG 1 a: started\n" in capsys.readouterr().err
+
+
+# --- list --------------------------------------------------------------------------------------
+
+
+def test_list_shows_every_dag_and_runs_none(
+    dags: Dags, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_2_off", enabled=False, schedule="weekly")
+    dags.add("dag_1_on", schedule="daily")
+    dags.add("dag_3_broken")
+    (dags.root / "dag_3_broken" / "config.json").write_text("{")
+    (dags.root / "dag_1_on" / "__init__.py").write_text("raise RuntimeError")
+
+    assert run("--list") is ExitStatus.SUCCESS
+
+    shown = capsys.readouterr()
+    header, _, *rows = [line.split(maxsplit=4) for line in shown.out.splitlines()]
+    assert header == ["id", "name", "enabled", "schedule", "description"]
+    assert rows[:2] == [
+        ["1", "on", "yes", "daily", "about on"],
+        ["2", "off", "no", "weekly", "about off"],
+    ]
+    assert rows[2][:3] == ["3", "broken", "?"]
+    assert "is not valid JSON" in rows[2][4]
+    assert shown.err == ""
+    assert dags.ran == []
+    assert not (tmp_path / "logs").exists()
+
+
+def test_list_of_the_project_without_any_configuration(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--list") is ExitStatus.SUCCESS
+    shown = capsys.readouterr()
+    assert "import_instruments_from_kite" in shown.out
+    assert "Import complete instrument list from Kite Connect API" in shown.out
+    assert shown.err == ""
+
+
+def test_exit_statuses_are_the_ruled_ones() -> None:
+    assert {status.name: int(status) for status in ExitStatus} == {
+        "SUCCESS": 0,
+        "DAG_FAILED": 1,
+        "USAGE_OR_CONFIGURATION": 2,
+        "LOG_IN_AGAIN": 3,
+        "INTERRUPTED": 130,
+        "TERMINATED": 143,
+    }

@@ -1,0 +1,276 @@
+"""Handlers: what goes where, in which shape, and what happens where it cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.config import logging_config
+from shared.config.logging_config import (
+    redact,
+    register_secrets,
+    setup_console_logging,
+    setup_file_logging,
+)
+
+LOG = logging.getLogger("tests.logging")
+
+
+@pytest.fixture(autouse=True)
+def keep_noisy_levels() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("urllib3", "kiteconnect", "requests")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
+
+
+def fail(message: str) -> None:
+    try:
+        raise ValueError(message)
+    except ValueError as exc:
+        LOG.error("store failed: %s", exc, exc_info=exc)
+
+
+def own_handlers() -> list[logging.Handler]:
+    return [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging_config._SafeHandlerMixin)
+    ]
+
+
+def test_console_shows_warnings_and_errors_as_a_line_each_on_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setup_console_logging()
+    LOG.info("not shown")
+    LOG.warning("mind %d", 5)
+    fail("why")
+
+    shown = capsys.readouterr()
+
+    assert shown.err == "WARNING: mind 5\nERROR: store failed: why\n"
+    assert shown.out == ""
+
+
+def test_console_indents_what_follows_the_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_console_logging()
+    LOG.error("faults:\nfirst\nsecond")
+    assert capsys.readouterr().err == "ERROR: faults:\n  first\n  second\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [("DEBUG", "dicwe"), ("INFO", "icwe"), (None, "cwe"), ("ERROR", "ce")]
+)
+def test_console_level(level: str | None, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    setup_console_logging(level)
+    for name in ("debug", "info", "critical", "warning", "error"):
+        getattr(LOG, name)(name)
+    letters = [line.split(": ")[1][0] for line in capsys.readouterr().err.splitlines()]
+    assert letters == list(shown)
+
+
+def test_console_set_up_twice_shows_each_record_once(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_console_logging()
+    setup_console_logging()
+    LOG.error("once")
+    assert capsys.readouterr().err == "ERROR: once\n"
+    assert len(own_handlers()) == 1
+
+
+def test_console_writes_to_whatever_standard_error_is_now(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setup_console_logging()
+    with (tmp_path / "stderr").open("w+") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        LOG.error("there")
+        file.seek(0)
+        assert file.read() == "ERROR: there\n"
+
+
+def test_console_that_nobody_reads_any_more_harms_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setup_console_logging()
+    path = setup_file_logging(tmp_path)
+    file = (tmp_path / "stderr").open("w")
+    file.close()
+    monkeypatch.setattr(sys, "stderr", file)
+
+    LOG.error("for the file")
+
+    assert path is not None
+    assert "for the file" in path.read_text()
+
+
+def test_file_has_time_name_level_message_and_the_whole_traceback(tmp_path: Path) -> None:
+    setup_console_logging()
+    path = setup_file_logging(tmp_path / "made" / "here")
+
+    LOG.info("step done")
+    fail("why")
+
+    assert path == tmp_path / "made" / "here" / "stock_ingestion.log"
+    text = path.read_text()
+    first, second, *traceback = text.splitlines()
+    assert first.split(" - ", 1)[1] == "tests.logging - INFO - step done"
+    assert second.split(" - ", 1)[1] == "tests.logging - ERROR - store failed: why"
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert traceback[-1] == "ValueError: why"
+    assert "raise ValueError(message)" in text
+
+
+def test_file_level_and_format_are_the_configured_ones(tmp_path: Path) -> None:
+    setup_console_logging()
+    path = setup_file_logging(tmp_path, "WARNING", "%(levelname)s|%(message)s")
+    LOG.info("left out")
+    LOG.warning("kept")
+    assert path is not None
+    assert path.read_text() == "WARNING|kept\n"
+
+
+def test_file_of_level_debug_gets_debug_while_the_console_stays_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_console_logging()
+    path = setup_file_logging(tmp_path, "DEBUG", "%(message)s")
+    LOG.debug("detail")
+    logging.getLogger("urllib3.connectionpool").debug("http://host/?access_token=x")
+    assert path is not None
+    assert path.read_text() == "detail\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_file_is_appended_to_and_rotated_with_a_bounded_number_of_old_ones(tmp_path: Path) -> None:
+    setup_console_logging()
+    (tmp_path / "stock_ingestion.log").write_text("from yesterday\n")
+    setup_file_logging(tmp_path, fmt="%(message)s", max_bytes=1024, backup_count=2)
+    LOG.info("today")
+    assert (tmp_path / "stock_ingestion.log").read_text() == "from yesterday\ntoday\n"
+
+    for number in range(100):
+        LOG.info("%s %d", "x" * 100, number)
+
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["stock_ingestion.log", "stock_ingestion.log.1", "stock_ingestion.log.2"]
+    assert all(path.stat().st_size <= 1024 for path in tmp_path.iterdir())
+    assert (tmp_path / "stock_ingestion.log").read_text().endswith(" 99\n")
+
+
+def test_file_that_cannot_be_made_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_console_logging()
+    (tmp_path / "logs").write_text("a file is in the way of the folder")
+
+    assert setup_file_logging(tmp_path / "logs") is None
+
+    shown = capsys.readouterr().err
+    assert shown.startswith("WARNING: No log file: ")
+    assert "LOG_DIR" in shown
+    assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full disk of Linux")
+def test_full_disk_is_told_once_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_console_logging()
+    (tmp_path / "stock_ingestion.log").symlink_to("/dev/full")
+    setup_file_logging(tmp_path)
+
+    LOG.info("first")
+    LOG.info("second")
+    LOG.error("third")
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("WARNING: the log cannot be written: ")
+    assert "No space left" in lines[0]
+    assert lines[1] == "ERROR: third"
+    for handler in own_handlers():
+        logging.getLogger().removeHandler(handler)
+        with contextlib.suppress(OSError):  # as logging.shutdown does
+            handler.close()
+
+
+def test_text_that_is_not_utf_8_is_written_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_console_logging()
+    path = setup_file_logging(tmp_path, fmt="%(message)s")
+    LOG.info("a file named \udcff")
+    assert path is not None
+    assert path.read_text(encoding="utf-8") == "a file named \\udcff\n"
+    assert capsys.readouterr().err == ""
+
+
+# --- redaction (its properties are in tests/property/test_logging_properties.py) ----------------
+
+
+def test_redact_without_any_secret_changes_nothing() -> None:
+    assert redact("stored 5 rows, ***") == "stored 5 rows, ***"
+
+
+def test_redact_masks_the_longest_secret_first() -> None:
+    register_secrets(["abcd", "abcdefgh"])
+    assert redact("abcdefgh abcdef") == "*** ***ef"
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"], ids=repr)
+def test_blank_secret_masks_nothing(blank: str) -> None:
+    register_secrets([blank])
+    assert redact("a b\nc") == "a b\nc"
+
+
+def test_short_secret_is_masked_as_a_word_of_its_own_only() -> None:
+    register_secrets(["5"])
+    assert (
+        redact("password 5: stored 15 of 50 rows, 5%") == "password ***: stored 15 of 50 rows, ***%"
+    )
+
+
+def test_secrets_registered_one_after_another_are_all_masked() -> None:
+    register_secrets(["first_one"])
+    register_secrets(["second.one"])
+    register_secrets(["first_one"])
+    assert redact("first_one second.one secondXone") == "*** *** secondXone"
+
+
+def test_secret_of_bytes_that_are_not_utf_8_is_masked() -> None:
+    """An environment variable can hold any bytes."""
+    register_secrets(["pass\udcffword"])
+    assert redact("pass\udcffword pass%FFword") == "*** ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Authorization: token some_key:some_token", "Authorization: token some_key:***"),
+        (
+            "{'Authorization': 'token k.1:t-0', 'x': 1}",
+            "{'Authorization': 'token k.1:***', 'x': 1}",
+        ),
+        ("GET /?access_token=abc&x=1", "GET /?access_token=***&x=1"),
+        ("https://host/?request_token=abc", "https://host/?request_token=***"),
+        ("PASSWORD=abc host=db", "PASSWORD=*** host=db"),
+        ("checksum=0a1b2c", "checksum=***"),
+    ],
+    ids=["header", "header-in-repr", "query", "redirect", "dsn", "checksum"],
+)
+def test_credential_of_a_known_shape_is_masked_whoevers_it_is(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["instrument_token: required, but missing", "token 5 was taken over", "tokens: 10:30"]
+)
+def test_text_that_only_speaks_of_tokens_is_left_alone(text: str) -> None:
+    assert redact(text) == text
