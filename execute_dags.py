@@ -215,6 +215,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     except StockIngestionError as exc:
         logger.error("%s", exc, exc_info=exc)
         return _exit_status([exc])
+    except Exception as exc:
+        logger.error("unexpected %s: %s", type(exc).__name__, exc, exc_info=exc)
+        return ExitStatus.DAG_FAILED
     except KeyboardInterrupt:
         logger.error("Interrupted: what was not committed yet is rolled back.")
         return ExitStatus.INTERRUPTED

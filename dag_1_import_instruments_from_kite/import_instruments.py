@@ -48,6 +48,19 @@ logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
 SCHEMA_FILE = DAG_FOLDER / "schema.sql"
+KITE_ORDER = (
+    "instrument_token",
+    "exchange_token",
+    "tradingsymbol",
+    "name",
+    "expiry",
+    "strike",
+    "tick_size",
+    "lot_size",
+    "instrument_type",
+    "segment",
+    "exchange",
+)
 DAG_ID = 1
 DAG_NAME = "import_instruments_from_kite"
 
@@ -83,12 +96,13 @@ def import_instruments_from_kite(
     try:
         message = run.execute(force)
     except StockIngestionError as exc:
-        logger.info("DAG 1 did not complete: %s", describe(run.summary))  # Property 14
-        run.record_failure(exc)
+        run.end_in_failure(exc)
         raise DAGExecutionError(str(exc)) from exc
-    except BaseException as exc:  # a signal, or a defect
-        logger.info("DAG 1 did not complete: %s", describe(run.summary))
-        run.record_failure(exc)
+    except Exception as exc:
+        run.end_in_failure(exc)
+        raise DAGExecutionError(f"unexpected {type(exc).__name__}: {exc}") from exc
+    except BaseException as exc:  # a signal
+        run.end_in_failure(exc)
         raise
     logger.info("DAG 1 completed: %s", message)
     return message
@@ -130,9 +144,11 @@ class _Run:
                 )
         return describe(summary)
 
-    def record_failure(self, error: BaseException) -> None:
-        """Record the run as failed, unless there is no telling where, or the database is away."""
-        if self._root and not self.summary.dry_run and not isinstance(error, TransientDatabaseError):
+    def end_in_failure(self, error: BaseException) -> None:
+        """Log how far the run came (Property 14), and record it as failed where it can be."""
+        logger.info("DAG 1 did not complete: %s", describe(self.summary))
+        is_away = isinstance(error, TransientDatabaseError)
+        if self._root and not self.summary.dry_run and not is_away:
             record_failure(self._root.database, self.summary, error)
 
     def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
@@ -383,12 +399,9 @@ def transform_instrument(instrument: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
-    values = ["" if value is None else str(value) for value in _kite_fields(instrument)]
+    fields = map(instrument.get, KITE_ORDER)
+    values = ["" if value is None else str(value) for value in fields]
     return RejectedRow(instrument.get("line_number"), reason, values)
-
-
-def _kite_fields(instrument: Mapping[str, Any]) -> list[Any]:
-    return [instrument.get(name) for name in INSTRUMENT_TABLE.column_names]
 
 
 def _refuse_bad_dump(summary: Summary, valid: int, max_reject_percent: float) -> None:

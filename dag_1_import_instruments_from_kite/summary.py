@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import textwrap
 from collections import Counter
@@ -70,7 +71,8 @@ def describe(summary: Summary) -> str:
 def describe_rejects(summary: Summary) -> str:
     """The rejected rows: counted by reason, the first few shown, and where all of them are."""
     reasons = Counter(_kind(row.reason) for row in summary.rejected)
-    lines = [f"rejected {len(summary.rejected):,} rows:"]
+    rows = "1 row" if len(summary.rejected) == 1 else f"{len(summary.rejected):,} rows"
+    lines = [f"rejected {rows}:"]
     lines += [f"{count:>8,}  {reason}" for reason, count in reasons.most_common()]
     lines.append("the first of them:" if len(summary.rejected) > SHOWN_REJECTS else "they are:")
     lines += [
@@ -85,8 +87,9 @@ def describe_rejects(summary: Summary) -> str:
 def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Path | None:
     """Write all rejected rows to a new CSV file in `directory`.
 
-    Columns: line_number in the dump (1 is the header), reason, and the row's fields. Returns the
-    path, or None, after a warning, if the file cannot be written: the valid rows count more.
+    Columns: line_number in the dump (1 is the header), reason, and the row as a line of CSV (a row
+    that could be read in Kite's order of columns, without last_price). Returns the path, or None,
+    after a warning, if the file cannot be written: the valid rows count more.
     """
     path = directory / f"rejected_rows_{datetime.now():%Y-%m-%d_%H%M%S_%f}.csv"
     try:
@@ -95,11 +98,18 @@ def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Pat
             writer = csv.writer(file)
             writer.writerow(["line_number", "reason", "row"])
             for row in rejected:
-                writer.writerow([row.line_number, redact(row.reason), *map(redact, row.row)])
+                line = redact(_as_line(row.row))
+                writer.writerow([row.line_number, redact(row.reason), line])
     except (OSError, ValueError) as exc:
         logger.warning("The list of rejected rows cannot be written to %s: %s", path, exc)
         return None
     return path
+
+
+def _as_line(fields: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
 
 
 def _headline(summary: Summary) -> str:

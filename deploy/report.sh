@@ -2,12 +2,13 @@
 # Usage: report.sh STATUS [FILE]
 #
 # Says on standard error what an exit status of execute_dags.py asks for, and shows the output in
-# FILE. Nothing is said of a run that went well. Ends with STATUS.
+# FILE. Nothing is said of a run that went well or
+# was stopped. Ends with STATUS.
 # A place to add what reaches you: a mail, a message to a chat.
 
 status=$1
 case $status in
-    0 | 143 | TERM) exit 0 ;;
+    "" | 0 | 143 | TERM) exit 0 ;;
     1) advice="A DAG failed. Its log says why; run it again when that is mended." ;;
     2) advice="The configuration is wrong. Mend it, then prove it with --check." ;;
     3) advice="The Kite session is dead. Log in with --login, then run again." ;;

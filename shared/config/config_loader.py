@@ -404,7 +404,7 @@ def _check_field(
             yield f"{_owner(sources, item.path)}: {item.path}: required, but missing"
             return
         section[name] = item.default
-        if complete:
+        if complete and not item.is_extra:
             logger.warning(
                 "%s: %s is missing, using the default %s",
                 _owner(sources, item.path),

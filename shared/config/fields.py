@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 REQUIRED: Any = object()
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -18,12 +20,14 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 class Field:
     """One setting. `convert` takes the JSON value and gives the typed one, or raises ValueError
     that says what was expected. The value of a secret is never shown.
+    A setting that is extra may be left out in silence; for another one its default is warned of.
     """
 
     path: str
     convert: Callable[[Any], Any]
     default: Any = REQUIRED
     is_secret: bool = False
+    is_extra: bool = False
 
 
 def text(value: Any) -> str:
@@ -63,10 +67,7 @@ def number(minimum: float, maximum: float) -> Callable[[Any], float]:
 
     def convert(value: Any) -> float:
         if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                value = None
+            value = float(value) if _NUMBER.fullmatch(value.strip()) else None
         if type(value) not in (int, float) or not minimum <= value <= maximum:
             raise ValueError(f"expected a number from {minimum:g} to {maximum:g}")
         return float(value)
@@ -138,26 +139,26 @@ ROOT_FIELDS = (
     Field("api.kite_api_key", text),
     Field("api.kite_api_secret", text, is_secret=True),
     Field("api.kite_access_token", text, is_secret=True),
-    Field("api.root", address, "https://api.kite.trade"),
-    Field("api.timeout_seconds", number(0.001, 3600), 30.0),
-    Field("api.deadline_seconds", number(0.001, 86400), 300.0),
+    Field("api.root", address, "https://api.kite.trade", is_extra=True),
+    Field("api.timeout_seconds", number(0.001, 3600), 30.0, is_extra=True),
+    Field("api.deadline_seconds", number(0.001, 86400), 300.0, is_extra=True),
     Field("database.host", text, "localhost"),
     Field("database.port", integer(1, 65535), 5432),
     Field("database.database", text, "moneytree"),
     Field("database.user", text),
     # "${DB_PASSWORD:-}" in config.json allows none: libpq then asks .pgpass, or needs no password.
     Field("database.password", any_text, is_secret=True),
-    Field("database.sslmode", one_of(SSL_MODES), "prefer"),
-    Field("database.connect_timeout_seconds", integer(2, 3600), 10),
-    Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0),
-    Field("database.statement_timeout_seconds", number(0.001, 86400), 300.0),
+    Field("database.sslmode", one_of(SSL_MODES), "prefer", is_extra=True),
+    Field("database.connect_timeout_seconds", integer(2, 3600), 10, is_extra=True),
+    Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0, is_extra=True),
+    Field("database.statement_timeout_seconds", number(0.001, 86400), 300.0, is_extra=True),
     # Days without trading besides weekends: --status expects no new list on them.
-    Field("calendar.holidays", dates, []),
+    Field("calendar.holidays", dates, [], is_extra=True),
     Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
     Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
-    Field("logging.directory", text, "logs"),
-    Field("logging.max_bytes", integer(1024, UNBOUNDED), 10_000_000),
-    Field("logging.backup_count", integer(1, 1000), 5),
+    Field("logging.directory", text, "logs", is_extra=True),
+    Field("logging.max_bytes", integer(1024, UNBOUNDED), 10_000_000, is_extra=True),
+    Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )
 
 DAG_FIELDS = (

@@ -11,6 +11,8 @@ from shared.exceptions import DatabaseError, TransientDatabaseError
 _TRANSIENT_CODES = frozenset(
     {
         errorcodes.ADMIN_SHUTDOWN,
+        "57P05",  # idle session time-out (PostgreSQL 14)
+        errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         errorcodes.CRASH_SHUTDOWN,
         errorcodes.CANNOT_CONNECT_NOW,
         errorcodes.TOO_MANY_CONNECTIONS,

@@ -19,6 +19,9 @@ T = TypeVar("T")
 # A server that asks for a longer wait than this is not waited for: cron's next run is the retry.
 MAX_RETRY_AFTER_SECONDS = 300.0
 
+# Doubling stops here: a job that waits longer is not told from one that hangs.
+MAX_DELAY_SECONDS = 3600.0
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -54,13 +57,14 @@ def retry_with_backoff(
 
     Only TransientError is retried (ruling 22). The n-th delay is `base_delay` * 2**(n-1) seconds,
     or what the server asked for if that is longer (up to MAX_RETRY_AFTER_SECONDS; beyond it the
-    error is raised at once). The last error is raised as it came.
+    error is raised at once), and never more than MAX_DELAY_SECONDS. The last error is raised as it
+    came.
     """
     name = operation or getattr(func, "__name__", "operation")
 
     def wait(state: tenacity.RetryCallState) -> float:
         backoff = float(base_delay * 2 ** (state.attempt_number - 1))
-        return max(backoff, _requested_wait(state) or 0.0)
+        return min(max(backoff, _requested_wait(state) or 0.0), MAX_DELAY_SECONDS)
 
     def log_retry(state: tenacity.RetryCallState) -> None:
         logger.warning(

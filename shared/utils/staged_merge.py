@@ -319,7 +319,10 @@ def _definition(column: Column) -> sql.Composed:
     if column.length is not None:
         sql_type += sql.SQL("({})").format(sql.Literal(column.length))
     if column.scale is not None:
-        sql_type += sql.SQL(" CHECK (min_scale({}) <= {})").format(name, sql.Literal(column.scale))
+        # NaN has no scale; NULL has none either, and may pass.
+        sql_type += sql.SQL(
+            " CHECK ({0} IS NULL OR coalesce(min_scale({0}) <= {1}, false))"
+        ).format(name, sql.Literal(column.scale))
     return sql.SQL("{} {}").format(name, sql_type)
 
 

@@ -18,9 +18,10 @@ from shared.utils.staged_merge import lock_name, lock_table
 
 logger = logging.getLogger(__name__)
 
-# Each column of the table, and its scale if it is a NUMERIC that has one.
+# Each column of the table, whether it is exact, and its scale if it is a NUMERIC that has one.
 READ_SCALES = """
-SELECT attname, CASE WHEN atttypid = 'numeric'::regtype AND atttypmod >= 0
+SELECT attname, atttypid NOT IN ('real'::regtype, 'double precision'::regtype),
+       CASE WHEN atttypid = 'numeric'::regtype AND atttypmod >= 0
                      THEN (atttypmod - 4) & 2047 END
 FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
@@ -40,20 +41,25 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
     """
     lock_table(cursor, table)  # two runs at once on an empty database: one creates, one finds
     cursor.execute(READ_SCALES, (table.name,))
-    scales: dict[str, int | None] = dict(cursor.fetchall())
-    if not scales:
+    stored = {name: (is_exact, scale) for name, is_exact, scale in cursor.fetchall()}
+    if not stored:
         cursor.execute(schema_sql)
         logger.info("created the table %s", table.name)
         return
     wanted = (*table.column_names, table.last_updated, table.created_at)
-    missing = [name for name in wanted if name not in scales]
+    missing = [name for name in wanted if name not in stored]
     if missing:
         raise DatabaseError(
             f"The table {table.name} exists but lacks the column {', '.join(missing)}: it was made "
             "by something else. Rename it out of the way, or add what is missing (schema.sql)."
         )
     for column in table.columns:
-        scale = scales[column.name]
+        is_exact, scale = stored[column.name]
+        if column.scale is not None and not is_exact:
+            raise DatabaseError(
+                f"{table.name}.{column.name} is a floating-point column, which cannot hold prices "
+                f"exactly. Make it numeric({column.precision}, {column.scale}) with ALTER TABLE."
+            )
         if column.scale is not None and scale is not None and scale < column.scale:
             _widen(cursor, table, column)
 

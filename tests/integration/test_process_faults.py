@@ -24,7 +24,7 @@ from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import fields_of, read_table, wait_until
 
-ROWS = 4_000
+ROWS = 2_000
 SIGNALS = pytest.mark.parametrize(
     ("number", "status", "word"),
     [
@@ -258,7 +258,7 @@ def test_signals_at_random_moments(rig: Rig) -> None:
             break
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[day % 3]
         rig.kite.dump = to_csv(make_day(day))
-        moment = random.uniform(0.2, 1.05) * lifetime
+        moment = random.uniform(0.3, 1.05) * lifetime
         with rig.start() as process:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
@@ -291,7 +291,7 @@ def assert_imported_with_a_warning(
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("WARNING: ")
     assert warning in result.stderr
-    assert "Stored 4,000 instruments" in result.stdout
+    assert "Stored 2,000 instruments" in result.stdout
 
 
 def test_log_folder_that_cannot_be_made(rig: Rig, tmp_path: Path) -> None:
@@ -319,6 +319,8 @@ def test_log_on_a_full_disk(rig: Rig, tmp_path: Path) -> None:
 
 def test_log_that_reaches_a_limit(rig: Rig) -> None:
     """A limit on the size of files: the first lines can be written, the others cannot."""
+    config = rig.project.folder / "dag_1_import_instruments_from_kite" / "config.json"
+    config.write_text(config.read_text().replace('"archive_days": 30', '"archive_days": 0'))
     result = subprocess.run(
         ["sh", "-c", 'ulimit -f 1 && exec "$0" "$@"', *rig.project.command("--dag", "1")],
         cwd=rig.project.folder,
@@ -337,7 +339,7 @@ def test_list_of_rejected_rows_that_cannot_be_written(rig: Rig, tmp_path: Path) 
     assert result.returncode == 0
     assert rig.days() == [(1, ROWS)]
     assert "list of rejected rows cannot be written" in result.stderr
-    assert "line 4002: instrument_token: expected a whole number, got 'x'" in result.stdout
+    assert "line 2002: instrument_token: expected a whole number, got 'x'" in result.stdout
     assert "all of them" not in result.stdout
 
 

@@ -347,7 +347,8 @@ def test_symbol_that_looks_like_a_passing_name_does_not_collide(
         pytest.param("0.00001", "does not fit its column exactly", id="rounds to zero"),
         pytest.param("1e-30", "does not fit its column exactly", id="thirty decimals"),
         pytest.param("100000000000", "too large", id="twelve digits before the point"),
-        pytest.param("Infinity", "too large", id="infinite"),
+        pytest.param("Infinity", "does not fit its column", id="infinite"),
+        pytest.param("NaN", "does not fit its column", id="not a number"),
     ],
 )
 def test_strike_that_its_column_cannot_hold_is_refused_and_nothing_stored(

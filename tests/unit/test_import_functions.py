@@ -134,7 +134,7 @@ def test_validate_instruments_leaves_out_the_invalid_and_keeps_order_and_reasons
         (7, "tradingsymbol: required, but missing"),
         (None, "lot_size: expected a whole number from 0 to 2147483647, got '-1'"),
     ]
-    assert rejected[0].row[:3] == ["2", "NFO", ""]
+    assert rejected[0].row[:3] == ["2", "0", ""]  # Kite's order of columns
 
 
 def test_validate_instruments_logs_how_many_and_each_reason(
@@ -329,8 +329,8 @@ def test_write_rejected_rows_keeps_all_of_them_exactly(tmp_path: Path) -> None:
     assert path.parent == tmp_path / "made" / "logs"
     assert read_rejects(path) == [
         ["line_number", "reason", "row"],
-        ["2", "not UTF-8", "5", 'A "B", C', "\N{REPLACEMENT CHARACTER}\x1b"],
-        ["", "strike: required"],
+        ["2", "not UTF-8", '5,"A ""B"", C",\N{REPLACEMENT CHARACTER}\x1b'],
+        ["", "strike: required", ""],
     ]
 
 
@@ -509,8 +509,9 @@ def test_run_that_ends_in_an_unforeseen_error_logs_how_far_it_came(
 
     monkeypatch.setattr(import_instruments, "transform_instruments", fail)
     dry_run_environment.dump = to_csv([A])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(DAGExecutionError, match="unexpected ZeroDivisionError: a fault") as caught:
         dry_run()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert any(m.startswith("DAG 1 did not complete: Nothing") for m in caplog.messages)
 
 
