@@ -17,6 +17,9 @@ CLASSIFY = Path(__file__).with_name("changes.sql").read_text(encoding="utf-8")
 # The series of NSE's shares that trade under a suffix: a share moves among them, and to none.
 SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
 
+# A debt security's symbol: its rate, its issuer, its year (642AS43-SG, 1023NABARD29).
+BOND_SYMBOL = "^[0-9]+[A-Z]+[0-9]"
+
 CREATE_CHANGES = """
 CREATE TEMPORARY TABLE stock_ingestion_change (
     exchange text, instrument_token bigint, tradingsymbol text, kind text, field text,
@@ -81,13 +84,17 @@ def count_last_list(cursor: Any, previous: datetime | None) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def classify_changes(cursor: Any, run_id: int | None) -> Counter[str]:
+def classify_changes(
+    cursor: Any, run_id: int | None, exchanges: Sequence[str] = ()
+) -> Counter[str]:
     """Classify the differences that the merge has found; keep them under `run_id` unless None.
 
+    `exchanges` are those that are stored (none named: all): the others' rows are not gone.
     Returns how many there are of each kind.
     """
     cursor.execute(CREATE_CHANGES)
-    cursor.execute(CLASSIFY, {"series": SERIES_SUFFIX})
+    rules = {"series": SERIES_SUFFIX, "bond": BOND_SYMBOL, "exchanges": list(exchanges)}
+    cursor.execute(CLASSIFY, rules)
     cursor.execute(COUNT_CHANGES)
     counts = Counter(dict(cursor.fetchall()))
     if run_id is not None:

@@ -6,12 +6,10 @@ WITH came AS (      -- a token that the last list did not have
     SELECT * FROM stock_ingestion_delta
     WHERE new_instrument_token IS NOT NULL
       AND (old_instrument_token IS NULL OR NOT was_current)
-), went AS (        -- a token that the dump does not have any more
+), went AS (        -- a token that the dump does not have any more; what is left out is not gone
     SELECT * FROM stock_ingestion_delta
     WHERE new_instrument_token IS NULL
-), stayed AS (      -- a token that both have, with something different about it
-    SELECT * FROM stock_ingestion_delta
-    WHERE new_instrument_token IS NOT NULL AND old_instrument_token IS NOT NULL AND was_current
+      AND (%(exchanges)s::text[] = '{}' OR old_exchange = ANY(%(exchanges)s::text[]))
 ), symbol_before AS (   -- the symbols that a token had in the last list, and has no more
     SELECT old_exchange AS exchange, old_tradingsymbol AS symbol, old_instrument_token AS token,
            old_instrument_type AS type, regexp_replace(old_tradingsymbol, %(series)s, '') AS base
@@ -32,12 +30,13 @@ WITH came AS (      -- a token that the last list did not have
 ), vanished AS (
     SELECT b.* FROM symbol_before AS b LEFT JOIN token_moved AS m USING (exchange, symbol)
     WHERE m.symbol IS NULL
-), series_moved AS (
-    SELECT DISTINCT ON (a.exchange, a.symbol)
-           a.exchange, v.symbol AS old_symbol, a.symbol AS new_symbol, a.token AS new_token
-    FROM appeared AS a JOIN vanished AS v USING (exchange, base)
-    WHERE a.token <> v.token AND a.type = 'EQ' AND v.type = 'EQ'
-    ORDER BY a.exchange, a.symbol, v.symbol
+), series_moved AS (    -- the n-th that vanished of a base became the n-th that appeared of it
+    SELECT a.exchange, v.symbol AS old_symbol, a.symbol AS new_symbol, a.token AS new_token
+    FROM (SELECT *, row_number() OVER (PARTITION BY exchange, base ORDER BY symbol COLLATE "C") AS n
+          FROM appeared WHERE type = 'EQ') AS a
+    JOIN (SELECT *, row_number() OVER (PARTITION BY exchange, base ORDER BY symbol COLLATE "C") AS n
+          FROM vanished WHERE type = 'EQ') AS v USING (exchange, base, n)
+    WHERE a.token <> v.token
 ), listed AS (
     SELECT came.* FROM came
     JOIN appeared AS a ON a.exchange = new_exchange AND a.symbol = new_tradingsymbol
@@ -48,20 +47,32 @@ WITH came AS (      -- a token that the last list did not have
     JOIN vanished AS v ON v.exchange = old_exchange AND v.symbol = old_tradingsymbol
     LEFT JOIN series_moved AS s ON s.exchange = old_exchange AND s.old_symbol = old_tradingsymbol
     WHERE s.old_symbol IS NULL
-), relabelled AS (
-    SELECT stayed.*,
-           (new_expiry, new_instrument_type, new_segment)
-               IS DISTINCT FROM (old_expiry, old_instrument_type, old_segment)
-           OR (new_expiry IS NOT NULL AND new_name IS DISTINCT FROM old_name)
-           OR b.symbol IS NOT NULL     -- the symbol was another token's
-           OR source.old_symbol IS NOT NULL OR target.new_symbol IS NOT NULL AS is_another
-    FROM stayed
+), stayed AS (      -- a token that both have, with something different about it
+    SELECT d.*, new_tradingsymbol <> old_tradingsymbol AS is_relabelled,
+           new_tradingsymbol <> old_tradingsymbol AND (
+               (new_expiry, new_instrument_type, new_segment)
+                   IS DISTINCT FROM (old_expiry, old_instrument_type, old_segment)
+               -- A company's new name renames its contracts, a dividend moves their strikes;
+               -- with both it is another contract.
+               OR (new_expiry IS NOT NULL AND new_name IS DISTINCT FROM old_name
+                   AND new_strike IS DISTINCT FROM old_strike)
+               -- A bond's symbol states its terms: with another it is another bond.
+               OR new_tradingsymbol ~ %(bond)s OR old_tradingsymbol ~ %(bond)s
+               OR b.symbol IS NOT NULL     -- the symbol was another token's
+               OR source.old_symbol IS NOT NULL OR target.new_symbol IS NOT NULL) AS is_another
+    FROM stock_ingestion_delta AS d
     LEFT JOIN symbol_before AS b ON b.exchange = new_exchange AND b.symbol = new_tradingsymbol
     LEFT JOIN series_moved AS source
       ON source.exchange = old_exchange AND source.old_symbol = old_tradingsymbol
     LEFT JOIN series_moved AS target
       ON target.exchange = new_exchange AND target.new_symbol = new_tradingsymbol
-    WHERE new_tradingsymbol <> old_tradingsymbol
+    WHERE new_instrument_token IS NOT NULL AND old_instrument_token IS NOT NULL AND was_current
+), same (exchange, old_symbol, new_symbol) AS (     -- one instrument, before and now
+    SELECT new_exchange, old_tradingsymbol, new_tradingsymbol FROM stayed WHERE NOT is_another
+    UNION ALL
+    SELECT exchange, symbol, symbol FROM token_moved
+    UNION ALL
+    SELECT exchange, old_symbol, new_symbol FROM series_moved
 ), first_expiry AS (
     SELECT exchange, min(expiry) AS expiry FROM stock_ingestion_stage GROUP BY exchange
 ), change (exchange, instrument_token, tradingsymbol, kind, field, old, new) AS (
@@ -86,26 +97,29 @@ WITH came AS (      -- a token that the last list did not have
     SELECT new_exchange, new_instrument_token, new_tradingsymbol,
            CASE WHEN is_another THEN 'token reused' ELSE 'renamed' END,
            'tradingsymbol', old_tradingsymbol, new_tradingsymbol
-    FROM relabelled
+    FROM stayed WHERE is_relabelled
     UNION ALL
-    SELECT new_exchange, new_instrument_token, new_tradingsymbol, 'terms changed',
+    SELECT n.new_exchange, n.new_instrument_token, n.new_tradingsymbol, 'terms changed',
            term.field, term.old, term.new
-    FROM stayed
+    FROM same
+    JOIN stock_ingestion_delta AS n
+      ON n.new_exchange = same.exchange AND n.new_tradingsymbol = same.new_symbol
+    JOIN stock_ingestion_delta AS o
+      ON o.old_exchange = same.exchange AND o.old_tradingsymbol = same.old_symbol
+     AND o.was_current
     CROSS JOIN LATERAL (VALUES
-        ('lot_size', old_lot_size::text, new_lot_size::text),
-        ('tick_size', trim_scale(old_tick_size)::text, trim_scale(new_tick_size)::text),
-        ('strike', trim_scale(old_strike)::text, trim_scale(new_strike)::text),
-        ('expiry', old_expiry::text, new_expiry::text),
-        ('name', old_name, new_name),
-        ('segment', old_segment, new_segment),
-        ('instrument_type', old_instrument_type, new_instrument_type),
-        ('exchange_token', old_exchange_token, new_exchange_token)
+        ('lot_size', o.old_lot_size::text, n.new_lot_size::text),
+        ('tick_size', trim_scale(o.old_tick_size)::text, trim_scale(n.new_tick_size)::text),
+        ('strike', trim_scale(o.old_strike)::text, trim_scale(n.new_strike)::text),
+        ('expiry', o.old_expiry::text, n.new_expiry::text),
+        ('name', o.old_name, n.new_name),
+        ('segment', o.old_segment, n.new_segment),
+        ('instrument_type', o.old_instrument_type, n.new_instrument_type),
+        ('exchange_token', o.old_exchange_token, n.new_exchange_token)
     ) AS term (field, old, new)
     WHERE term.old IS DISTINCT FROM term.new
-      AND NOT EXISTS (
-          SELECT FROM relabelled AS r
-          WHERE r.is_another AND r.new_instrument_token = stayed.new_instrument_token
-            AND r.new_exchange = stayed.new_exchange)
+      -- With another token goes another exchange_token.
+      AND (term.field <> 'exchange_token' OR n.new_instrument_token = o.old_instrument_token)
 )
 INSERT INTO stock_ingestion_change
 SELECT * FROM change

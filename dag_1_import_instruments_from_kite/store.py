@@ -24,7 +24,7 @@ from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.operation import advance
 from shared.utils.retry import RetryPolicy
-from shared.utils.staged_merge import MergeResult
+from shared.utils.staged_merge import MergeResult, lock_table
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def store_list(
     begin = time.perf_counter()
 
     def work(cursor: Any) -> MergeResult:
+        lock_table(cursor, INSTRUMENT_TABLE)  # first: runs are numbered in the order of their lists
         run_id = None
         if keeps_history:
             last = run_history.read_last_good_run(cursor, summary.key.dag_id)
@@ -90,7 +91,7 @@ def store_list(
             if previous is None:
                 return  # the first list is what later ones are compared with
             plausibility.check(summary.by_exchange, count_last_list(cursor, previous))
-            summary.changes = classify_changes(cursor, run_id)
+            summary.changes = classify_changes(cursor, run_id, plausibility.exchanges)
 
         result = db_manager.merge(
             INSTRUMENT_TABLE,

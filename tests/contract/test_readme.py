@@ -198,9 +198,14 @@ def shown(default: Any) -> str:
 
 
 def configuration_table() -> dict[str, tuple[str, str]]:
-    """Of each setting in the README: its variable, and its default."""
-    rows = table_rows(section(README, "Configuration"))
-    return {row[0].strip("`"): (row[1], row[3].strip("`")) for row in rows}
+    """Of each setting in the README: its variable, and its default. A row may have several."""
+    found = {}
+    for names, variables, _, defaults in table_rows(section(README, "Configuration")):
+        settings = names.replace("`", "").split(", ")
+        each = [cell.strip("`").split(", ") for cell in (variables or ", " * 9, defaults)]
+        assert len(each[1]) == len(settings)
+        found.update(zip(settings, zip(*each)))
+    return found
 
 
 def test_configuration_table_has_every_setting_with_variable_and_default() -> None:
@@ -553,7 +558,7 @@ def test_output_that_is_shown_is_that_of_a_run(dag_clone: Clone) -> None:
     output, failure = blocks_of("text")
     result = dag_clone.run("execute_dags.py", "--sandbox", "--dag", "1", "--dry-run")
     real = result.stdout.splitlines()
-    said = [line for line in output.text.splitlines() if line and line != "..."]
+    said = [line for line in output.text.splitlines() if line and line[:4] != "... "]
     steps = {line.partition("━")[0].strip() for line in said if "━" in line}
     assert {"authenticate", "fetch instruments", "validate", "transform"} <= steps
     labels = {re.split(r"  +|:", line.strip())[0] for line in real if line}
@@ -563,10 +568,11 @@ def test_output_that_is_shown_is_that_of_a_run(dag_clone: Clone) -> None:
     assert figures | {"inserted", "updated", "superseded"} <= shown_labels
     assert "Starting the sandbox in .sandbox/" in said
     failed = dag_clone.run(
-        *["execute_dags.py", "--sandbox", "--dag", "1", "--sandbox-fault", "502"]
+        *["execute_dags.py", "--sandbox", "--dag", "1", "--sandbox-fault", "expired-token"]
     )
-    assert failed.returncode == 1
-    assert "$ echo $?\n1" in failure.text
+    assert failed.returncode == 3
+    assert failure.text.splitlines()[0].endswith("--sandbox-fault expired-token; echo $?")
+    assert failure.text.splitlines()[-1] == "3"
     for line in failed.stderr.splitlines():
         assert line in failure.text
 
@@ -597,7 +603,7 @@ def test_architecture_table_names_every_module() -> None:
         if path.name not in ("__init__.py", "exceptions.py") and path.parent.name != "models":
             assert re.search(rf"\b{path.stem}\b", told), path
     for name in re.findall(r"`([\w/]+(?:\.py|/))`", told):
-        found = [PROJECT / name, PROJECT / "shared" / "utils" / name]
+        found = [PROJECT / name, PROJECT / "shared" / name, PROJECT / "shared" / "utils" / name]
         assert any(path.exists() for path in found), name
 
 

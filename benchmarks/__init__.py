@@ -1,0 +1,1 @@
+"""Measures the import against the floor and against what one would use instead: `make bench`."""

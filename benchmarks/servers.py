@@ -1,0 +1,113 @@
+"""The servers of a benchmark: PostgreSQL as it is by default, fsync included, and Kite's.
+
+Both are processes of their own. A database is cloned from a template for each run, so that every
+run of every contender finds the very same table.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from benchmarks.processes import PROJECT, clean_environment
+from sandbox.embedded_postgres import EmbeddedPostgres, temporary_postgres
+
+_CREDENTIALS = {
+    "KITE_API_KEY": "sandbox_key",
+    "KITE_API_SECRET": "sandbox_secret",
+    "KITE_ACCESS_TOKEN": "sandbox_token",
+}
+
+
+class Servers:
+    """PostgreSQL and Kite, and what is asked of them between two runs."""
+
+    def __init__(self, postgres: EmbeddedPostgres, kite_root: str, dump_file: Path) -> None:
+        self.postgres = postgres
+        self._kite_root = kite_root
+        self._dump_file = dump_file
+
+    def environment(self, database: str) -> dict[str, str]:
+        """What leads a contender to the servers."""
+        return {
+            **_CREDENTIALS,
+            "KITE_API_ROOT": self._kite_root,
+            "DB_HOST": self.postgres.host,
+            "DB_PORT": str(self.postgres.port),
+            "DB_NAME": database,
+            "DB_USER": self.postgres.user,
+            "DB_PASSWORD": self.postgres.password,
+        }
+
+    def serve(self, dump: bytes) -> None:
+        """Let Kite serve this list from now on, already compressed."""
+        beside = self._dump_file.with_suffix(".new")
+        beside.write_bytes(dump)
+        beside.replace(self._dump_file)
+        request = urllib.request.Request(
+            f"{self._kite_root}/instruments",
+            headers={
+                "X-Kite-Version": "3",
+                "Authorization": "token {KITE_API_KEY}:{KITE_ACCESS_TOKEN}".format(**_CREDENTIALS),
+                "Accept-Encoding": "gzip",
+            },
+        )
+        with urllib.request.urlopen(request) as response:
+            response.read()
+
+    def create(self, database: str, template: str = "template1") -> None:
+        """Make a database, in place of one of this name."""
+        self.drop(database)
+        # Its files are copied, which needs a checkpoint before and after.
+        self.execute(f"CREATE DATABASE {database} TEMPLATE {template} STRATEGY file_copy")
+
+    def drop(self, database: str) -> None:
+        """Drop a database, if it is there."""
+        self.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+
+    def execute(self, statement: str, *, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement by itself and return its rows, if it gives any."""
+        connection = psycopg2.connect(**self.postgres.conninfo(database))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+@contextmanager
+def start_servers(folder: Path) -> Iterator[Servers]:
+    """Start both servers, and stop them at the end. `folder` is for the served list."""
+    dump_file = folder / "served.csv"
+    dump_file.write_bytes(b"")
+    with temporary_postgres(fsync=True) as postgres, _start_kite(dump_file) as kite_root:
+        yield Servers(postgres, kite_root, dump_file)
+
+
+@contextmanager
+def _start_kite(dump_file: Path) -> Iterator[str]:
+    command: Sequence[str] = [sys.executable, "-m", "benchmarks.kite_process", str(dump_file)]
+    with subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait()
