@@ -280,6 +280,7 @@ def _do_in_place(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.status:
         from shared.run_status import show_status
 
+        _refuse_unknown(discover_dags(PROJECT_ROOT), arguments.dag)
         return ExitStatus.SUCCESS if show_status(arguments.dag) else ExitStatus.DAG_FAILED
     if arguments.changes:
         return _show_changes(arguments)
@@ -372,13 +373,7 @@ def _select(dags: Sequence[DAG], wanted: Sequence[int]) -> list[DAG]:
         if not selected:
             raise ConfigurationError(f"There is no enabled DAG in {PROJECT_ROOT}.")
         return selected
-    known = sorted({dag.dag_id for dag in dags})
-    for dag_id in wanted:
-        if dag_id not in known:
-            raise ConfigurationError(
-                f"There is no DAG {dag_id}. Known ids: {', '.join(map(str, known)) or 'none'} "
-                "(see --list)."
-            )
+    _refuse_unknown(dags, wanted)
     selected = [dag for dag in dags if dag.dag_id in wanted]
     for dag in selected:
         if not dag.enabled:
@@ -387,6 +382,16 @@ def _select(dags: Sequence[DAG], wanted: Sequence[int]) -> list[DAG]:
                 f"{dag.folder.name}/config.json to run it."
             )
     return selected
+
+
+def _refuse_unknown(dags: Sequence[DAG], wanted: Sequence[int]) -> None:
+    known = sorted({dag.dag_id for dag in dags})
+    for dag_id in wanted:
+        if dag_id not in known:
+            raise ConfigurationError(
+                f"There is no DAG {dag_id}. Known ids: {', '.join(map(str, known)) or 'none'} "
+                "(see --list)."
+            )
 
 
 def _call(dag: DAG, options: Mapping[str, Any]) -> Any:

@@ -12,8 +12,9 @@ from shared.kite_login import IST
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 
+# The last good run, and whether one before it gave it a list to compare with.
 LAST_RUN = """
-SELECT run_id, started_at FROM ingestion_run
+SELECT run_id, started_at, count(*) OVER () > 1 FROM ingestion_run
 WHERE dag_id = 1 AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
 CHANGES = """
@@ -21,6 +22,7 @@ SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM kite_instrument_change WHERE run_id = %s
 ORDER BY kind, exchange, tradingsymbol, field
 """
+_COLUMNS = 79
 NAMES = ("exchange", "instrument_token", "tradingsymbol", "kind", "field", "old", "new")
 
 
@@ -42,22 +44,22 @@ def describe_changes(*, as_json: bool = False) -> str:
         return _to_json(runs, changes)
     if not runs:
         return "No run has been recorded yet."
-    run_id, started_at = runs[0]
+    run_id, started_at, is_compared = runs[0]
     title = f"Run {run_id}, {started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
-    if not changes:
-        return f"{title}: no changes (the first list is what later ones are compared with)."
-    return "\n".join([f"{title}: {len(changes):,} changes", "", *_summarise(changes)])
+    if not changes and not is_compared:
+        return f"{title}: the first list, which the next one is compared with"
+    return "\n".join([f"{title}: {len(changes):,} changes", "", *_summarise(changes)]).rstrip()
 
 
 def _summarise(changes: Sequence[Sequence[Any]]) -> list[str]:
     groups: dict[tuple[str, str], list[Sequence[Any]]] = {}
     for change in changes:
         groups.setdefault((change[3], change[0]), []).append(change)
-    lines = [f"{'kind':<14}{'exchange':<10}{'rows':>7}  the first of them"]
+    lines = [f"{'kind':<14}{'exchange':<10}{'rows':>7}  the first of them"] if groups else []
     for (kind, exchange), members in groups.items():
         first = _describe(*members[0])
         lines.append(f"{kind:<14}{exchange:<10}{len(members):>7,}  {first}")
-    return lines
+    return [line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 3]}..." for line in lines]
 
 
 def _describe(

@@ -137,7 +137,7 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
         lock_timeout_seconds=_RECORD_SECONDS,
         statement_timeout_seconds=_RECORD_SECONDS,
     )
-    reason = redact(str(error)) or type(error).__name__
+    reason = redact(str(error)) or f"ended from outside: {type(error).__name__.strip('_')}"
 
     def work(cursor: Any) -> None:
         run_id = run_history.insert_run(cursor, summary.key, "failed")

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from shared.config.logging_config import redact
+from shared.kite_login import IST
 from shared.utils.kite_csv import RejectedRow, shorten
 from shared.utils.run_history import API_SOURCE, LastRun, RunKey
 from shared.utils.staged_merge import MergeResult
@@ -113,19 +114,18 @@ def _as_line(fields: Sequence[str]) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    source = "" if summary.key.source == API_SOURCE else f" from {summary.key.source}"
     if summary.dry_run and summary.stored:
-        text = (
-            f"Dry run: {summary.stored:,} instruments{source} would be stored in {summary.target}"
-        )
+        text = f"Dry run: {summary.stored:,} instruments would be stored in {summary.target}"
     elif summary.merge is not None:
-        text = f"Stored {summary.stored:,} instruments{source} in {summary.target}"
+        text = f"Stored {summary.stored:,} instruments in {summary.target}"
     else:
         text = "Nothing was stored"
+    if summary.key.source != API_SOURCE:
+        text += f"\nThe list is that of the saved dump {summary.key.source}"
     if summary.same_as is not None:
         text += (
             f"\nThe list is the same, byte for byte, as that of run {summary.same_as.run_id} "
-            f"({summary.same_as.started_at:%d %B %H:%M})"
+            f"({summary.same_as.started_at.astimezone(IST):%a %d %b %Y %H:%M IST})"
         )
     return text
 

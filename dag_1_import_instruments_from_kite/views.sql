@@ -6,10 +6,8 @@ CREATE OR REPLACE VIEW kite_instrument_today AS
 SELECT instrument_token, exchange, tradingsymbol, exchange_token, instrument_type, name, segment,
        expiry, strike, tick_size, lot_size, last_updated, created_at
 FROM kite_instrument_master
-WHERE last_updated = (
-    SELECT list_moment FROM ingestion_run
-    WHERE list_moment IS NOT NULL AND dag_id = 1
-    ORDER BY run_id DESC LIMIT 1);
+-- Since, not at: should a run not be recorded, its list is still to be seen.
+WHERE last_updated >= (SELECT max(list_moment) FROM ingestion_run WHERE dag_id = 1);
 
 -- What a websocket subscription needs: token to symbol, and back.
 CREATE OR REPLACE VIEW kite_token_map AS

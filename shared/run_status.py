@@ -8,14 +8,19 @@ from datetime import datetime
 from typing import Any
 
 from shared.config.config_loader import ConfigLoader
-from shared.console import say, say_table
+from shared.console import say
 from shared.freshness import fresh_since
 from shared.kite_login import IST
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 
 SHOWN_RUNS = 10
-_COLUMNS = ("run", "DAG", "started (IST)", "status", "seconds", "fetched", "rejected", "in/up/sup")
+# Within 80 columns up to a million rows.
+_LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
+_COLUMNS = (
+    *("run", "DAG", "started (IST)", "status", "seconds"),
+    *("fetched", "rejected", "inserted", "updated"),
+)
 
 
 def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
@@ -33,12 +38,13 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
         runs = manager.fetch_all(run_history.READ_RUNS, wanted)
         loads = manager.fetch_all(run_history.READ_LAST_LOADS, wanted)
     if runs:
-        say_table(_COLUMNS, [_describe_run(*run) for run in runs])
+        for line in (_COLUMNS, *(_describe_run(*run) for run in runs)):
+            say(_LINE.format(*line).rstrip())
         _say_remarks(runs)
     since = fresh_since(now or datetime.now(IST), holidays)
     if not loads:
         say("STALE: nothing was ever loaded.")
-    verdicts = [_is_fresh(dag_id, name, loaded_at, since) for dag_id, name, loaded_at in loads]
+    verdicts = [_is_fresh(since, *load) for load in loads]
     return bool(verdicts) and all(verdicts)
 
 
@@ -58,7 +64,6 @@ def _describe_run(
     sha256: str | None,
     error: str | None,
 ) -> tuple[str, ...]:
-    counts = (inserted, updated, superseded)
     return (
         str(run_id),
         str(dag_id),
@@ -67,7 +72,8 @@ def _describe_run(
         f"{(ended_at - started_at).total_seconds():.1f}",
         _count(fetched),
         _count(rejected),
-        "/".join(map(_count, counts)) if inserted is not None else "-",
+        _count(inserted),
+        _count(updated),
     )
 
 
@@ -80,8 +86,8 @@ def _say_remarks(runs: Sequence[Sequence[Any]]) -> None:
     run_id, dag_id, _, source, status, *_, sha256, error = runs[0]
     if status == "failed":
         say(f"\nRun {run_id} failed: {error}")
-    if source != run_history.API_SOURCE:
-        say(f"\nRun {run_id} imported a saved dump: {source}")
+    elif source != run_history.API_SOURCE:
+        say(f"\nRun {run_id} imported a saved dump:\n{source}")
     earlier = [
         run for run in runs[1:] if run[1] == dag_id and run[4] == "succeeded" and status == run[4]
     ]
@@ -89,15 +95,20 @@ def _say_remarks(runs: Sequence[Sequence[Any]]) -> None:
         say(f"\nRun {run_id} brought the same list, byte for byte, as run {earlier[0][0]}.")
 
 
-def _is_fresh(dag_id: int, dag_name: str, loaded_at: datetime | None, since: datetime) -> bool:
+def _is_fresh(
+    since: datetime, dag_id: int, dag_name: str, source: str | None, loaded_at: datetime | None
+) -> bool:
     name = f"DAG {dag_id} {dag_name}"
-    expected = f"expected a load since {since:%a %d %b %Y %H:%M IST}"
+    expected = f"Expected: a load since {since:%a %d %b %Y %H:%M IST}."
+    if source is None:
+        say(f"\nSTALE: {name} was never loaded.\n{expected}")
+        return False
     if loaded_at is None:
-        say(f"\nSTALE: {name} was never loaded from the API; {expected}.")
+        say(f"\nSTALE: {name} holds the list of a saved dump:\n{source}\n{expected}")
         return False
     when = f"{loaded_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
     if loaded_at < since:
-        say(f"\nSTALE: {name} was last loaded on {when}; {expected}.")
+        say(f"\nSTALE: {name} was last loaded on\n{when}. {expected}")
         return False
-    say(f"\nFRESH: {name} was loaded on {when}.")
+    say(f"\nFRESH: {name} was loaded on\n{when}.")
     return True

@@ -44,6 +44,16 @@ settings.load_profile("project")
 _GIVEN = {name: value for name, value in os.environ.items() if value}
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """Escape captured text that is not UTF-8: pytest-xdist's workers cannot hand it over."""
+    report: pytest.TestReport = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No KITE_*, DB_* or .env of the developer's reaches a test; logs go to the test's folder."""

@@ -16,8 +16,6 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from kiteconnect import KiteConnect
-from kiteconnect import exceptions as kite_exceptions
 
 from shared.exceptions import (
     APIError,
@@ -27,6 +25,7 @@ from shared.exceptions import (
 )
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump
+from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import Progress, StrictSession
 

@@ -45,12 +45,20 @@ SELECT run_id, started_at, dump_sha256 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
 
-# Only what came from the API makes a list fresh: a replayed file is an old list.
+# What each DAG has stored last: where it came from, and when the API gave it. A replayed file is an
+# old list, unless the API gave the very same one.
 READ_LAST_LOADS = """
-SELECT dag_id, dag_name, max(started_at) FILTER (WHERE status = 'succeeded' AND source = 'api')
-FROM ingestion_run
+WITH last AS (
+    SELECT DISTINCT ON (dag_id) dag_id, source, dump_sha256 FROM ingestion_run
+    WHERE status = 'succeeded' ORDER BY dag_id, run_id DESC
+)
+SELECT dag_id, (array_agg(run.dag_name ORDER BY run_id DESC))[1], last.source,
+       max(run.started_at) FILTER (
+           WHERE run.status = 'succeeded' AND run.source = 'api'
+             AND run.dump_sha256 IS NOT DISTINCT FROM last.dump_sha256)
+FROM ingestion_run AS run LEFT JOIN last USING (dag_id)
 WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
-GROUP BY dag_id, dag_name ORDER BY dag_id
+GROUP BY dag_id, last.source ORDER BY dag_id
 """
 
 

@@ -360,7 +360,10 @@ def _unique_rows(
 ) -> Sequence[Mapping[str, Any]]:
     """The last of the rows with the same values in `columns`; `rows` itself if all differ."""
     values_of = itemgetter(*columns)
+    first_of = itemgetter(columns[0])
     try:
+        if len(set(map(first_of, rows))) == len(rows):
+            return rows  # no need for a pair of values for each row
         if len(set(map(values_of, rows))) == len(rows):
             return rows
         last = {values_of(row): position for position, row in enumerate(rows)}

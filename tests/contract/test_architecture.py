@@ -94,7 +94,7 @@ def test_walk_finds_the_modules() -> None:
         allowed("shared/utils/retry.py", "tenacity", "shared.exceptions"),
         allowed(
             "shared/utils/kite_client_wrapper.py",
-            "kiteconnect",
+            "shared.utils.kiteconnect_client",
             "requests",
             "urllib3",
             "shared.exceptions",
@@ -166,7 +166,7 @@ def test_dag_imports_itself_and_shared_code_alone(folder: Path) -> None:
         ),
         pytest.param(
             "kiteconnect",
-            r"shared/utils/kite_client_wrapper\.py",
+            r"shared/utils/kiteconnect_client\.py",
             ("psycopg2", "shared.config", "shared.utils.db_manager"),
             id="kiteconnect",
         ),

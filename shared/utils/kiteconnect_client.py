@@ -1,0 +1,45 @@
+"""kiteconnect's HTTP client, without its ticker until somebody asks for it.
+
+`import kiteconnect` also imports the package's websocket ticker, and with it twisted and autobahn:
+0.15 of its 0.29 s, and 22 MB, of which a job that downloads one file has no use. Here the ticker is
+left out of that import, and is imported when `kiteconnect.KiteTicker` is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+_TICKER = "kiteconnect.ticker"
+
+
+def _import_without_ticker() -> ModuleType:
+    if "kiteconnect" in sys.modules:
+        return sys.modules["kiteconnect"]
+    placeholder = ModuleType(_TICKER)
+    vars(placeholder)["KiteTicker"] = None
+    sys.modules[_TICKER] = placeholder
+    try:
+        import kiteconnect
+    except ImportError:  # a version that is laid out in another way: take it as it is
+        del sys.modules[_TICKER]
+        import kiteconnect
+
+        return kiteconnect
+    del sys.modules[_TICKER]
+    del vars(kiteconnect)["KiteTicker"]
+    vars(kiteconnect)["__getattr__"] = _import_ticker  # PEP 562
+    return kiteconnect
+
+
+def _import_ticker(name: str) -> Any:
+    if name != "KiteTicker":
+        raise AttributeError(f"module 'kiteconnect' has no attribute {name!r}")
+    return importlib.import_module(_TICKER).KiteTicker
+
+
+_package = _import_without_ticker()
+KiteConnect: Any = _package.KiteConnect
+kite_exceptions: Any = _package.exceptions
