@@ -15,7 +15,7 @@ from typing import Any
 _TICKER = "kiteconnect.ticker"
 
 
-def _import_without_ticker() -> ModuleType:
+def _import_without_ticker() -> Any:
     if "kiteconnect" in sys.modules:
         return sys.modules["kiteconnect"]
     placeholder = ModuleType(_TICKER)
