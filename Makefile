@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := benchmarks/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test check lint types clean
+.PHONY: help sandbox test coverage mutation check lint types bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,17 +21,37 @@ sandbox: $(VENV)/installed  ## the import on a made-up market, nothing else need
 	$(BIN)/python execute_dags.py --sandbox --dag 1
 
 test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+coverage: $(VENV)/installed  ## run all tests, and fail where they reach less than 90% of the branches
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -n auto --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut~=3.8'
+	$(BIN)/python -m tests.mutation
 
 check: lint types test  ## what a contributor runs before a commit: lint, types, tests
 
 lint: $(VENV)/installed  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(VENV)/installed  ## check types
 	$(BIN)/mypy
 
-clean:  ## remove the virtual environment and all caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+# The contenders are in an environment of their own.
+$(BENCH_VENV)/installed: requirements.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	touch $@
+
+bench: $(BENCH_VENV)/installed  ## measure speed and memory against others, 10 minutes; rewrites docs/benchmark.*
+	$(BENCH_VENV)/bin/python -m benchmarks
+
+clean:  ## remove the virtual environments and all caches
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

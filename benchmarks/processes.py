@@ -34,9 +34,7 @@ class Measurement:
     steps: dict[str, float] = field(default_factory=dict)
 
 
-def measure(
-    arguments: Sequence[str], environment: Mapping[str, str], folder: Path
-) -> Measurement:
+def measure(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> Measurement:
     """Run Python with `arguments` in `folder`. Raises ContenderFailedError if it fails."""
     with tempfile.TemporaryDirectory(prefix="kite-bench-") as reports:
         memory_file, steps_file = Path(reports, "memory"), Path(reports, "steps")
@@ -48,7 +46,7 @@ def measure(
             "BENCH_STEPS_FILE": str(steps_file),
         }
         begin = time.perf_counter()
-        result = subprocess.run(
+        result = subprocess.run(  # noqa: S603 - the project's own programs
             [sys.executable, *arguments],
             cwd=folder,
             env=variables,
@@ -69,7 +67,7 @@ def measure(
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what would lead a contender elsewhere."""
+    """The environment of this process without what would lead a contender elsewhere."""
     return {
         name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import psycopg2
 from benchmarks.processes import PROJECT, clean_environment
 from sandbox.embedded_postgres import EmbeddedPostgres, temporary_postgres
 
+_SESSION_SECONDS = 5.0
+_POLL_SECONDS = 0.01
 _CREDENTIALS = {
     "KITE_API_KEY": "sandbox_key",
     "KITE_API_SECRET": "sandbox_secret",
@@ -51,7 +54,7 @@ class Servers:
         beside = self._dump_file.with_suffix(".new")
         beside.write_bytes(dump)
         beside.replace(self._dump_file)
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310 - the local server
             f"{self._kite_root}/instruments",
             headers={
                 "X-Kite-Version": "3",
@@ -59,7 +62,7 @@ class Servers:
                 "Accept-Encoding": "gzip",
             },
         )
-        with urllib.request.urlopen(request) as response:
+        with urllib.request.urlopen(request) as response:  # noqa: S310
             response.read()
 
     def create(self, database: str, template: str = "template1") -> None:
@@ -71,6 +74,13 @@ class Servers:
     def drop(self, database: str) -> None:
         """Drop a database, if it is there."""
         self.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+
+    def wait_for_sessions(self, database: str) -> None:
+        """Return when no session of a contender is left: only then its figures are counted."""
+        deadline = time.monotonic() + _SESSION_SECONDS
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+        while self.execute(count)[0][0] and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def execute(self, statement: str, *, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run a statement by itself and return its rows, if it gives any."""
@@ -85,18 +95,18 @@ class Servers:
 
 
 @contextmanager
-def start_servers(folder: Path) -> Iterator[Servers]:
+def start_servers(folder: Path, *, fsync: bool = True) -> Iterator[Servers]:
     """Start both servers, and stop them at the end. `folder` is for the served list."""
     dump_file = folder / "served.csv"
     dump_file.write_bytes(b"")
-    with temporary_postgres(fsync=True) as postgres, _start_kite(dump_file) as kite_root:
+    with temporary_postgres(fsync=fsync) as postgres, _start_kite(dump_file) as kite_root:
         yield Servers(postgres, kite_root, dump_file)
 
 
 @contextmanager
 def _start_kite(dump_file: Path) -> Iterator[str]:
     command: Sequence[str] = [sys.executable, "-m", "benchmarks.kite_process", str(dump_file)]
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - a module of this package
         command,
         cwd=PROJECT,
         env=clean_environment(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from shared.exceptions import APIError, ConfigurationError
 from shared.utils.kite_client_wrapper import RawDump
+from shared.utils.kite_csv import ParsedDump, parse_dump
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,21 @@ def read_saved_dump(path: Path) -> bytes:
         raise APIError(f"The saved dump {path} is damaged or cut short: {exc}.") from exc
 
 
+def parse_saved_dump(path: Path) -> tuple[ParsedDump, RawDump]:
+    """What a saved dump holds, and the dump itself.
+
+    Raises ConfigurationError if it cannot be read, APIError if it is no instrument list.
+    """
+    body = read_saved_dump(path)
+    try:
+        dump = parse_dump(body)
+    except APIError as exc:
+        raise APIError(f"The saved dump {path} cannot be used. {exc}") from exc
+    if not dump.rows and not dump.rejected:
+        raise APIError(f"The saved dump {path} is empty (a header and no rows).")
+    return dump, RawDump.of(body)
+
+
 def keep_dump(dump: RawDump, directory: Path, days: int, *, now: datetime) -> Path | None:
     """Keep the dump in `directory`, and delete what is older than `days` there; 0 keeps none.
 
@@ -46,13 +63,15 @@ def keep_dump(dump: RawDump, directory: Path, days: int, *, now: datetime) -> Pa
     if days == 0:
         return None
     path = directory / _NAME.format(moment=now, digest=dump.sha256[:12])
+    unfinished = path.with_suffix(".part")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _delete_older(directory, now - timedelta(days=days))
-        unfinished = path.with_suffix(".part")
         unfinished.write_bytes(dump.packed)
         unfinished.replace(path)
     except OSError as exc:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         logger.warning("The dump could not be kept in %s: %s", directory, exc.strerror or exc)
         return None
     return path

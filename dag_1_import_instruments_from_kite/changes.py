@@ -64,8 +64,9 @@ class Plausibility:
         if faults and not self.is_forced:
             raise ValidationError(
                 f"Kite's list is not plausible: {'; '.join(faults)} since the last good run. "
-                "Nothing was stored, yesterday's list stays. If the exchange really has so few "
-                "instruments today, run again with --force; else run again later."
+                "Nothing was stored, the list of that run stays. Kite may not have finished "
+                "today's list: run again in some minutes. If the exchange really has so few "
+                "instruments now, run once with --force."
             )
 
     def _is_wanted(self, exchange: str) -> bool:

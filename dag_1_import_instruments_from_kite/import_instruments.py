@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dag_1_import_instruments_from_kite import settings
-from dag_1_import_instruments_from_kite.archive import keep_dump, read_saved_dump
+from dag_1_import_instruments_from_kite.archive import keep_dump, parse_saved_dump
 from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
 from dag_1_import_instruments_from_kite.store import (
     predict_list,
@@ -155,8 +155,7 @@ class _Run:
         summary = self.summary
         if summary.key.source != run_history.API_SOURCE:
             with operation("read saved dump", summary.durations):
-                body = read_saved_dump(Path(summary.key.source))
-                dump, raw_dump = parse_dump(body), RawDump.of(body)
+                dump, raw_dump = parse_saved_dump(Path(summary.key.source))
         else:
             client = _make_client(root, retry)
             with operation("authenticate", summary.durations):

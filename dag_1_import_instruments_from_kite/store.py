@@ -32,8 +32,16 @@ _FOLDER = Path(__file__).resolve().parent
 CHANGES_TABLE = "kite_instrument_change"
 LAST_VIEW = "kite_underlying"  # the last that views.sql makes
 
+MAY_READ = "SELECT has_table_privilege(to_regclass(%s), 'SELECT')"  # NULL where there is none
+
 # How long the record of a failed run may take: the run itself has ended already.
 _RECORD_SECONDS = 3
+
+
+_HISTORY = (
+    (run_history.TABLE_NAME, run_history.SCHEMA_FILE, ("SELECT", "INSERT", "UPDATE")),
+    (CHANGES_TABLE, _FOLDER / "changes_schema.sql", ("INSERT",)),
+)
 
 
 def prepare_history(db_manager: DatabaseManager) -> bool:
@@ -41,11 +49,7 @@ def prepare_history(db_manager: DatabaseManager) -> bool:
 
     Returns whether runs and changes can be recorded. A role that may not is no error (ruling 23).
     """
-    wanted = (
-        (run_history.TABLE_NAME, run_history.SCHEMA_FILE, ("SELECT", "INSERT", "UPDATE")),
-        (CHANGES_TABLE, _FOLDER / "changes_schema.sql", ("INSERT",)),
-    )
-    for name, script, privileges in wanted:
+    for name, script, privileges in _HISTORY:
         if not db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges):
             logger.warning(
                 "The history of runs and changes is not kept: DB_USER may neither make nor write "
@@ -125,7 +129,7 @@ def predict_list(
         summary,
         plausibility,
         batch_size=1000,
-        keeps_history=db_manager.has_relation(run_history.TABLE_NAME),
+        keeps_history=bool(db_manager.fetch_all(MAY_READ, (run_history.TABLE_NAME,))[0][0]),
     )
 
 
@@ -146,7 +150,11 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
 
     try:
         with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
-            if prepare_history(db_manager):
+            # The tables alone: the views need the instrument table, which there may not be yet.
+            if all(
+                db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges)
+                for name, script, privileges in _HISTORY
+            ):
                 db_manager.run_in_transaction(work)
     except DatabaseError as exc:
         logger.info("the failed run could not be recorded: %s", exc)

@@ -31,6 +31,7 @@ from shared.config import config_loader, logging_config
 from shared.utils import operation
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
+from tests.command_line import CommandLine
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
@@ -42,6 +43,16 @@ settings.load_profile("project")
 
 # Read before any test clears the environment.
 _GIVEN = {name: value for name, value in os.environ.items() if value}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """Escape captured text that is not UTF-8: pytest-xdist's workers cannot hand it over."""
+    report: pytest.TestReport = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
@@ -310,6 +321,33 @@ def configured_project(
         RETRY_DELAY_SECONDS="0.01",
     )
     return project
+
+
+@pytest.fixture
+def cli(
+    server: Server,
+    database: str,
+    kite: KiteServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[CommandLine]:
+    """The command line in this process, on the local Kite server and a database of the test's."""
+    config = server.config(database)
+    for name, value in {
+        "KITE_API_KEY": kite.api_key,
+        "KITE_API_SECRET": kite.api_secret,
+        "KITE_ACCESS_TOKEN": kite.access_token,
+        "KITE_API_ROOT": kite.root,
+        "DB_HOST": config["host"],
+        "DB_PORT": config["port"],
+        "DB_NAME": database,
+        "DB_USER": config["user"],
+        "DB_PASSWORD": config["password"],
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    connection = server.connect(database)
+    yield CommandLine(kite, tmp_path, connection, monkeypatch)
+    connection.close()
 
 
 @pytest.fixture

@@ -487,6 +487,8 @@ def test_production(server: Server, clone: Clone) -> None:
             assert shell(clone, f"{python} --check").count("ok ") == 2
             assert "Dry run: " in shell(clone, f"{python} --dry-run")
             assert "inserted             0" in shell(clone, python)
+            runs = server.execute("SELECT count(*) FROM ingestion_run", dbname=database)
+            assert runs == [(2,)]
             old = clone.folder / "logs" / "rejected_rows_old.csv"
             young = clone.folder / "logs" / "rejected_rows_young.csv"
             for path, days in ((old, 40), (young, 20)):

@@ -246,7 +246,7 @@ def test_stop(used: Used, number: signal.Signals, status: int) -> None:
         assert (moment, process.returncode) == (moment, status)
         assert "Traceback" not in errors
         clone.wait_until_no_server_is_left()
-        assert clone.query(STATE) == before
+    assert clone.query(STATE) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

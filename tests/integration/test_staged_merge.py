@@ -135,7 +135,9 @@ def test_two_merges_in_one_transaction(
 def test_merge_of_no_rows_asks_nothing_of_the_database(emptied_manager: DatabaseManager) -> None:
     with emptied_manager.transaction() as cursor:
         assert merge_rows(cursor, INSTRUMENT_TABLE, []) == MergeResult(0, 0, 0, None)
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
         assert cursor.fetchone() == (0,)
 
 

@@ -162,6 +162,7 @@ def test_creation_on_a_table_takes_no_lock_that_anybody_waits_for(
         create_kite_instrument_master_table(db_manager)
         cursor.execute(
             "SELECT mode FROM pg_locks WHERE relation = 'kite_instrument_master'::regclass"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             " AND mode <> 'AccessShareLock'"
         )
         assert cursor.fetchall() == []

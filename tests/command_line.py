@@ -1,0 +1,80 @@
+"""The command line within this process: real parts, and as quick as a function.
+
+What it reads and writes besides the database is in the test's own folder; its settings are those
+that the project ships, with the test's own merged over them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import execute_dags
+from sandbox.kite_server import KiteServer
+from shared.config.config_loader import override_config
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command has come to."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class CommandLine:
+    """`run("--dag", "1")` is `python execute_dags.py --dag 1`."""
+
+    kite: KiteServer
+    folder: Path
+    connection: Any
+    monkeypatch: pytest.MonkeyPatch
+    parameters: dict[str, Any] = field(default_factory=dict)
+    holidays: list[str] = field(default_factory=list)
+
+    @property
+    def archive(self) -> Path:
+        """Where good lists are kept."""
+        return self.folder / "archive"
+
+    def run(self, *arguments: str) -> Result:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        settings = {
+            "parameters": {
+                "archive_directory": str(self.archive),
+                "retry_delay_seconds": 0,
+                **self.parameters,
+            },
+            "calendar": {"holidays": self.holidays},
+        }
+        with (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            override_config("the test", settings),
+            self.monkeypatch.context() as patch,
+        ):
+            patch.setattr("sys.argv", ["execute_dags.py", *arguments])
+            status = int(execute_dags.run(execute_dags.parse_arguments()))
+        return Result(status, stdout.getvalue(), stderr.getvalue())
+
+    def load(self, dump: bytes, *arguments: str) -> Result:
+        """Run DAG 1 on what Kite lists from now on."""
+        self.kite.dump = dump
+        return self.run("--dag", "1", *arguments)
+
+    def query(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, params or None)
+            rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def runs(self, *columns: str) -> list[tuple[Any, ...]]:
+        """These columns of the history of runs, oldest first."""
+        return self.query(f"SELECT {', '.join(columns)} FROM ingestion_run ORDER BY run_id")

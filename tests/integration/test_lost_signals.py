@@ -1,0 +1,58 @@
+"""A signal that comes while Python cleans an object up, where errors are lost, ends the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Project
+
+# As at the end of an HTTP session, where one SIGTERM in three was lost after a fetch.
+DAG = """
+import os, signal, threading
+
+class Session:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        for _ in range(1000):
+            pass  # the handler runs here
+
+def wait_for_ever():
+    session = Session()
+    del session
+    threading.Event().wait(30)
+    return "the signal was lost"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        pytest.param("SIGTERM", 143, "Terminated: ", id="SIGTERM"),
+        pytest.param("SIGINT", 130, "Interrupted: ", id="Ctrl-C"),
+    ],
+)
+def test_signal_while_an_object_is_cleaned_up(
+    project: Project, name: str, status: int, message: str
+) -> None:
+    folder = project.folder / "dag_2_wait_for_ever"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(DAG.format(name=name))
+    (folder / "config.json").write_text("{}")
+    result = project.run("--dag", "2")
+    assert result.returncode == status
+    assert result.stderr.startswith(f"ERROR: {message}")
+    assert "Exception ignored" not in result.stderr
+
+
+def test_other_errors_while_an_object_is_cleaned_up_are_shown(project: Project) -> None:
+    folder = project.folder / "dag_2_clean_up"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "class Session:\n    def __del__(self):\n        raise ValueError('in the clean-up')\n"
+        "def clean_up():\n    Session()\n    return 'went on'\n"
+    )
+    (folder / "config.json").write_text("{}")
+    result = project.run("--dag", "2")
+    assert result.returncode == 0
+    assert "went on" in result.stdout
+    assert "ValueError: in the clean-up" in result.stderr
