@@ -249,17 +249,11 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> ExitStatus:
         if not arguments.json:
             say(f"{sandbox.describe()}\n")
         status = _do_in_place(arguments)
-        if status is ExitStatus.SUCCESS and _loads(arguments):
+        if status is ExitStatus.SUCCESS and sandbox.has_served_list and not arguments.dry_run:
             sandbox.complete()
             say(f"\nLook at the data with psql: {_python()} -m sandbox")
             say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
     return status
-
-
-def _loads(arguments: argparse.Namespace) -> bool:
-    """Whether a run with these arguments loads the sandbox's list of the day."""
-    looks = arguments.check or arguments.status or arguments.changes
-    return not (looks or arguments.dry_run or arguments.from_file)
 
 
 def _python() -> str:

@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def main() -> int:
     except (ContenderFailedError, UnequalTablesError) as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted: nothing was written.\n")
+        return 130
     results["minutes"] = round((time.monotonic() - begin) / 60, 1)
     tables = make_tables(results)
     for table in tables:
@@ -99,7 +103,7 @@ def _measure(plan: Plan) -> dict[str, Any]:
             surroundings = describe_surroundings(servers)
             results = Experiments(Runner(servers, folder), plan, _say).run()
     surroundings["machine"]["load_at_end"] = round(os.getloadavg()[0], 2)
-    return {**surroundings, **results}
+    return {**surroundings, "plan": asdict(plan), **results}
 
 
 def _write_results(results: dict[str, Any], folder: Path, tables: list[str]) -> None:
@@ -126,8 +130,9 @@ def _describe(results: dict[str, Any]) -> str:
     machine, versions = results["machine"], dict(results["versions"])
     python = versions.pop("python")
     others = ", ".join(f"{name} {version}" for name, version in versions.items())
+    quick = "" if results["plan"]["fsync"] else "A quick run, each figure measured once, no fsync. "
     return (
-        f"{results['date']}, commit {results['commit']}: {machine['cores']} cores of "
+        f"{quick}{results['date']}, commit {results['commit']}: {machine['cores']} cores of "
         f"{machine['cpu']}, {machine['memory_gb']} GB, {machine['system']}; load "
         f"{machine['load_at_begin']} before, {machine['load_at_end']} after. PostgreSQL "
         f"{results['postgresql']['server_version']}, Python {python}, {others}. "

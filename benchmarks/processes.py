@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,12 +25,13 @@ class ContenderFailedError(Exception):
 
 @dataclass
 class Measurement:
-    """What a process took: its wall time in seconds, its peak memory in MB (10^6 bytes).
+    """What a process took: wall and CPU time in seconds, peak memory in MB (10^6 bytes).
 
     `steps` are the seconds of its parts, as far as it tells them.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float
     steps: dict[str, float] = field(default_factory=dict)
 
@@ -45,7 +47,7 @@ def measure(arguments: Sequence[str], environment: Mapping[str, str], folder: Pa
             "BENCH_MEMORY_FILE": str(memory_file),
             "BENCH_STEPS_FILE": str(steps_file),
         }
-        begin = time.perf_counter()
+        cpu_begin, begin = _read_cpu_seconds(), time.perf_counter()
         result = subprocess.run(  # noqa: S603 - the project's own programs
             [sys.executable, *arguments],
             cwd=folder,
@@ -56,6 +58,7 @@ def measure(arguments: Sequence[str], environment: Mapping[str, str], folder: Pa
             timeout=_TIMEOUT_SECONDS,
         )
         seconds = time.perf_counter() - begin
+        cpu_seconds = _read_cpu_seconds() - cpu_begin
         if result.returncode != 0:
             said = (result.stderr.strip() or result.stdout.strip())[-2000:]
             raise ContenderFailedError(
@@ -63,7 +66,13 @@ def measure(arguments: Sequence[str], environment: Mapping[str, str], folder: Pa
             )
         peak_mb = int(memory_file.read_text(encoding="ascii")) * 1024 / 1e6
         steps = json.loads(steps_file.read_text(encoding="ascii")) if steps_file.exists() else {}
-        return Measurement(seconds, peak_mb, steps)
+        return Measurement(seconds, cpu_seconds, peak_mb, steps)
+
+
+def _read_cpu_seconds() -> float:
+    """The CPU time of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def clean_environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
@@ -60,7 +61,16 @@ def contestant_of(name: str) -> Contestant:
 
 def make_comparison(results: Mapping[str, Any]) -> list[list[str]]:
     """The table of ratios, its header first."""
-    header = ["", "refresh", "/ floor", "bytes to commit", "/ floor", "peak memory", "first load"]
+    header = [
+        "",
+        "refresh",
+        "/ floor",
+        "bytes to commit",
+        "/ floor",
+        "own CPU",
+        "peak memory",
+        "first load",
+    ]
     table = [header]
     refresh, first = results["refresh"], results["first_load"]
     floor = seconds_of(refresh[FLOOR_NAME])
@@ -74,6 +84,7 @@ def make_comparison(results: Mapping[str, Any]) -> list[list[str]]:
                 f"{seconds / floor:.2f}",
                 f"{commit:.2f} s",
                 f"{commit / floor_commit:.2f}",
+                f"{median_of(rows, itemgetter('cpu_seconds')):.2f} s",
                 f"{peak_of(rows):.0f} MB",
                 f"{seconds_of(first[name]):.2f} s",
             ]

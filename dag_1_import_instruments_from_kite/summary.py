@@ -109,7 +109,8 @@ def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Pat
 
 def _as_line(fields: Sequence[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(fields)
+    # NUL as its escape: Python 3.10 cannot write it, and few programs read it.
+    csv.writer(text, lineterminator="").writerow(field.replace("\0", r"\x00") for field in fields)
     return text.getvalue()
 
 

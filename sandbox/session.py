@@ -41,7 +41,7 @@ class SandboxSession:
 
     folder: Path
     day: int
-    kite_root: str
+    kite: KiteServer
     database_address: str
 
     def describe(self) -> str:
@@ -49,7 +49,14 @@ class SandboxSession:
         today = trading_day(self.day, DEFAULT_START)
         return (
             f"Day {self.day + 1}, {today:%a %d %b %Y}: Kite at "
-            f"{self.kite_root.removeprefix('http://')}, PostgreSQL at {self.database_address}"
+            f"{self.kite.root.removeprefix('http://')}, PostgreSQL at {self.database_address}"
+        )
+
+    @property
+    def has_served_list(self) -> bool:
+        """Whether somebody got today's list."""
+        return any(
+            request.path == INSTRUMENTS and request.status == 200 for request in self.kite.requests
         )
 
     def complete(self) -> None:
@@ -99,7 +106,7 @@ def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSess
         }
         with override_config("the sandbox", values):
             address = f"{postgres.host}:{postgres.port}"
-            yield SandboxSession(folder, day, kite.root, address)
+            yield SandboxSession(folder, day, kite, address)
 
 
 @contextmanager

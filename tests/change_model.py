@@ -170,6 +170,7 @@ class Days:
     def __init__(self, manager: DatabaseManager, connection: Any) -> None:
         self.manager = manager
         self._cursor = connection.cursor()
+        self._has_history = False
 
     def load(
         self,
@@ -192,9 +193,15 @@ class Days:
             summary,
             Plausibility(exchanges, 50.0, force),
             batch_size=1000,
-            keeps_history=prepare_history(self.manager),
+            keeps_history=self.prepare(),
         )
         return summary
+
+    def prepare(self) -> bool:
+        """Make what a run makes beside the instrument table, once."""
+        if not self._has_history:
+            self._has_history = prepare_history(self.manager)
+        return self._has_history
 
     def query(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         self._cursor.execute(statement, params or None)

@@ -41,18 +41,11 @@ OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABAS
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
+# The project wants a password; a server that asks for none takes any.
+NO_PASSWORD = "not-asked-for"
+
 # Read before any test clears the environment.
 _GIVEN = {name: value for name, value in os.environ.items() if value}
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
-    """Escape captured text that is not UTF-8: pytest-xdist's workers cannot hand it over."""
-    report: pytest.TestReport = yield
-    report.sections = [
-        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
-    ]
-    return report
 
 
 @pytest.hookimpl(wrapper=True)
@@ -97,7 +90,7 @@ def postgres() -> Iterator[dict[str, Any]]:
             "port": int(_GIVEN.get("DB_PORT", "5432")),
             "dbname": _GIVEN.get("DB_NAME", "postgres"),
             "user": _GIVEN["DB_USER"],
-            "password": _GIVEN.get("DB_PASSWORD", ""),
+            "password": _GIVEN.get("DB_PASSWORD", NO_PASSWORD),
         }
     else:
         with temporary_postgres() as server:
@@ -111,7 +104,7 @@ def _from_url(url: str) -> dict[str, Any]:
         "port": int(dsn.get("port", 5432)),
         "dbname": dsn.get("dbname", "postgres"),
         "user": dsn.get("user", "postgres"),
-        "password": dsn.get("password", ""),
+        "password": dsn.get("password", NO_PASSWORD),
     }
 
 

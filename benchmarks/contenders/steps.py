@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class Steps:
@@ -31,7 +32,7 @@ class Steps:
             Path(path).write_text(json.dumps(self.seconds), encoding="ascii")
 
 
-def database_arguments() -> dict[str, str]:
+def database_arguments() -> dict[str, Any]:
     """What psycopg2.connect takes."""
     get = os.environ.__getitem__
     return {

@@ -416,6 +416,8 @@ class _CsvStream:
                 csv.writer(text).writerows(map(values_of, batch))
             except KeyError as exc:
                 raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
+            except csv.Error as exc:  # NUL, before Python 3.11; later ones leave it to the server
+                raise DatabaseError(f"A row cannot be sent: {exc}; nothing was stored.") from exc
             yield _check_encodable(text.getvalue())
             if progress is not None:
                 progress(start + len(batch), len(rows))

@@ -99,6 +99,7 @@ def test_quick_benchmark_measures_who_is_there_and_names_who_is_not(tmp_path: Pa
     for (run,) in results["refresh"].values():
         assert 0 < sum(run["steps"].values()) < run["seconds"]
         assert 10 < run["peak_mb"] < 2000
+        assert 0 < run["cpu_seconds"] < run["seconds"] * (os.cpu_count() or 1)
     assert [len(point["contenders"]) for point in results["growth"]] == [2]
     for groups in (*results["statements"]["ordinary_day"], *results["statements"]["day_of_moves"]):
         assert min(groups[name] for name in GROUPS if name != "other") > 0
@@ -121,7 +122,10 @@ def test_missing_package_is_named() -> None:
 def test_stages_add_up_to_the_wall_time() -> None:
     floor = next(each for each in CONTESTANTS if each.name == FLOOR_NAME)
     measurement = Measurement(
-        1.0, 40.0, {"download": 0.1, "connect": 0.05, "copy": 0.2, "upsert": 0.3, "commit": 0.05}
+        1.0,
+        0.5,
+        40.0,
+        {"download": 0.1, "connect": 0.05, "copy": 0.2, "upsert": 0.3, "commit": 0.05},
     )
     stages = floor.sum_stages(measurement)
     assert list(stages) == list(STAGES)
@@ -131,7 +135,7 @@ def test_stages_add_up_to_the_wall_time() -> None:
 
 def test_step_without_a_stage_is_refused() -> None:
     with pytest.raises(ValueError) as refusal:
-        CONTESTANTS[0].sum_stages(Measurement(1.0, 40.0, {"tea break": 0.5}))
+        CONTESTANTS[0].sum_stages(Measurement(1.0, 0.5, 40.0, {"tea break": 0.5}))
     assert str(refusal.value) == "contestants.py does not say which stage 'tea break' belongs to"
 
 

@@ -23,7 +23,6 @@ import pytest
 import execute_dags
 from dag_1_import_instruments_from_kite.import_instruments import (
     parse_instruments,
-    transform_instruments,
 )
 from sandbox.dump_generator import generate_dump
 from sandbox.kite_server import KiteServer
@@ -31,6 +30,7 @@ from sandbox.postgres_host import find_binaries
 from shared.config.env_file import set_variable
 from shared.config.fields import DAG_FIELDS, REQUIRED, ROOT_FIELDS, Field
 from shared.utils.db_manager import DatabaseManager
+from tests.change_model import Days
 from tests.clone import Clone, make_clone
 from tests.conftest import PROJECT, Server
 
@@ -261,10 +261,12 @@ def market(server: Server, template_database: str) -> Iterator[str]:
     """A database with the sandbox's market after days on which contracts came and went."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    connection = server.connect(name)
     with DatabaseManager(server.config(name)) as manager:
+        days = Days(manager, connection)
         for day in (0, 8):
-            rows = parse_instruments(generate_dump(day, rows=FEW_ROWS))
-            manager.upsert_instruments(transform_instruments(rows))
+            days.load(parse_instruments(generate_dump(day, rows=FEW_ROWS)))
+    connection.close()
     yield name
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from dag_1_import_instruments_from_kite.store import prepare_history
 from sandbox.dump_generator import describe_day, generate_dump
 from sandbox.kite_server import KiteServer
 from shared.exceptions import DatabaseError, ValidationError
@@ -73,9 +72,10 @@ STAYS = share(3_001 << 8 | 1, "INFY")
 
 @pytest.fixture
 def days(emptied_manager: DatabaseManager, module_connection: Any) -> Days:
-    assert prepare_history(emptied_manager)
+    days = Days(emptied_manager, module_connection)
+    assert days.prepare()
     emptied_manager.execute_query("TRUNCATE ingestion_run CASCADE")
-    return Days(emptied_manager, module_connection)
+    return days
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,14 @@ EXAMPLES = {
         ],
     ),
     "series moved, with another lot": Example(
-        [share(256, "GRAPHISAD-SM", lot_size=1_200)],
-        [share(512, "GRAPHISAD", lot_size=1)],
+        [share(256, "EUROBOND-SM", lot_size=1_000)],
+        [share(512, "EUROBOND", lot_size=1)],
         [
             Change(
-                *("series moved", "NSE", 512, "GRAPHISAD", "tradingsymbol"),
-                *("GRAPHISAD-SM", "GRAPHISAD"),
+                *("series moved", "NSE", 512, "EUROBOND", "tradingsymbol"),
+                *("EUROBOND-SM", "EUROBOND"),
             ),
-            Change("terms changed", "NSE", 512, "GRAPHISAD", "lot_size", "1200", "1"),
+            Change("terms changed", "NSE", 512, "EUROBOND", "lot_size", "1000", "1"),
         ],
     ),
     "series moved, to a symbol with a hyphen of its own": Example(

@@ -276,7 +276,7 @@ def test_delays_between_attempts_grow(rig: Rig, stored: dict[Key, Row]) -> None:
     result = rig.run()
     times = [request.time for request in rig.kite.requests if request.path == "/instruments"]
     first, second = (later - earlier for earlier, later in pairwise(times))
-    assert 0.15 <= first < 0.29
+    assert first >= 0.15
     assert second >= 0.3
     assert re.findall(r"next in (\S+) s", result.stderr) == ["0.15", "0.3"]
 

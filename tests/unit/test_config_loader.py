@@ -186,6 +186,13 @@ def test_all_missing_variables_are_named_at_once_with_their_file() -> None:
     assert ".env" in text
 
 
+def test_missing_variables_within_lists_are_named_like_the_others(files: Files) -> None:
+    own = {"plain": "${OWN_A}", "list": ["x", "${OWN_B}", ["${OWN_C}", {"deep": "${OWN_D}"}]]}
+    folder = files.write_dag({**DAG, "parameters": {"own": own}})
+    text = faults_of(lambda: ConfigLoader.load_dag_config(folder))
+    assert "dag_7_try/config.json: not set, or empty: OWN_A, OWN_B, OWN_C, OWN_D." in text
+
+
 def test_every_variable_of_the_configuration_is_in_the_example_file() -> None:
     example = (PROJECT / ".env.example").read_text()
     for file in (PROJECT / "config", PROJECT / "dag_1_import_instruments_from_kite"):

@@ -124,6 +124,17 @@ def test_header_without_a_column_that_is_not_stored_is_enough() -> None:
     assert row["tradingsymbol"] == "A"
 
 
+def test_header_of_another_list_is_shown_beside_the_expected_one() -> None:
+    with pytest.raises(APIError) as caught:
+        parse_dump(b"symbol,price," + b"x" * 300 + b"\nINFY,1,2\n")
+    message = str(caught.value)
+    # Sorted: which order is told does not matter.
+    expected, got = message.partition("Expected the columns ")[2].split("; got ")
+    assert sorted(expected.split(", ")) == sorted(set(KITE_COLUMNS) - {"last_price"})
+    assert got.startswith("symbol,price,xxx")
+    assert 190 <= len(got) <= 210
+
+
 @pytest.mark.parametrize("missing", [c for c in KITE_COLUMNS if c != "last_price"])
 def test_header_that_lacks_a_stored_column_fails_and_names_it(missing: str) -> None:
     header = ",".join(column for column in KITE_COLUMNS if column != missing)
