@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
 SCHEMA_FILE = DAG_FOLDER / "schema.sql"
+_TRANSFORMED_AT_ONCE = 1000
 KITE_ORDER = (
     "instrument_token",
     "exchange_token",
@@ -127,7 +128,6 @@ class _Run:
         fetched, raw_dump = self._fetch(root, retry)
         summary.dump_sha256, summary.dump_bytes = raw_dump.sha256, raw_dump.size
         instruments = self._prepare(fetched, parameters, root.logging["directory"], force)
-        del fetched  # 50 MB that the database step has no use for
         plausibility = Plausibility(
             parameters["exchanges"] or (), parameters["max_drop_percent"], force
         )
@@ -188,15 +188,21 @@ class _Run:
                 valid = validate_instruments(selected, summary.rejected) if selected else []
             finally:
                 if summary.rejected:
+                    summary.rejected.sort(key=lambda row: row.line_number or 0)
                     summary.rejects_file = write_rejected_rows(summary.rejected, log_directory)
             max_percent = 100.0 if force else parameters["max_reject_percent"]
             _refuse_bad_dump(summary, len(valid), max_percent)
         with operation("transform", summary.durations):
-            instruments = transform_instruments(valid)
-        summary.stored = len(instruments)
-        summary.by_exchange = Counter(map(itemgetter("exchange"), instruments))
-        summary.by_type = Counter(map(itemgetter("instrument_type"), instruments))
-        return instruments
+            # Only `valid` has the rows now: the old dicts go as the new ones come (15 MB less).
+            selected.clear()
+            fetched.clear()
+            for start in range(0, len(valid), _TRANSFORMED_AT_ONCE):
+                part = slice(start, start + _TRANSFORMED_AT_ONCE)
+                valid[part] = transform_instruments(valid[part])
+        summary.stored = len(valid)
+        summary.by_exchange = Counter(map(itemgetter("exchange"), valid))
+        summary.by_type = Counter(map(itemgetter("instrument_type"), valid))
+        return valid
 
     def _store(
         self,
@@ -209,8 +215,7 @@ class _Run:
         summary = self.summary
         with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
             with operation("prepare table", summary.durations):
-                create_kite_instrument_master_table(db_manager)
-                keeps_history = prepare_history(db_manager)
+                keeps_history = db_manager.run_in_transaction(lambda _: _prepare_tables(db_manager))
             with operation("store", summary.durations):
                 store_list(
                     db_manager,
@@ -231,6 +236,11 @@ class _Run:
                 predict_list(db_manager, instruments, self.summary, plausibility)
         except DatabaseError as exc:
             logger.warning("What would change in the table could not be worked out: %s", exc)
+
+
+def _prepare_tables(db_manager: DatabaseManager) -> bool:
+    create_kite_instrument_master_table(db_manager)
+    return prepare_history(db_manager)
 
 
 def _make_client(root: RootConfig, retry: RetryPolicy) -> KiteClientWrapper:

@@ -199,15 +199,21 @@ def parse_dump(body: bytes) -> ParsedDump:
     records = _read_records(lines)
     header = _read_header(body, records)
     positions = [header.index(column) for column in REQUIRED_COLUMNS]
-    try:
-        body.decode("utf-8")
-        is_utf8 = True
-    except UnicodeDecodeError:
-        is_utf8 = False
+    is_utf8 = _is_utf8(body)
     dump = ParsedDump([], [])
     _convert_records(records, lines, positions, len(header), is_utf8, dump)
     _check_last_row(body, dump, header)
     return dump
+
+
+def _is_utf8(body: bytes) -> bool:
+    if body.isascii():
+        return True
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_records(lines: _Lines) -> Iterator[list[str] | RejectedRow]:

@@ -39,9 +39,14 @@ WITH holder AS (
 )
 SELECT (SELECT count(*) FROM removed), (SELECT count(*) FROM renamed);
 
--- Keys that are there.
-UPDATE "kite_instrument_master" AS t SET "tradingsymbol" = s."tradingsymbol", "exchange_token" = s."exchange_token", "instrument_type" = s."instrument_type", "name" = s."name", "segment" = s."segment", "expiry" = s."expiry", "strike" = s."strike", "tick_size" = s."tick_size", "lot_size" = s."lot_size", "last_updated" = %(moment)s
-FROM "stock_ingestion_stage" AS s WHERE "t"."instrument_token" = "s"."instrument_token" AND "t"."exchange" = "s"."exchange";
+-- Keys that are there, with nothing new about them but the moment.
+UPDATE "kite_instrument_master" AS t SET "last_updated" = %(moment)s
+WHERE t."last_updated" = %(previous)s
+  AND NOT EXISTS (SELECT FROM "stock_ingestion_delta" AS d WHERE "t"."instrument_token" = "d"."old_instrument_token" AND "t"."exchange" = "d"."old_exchange");
+
+-- Keys that are there, with something new.
+UPDATE "kite_instrument_master" AS t SET "tradingsymbol" = "d"."new_tradingsymbol", "exchange_token" = "d"."new_exchange_token", "instrument_type" = "d"."new_instrument_type", "name" = "d"."new_name", "segment" = "d"."new_segment", "expiry" = "d"."new_expiry", "strike" = "d"."new_strike", "tick_size" = "d"."new_tick_size", "lot_size" = "d"."new_lot_size", "last_updated" = %(moment)s
+FROM "stock_ingestion_delta" AS d WHERE "t"."instrument_token" = "d"."new_instrument_token" AND "t"."exchange" = "d"."new_exchange";
 
 -- Keys that are new.
 INSERT INTO "kite_instrument_master" ("instrument_token", "exchange", "tradingsymbol", "exchange_token", "instrument_type", "name", "segment", "expiry", "strike", "tick_size", "lot_size", "last_updated", "created_at")

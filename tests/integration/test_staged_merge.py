@@ -78,7 +78,8 @@ def render_pinned(statements: MergeStatements, connection: Any) -> str:
         ("What the run changes.", statements.create_delta),
         ("So that the planner knows how much that is.", statements.analyze_delta),
         ("Stored rows let go of a symbol that the run gives to another key.", make_way),
-        ("Keys that are there.", statements.update),
+        ("Keys that are there, with nothing new about them but the moment.", statements.touch),
+        ("Keys that are there, with something new.", statements.update),
         ("Keys that are new.", statements.insert),
         ("The transaction may merge again.", statements.drop),
         (

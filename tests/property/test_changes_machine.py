@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from shared.kite_login import IST
 from shared.utils.db_manager import DatabaseManager
-from tests.change_model import Days, classify
+from tests.change_model import TERMS, Days, classify
 from tests.conftest import NO_WAIT, Server
 from tests.instruments import instrument
 
@@ -148,9 +148,8 @@ class ChangesMachine(RuleBasedStateMachine):
     @rule()
     def fail_day(self) -> None:
         if self.market:
-            with pytest.raises(Refused), self.days.manager.transaction():
-                self.days.load(list(self.market.values()))
-                raise Refused
+            with pytest.raises(Refused):
+                self.load_and_fail(list(self.market.values()))
             self.look()
 
     # What they have in common
@@ -164,8 +163,13 @@ class ChangesMachine(RuleBasedStateMachine):
         for other in holder:
             del self.market[other]
         token, exchange = key
-        terms = {name: value for name, value in content.items() if name in TERM_NAMES}
+        terms = {name: content[name] for name in TERMS}
         self.market[key] = instrument(token, symbol, exchange, **terms)
+
+    def load_and_fail(self, rows: list[Row]) -> None:
+        with self.days.manager.transaction():
+            self.days.load(rows)
+            raise Refused
 
     def compare(self, rows: list[Row]) -> Counter[Any] | None:
         if self.last is None:
@@ -176,12 +180,6 @@ class ChangesMachine(RuleBasedStateMachine):
         """Nothing else was recorded, and every change once."""
         assert self.days.count_changes() == self.recorded
         assert len(self.days.query("SELECT 1 FROM kite_instrument_today")) == len(self.last or [])
-
-
-TERM_NAMES = frozenset(
-    ["instrument_type", "name", "segment", "expiry", "strike", "tick_size", "lot_size"]
-    + ["exchange_token"]
-)
 
 
 def by_kind(changes: Counter[Any] | None) -> Counter[str] | None:
@@ -204,8 +202,8 @@ def test_recorded_changes_are_those_that_two_lists_have(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=150,
-            stateful_step_count=20,
+            max_examples=100,
+            stateful_step_count=15,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -131,7 +131,7 @@ def test_header_of_another_list_is_shown_beside_the_expected_one() -> None:
     # Sorted: which order is told does not matter.
     expected, got = message.partition("Expected the columns ")[2].split("; got ")
     assert sorted(expected.split(", ")) == sorted(set(KITE_COLUMNS) - {"last_price"})
-    assert got.startswith("symbol,price,xxx")
+    assert got.startswith("'symbol,price,xxx")
     assert 190 <= len(got) <= 210
 
 
