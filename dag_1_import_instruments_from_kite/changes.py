@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 
 from shared.exceptions import ValidationError
 from shared.models.instrument import INSTRUMENT_TABLE
+
+logger = logging.getLogger(__name__)
 
 CLASSIFY = Path(__file__).with_name("changes.sql").read_text(encoding="utf-8")
 
@@ -68,6 +71,13 @@ class Plausibility:
                 "today's list: run again in some minutes. If the exchange really has so few "
                 "instruments now, run once with --force."
             )
+        for exchange in sorted(before.keys() - now.keys()):
+            if self._is_wanted(exchange):
+                logger.warning(
+                    "Kite's list has none of the %d rows that %s had in the last list",
+                    before[exchange],
+                    exchange,
+                )
 
     def _is_wanted(self, exchange: str) -> bool:
         return not self.exchanges or exchange in self.exchanges
@@ -86,15 +96,29 @@ def count_last_list(cursor: Any, previous: datetime | None) -> dict[str, int]:
 
 
 def classify_changes(
-    cursor: Any, run_id: int | None, exchanges: Sequence[str] = ()
+    cursor: Any,
+    run_id: int | None,
+    exchanges: Sequence[str] = (),
+    *,
+    rejected: Sequence[tuple[str, str]] = (),
+    is_replay: bool = False,
 ) -> Counter[str]:
     """Classify the differences that the merge has found; keep them under `run_id` unless None.
 
     `exchanges` are those that are stored (none named: all): the others' rows are not gone.
+    Neither are those of `rejected`, (instrument_token, exchange) as the dump has them. A replayed
+    dump is of another day than today.
     Returns how many there are of each kind.
     """
     cursor.execute(CREATE_CHANGES)
-    rules = {"series": SERIES_SUFFIX, "bond": BOND_SYMBOL, "exchanges": list(exchanges)}
+    rules = {
+        "series": SERIES_SUFFIX,
+        "bond": BOND_SYMBOL,
+        "exchanges": list(exchanges),
+        "rejected_tokens": [token for token, _ in rejected],
+        "rejected_exchanges": [exchange for _, exchange in rejected],
+        "is_replay": is_replay,
+    }
     cursor.execute(CLASSIFY, rules)
     cursor.execute(COUNT_CHANGES)
     counts = Counter(dict(cursor.fetchall()))

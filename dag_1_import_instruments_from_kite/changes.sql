@@ -47,6 +47,10 @@ WITH came AS (      -- a token that the last list did not have
     JOIN vanished AS v ON v.exchange = old_exchange AND v.symbol = old_tradingsymbol
     LEFT JOIN series_moved AS s ON s.exchange = old_exchange AND s.old_symbol = old_tradingsymbol
     WHERE s.old_symbol IS NULL
+      AND NOT EXISTS (      -- the dump has it, in a row that could not be stored
+          SELECT FROM unnest(%(rejected_tokens)s::text[], %(rejected_exchanges)s::text[])
+                      AS r (token, exchange)
+          WHERE r.token = old_instrument_token::text AND r.exchange = old_exchange)
 ), stayed AS (      -- a token that both have, with something different about it
     SELECT d.*, new_tradingsymbol <> old_tradingsymbol AS is_relabelled,
            new_tradingsymbol <> old_tradingsymbol AND (
@@ -80,9 +84,9 @@ WITH came AS (      -- a token that the last list did not have
     FROM listed
     UNION ALL
     SELECT old_exchange, old_instrument_token, old_tradingsymbol,
-           -- The dump's own first expiry, since a replayed dump has another today than the clock.
+           -- A replayed dump has another today than the clock: its first expiry is what tells.
            CASE WHEN old_expiry < (now() AT TIME ZONE 'Asia/Kolkata')::date
-                 AND old_expiry <= coalesce(f.expiry, old_expiry)
+                 AND (NOT %(is_replay)s OR old_expiry <= coalesce(f.expiry, old_expiry))
                 THEN 'expired' ELSE 'gone' END,
            NULL, NULL, NULL
     FROM gone LEFT JOIN first_expiry AS f ON f.exchange = old_exchange

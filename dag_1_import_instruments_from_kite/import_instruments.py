@@ -120,7 +120,9 @@ class _Run:
         """Go through all steps; returns the summary in words."""
         summary = self.summary
         with operation("load configuration", summary.durations):
-            root, dag = ConfigLoader.load_merged_config(DAG_FOLDER, settings.FIELDS)
+            root, dag = ConfigLoader.load_merged_config(
+                DAG_FOLDER, settings.FIELDS, needs_api=summary.key.is_from_api
+            )
         self._root = root
         parameters = dag.parameters
         summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
@@ -135,10 +137,10 @@ class _Run:
             self._try_store(instruments, root, plausibility)
         else:
             self._store(instruments, root, parameters, retry, plausibility)
-            if summary.key.source == run_history.API_SOURCE:
+            if summary.key.is_from_api:
                 summary.kept_dump = keep_dump(
                     raw_dump,
-                    PROJECT_ROOT / Path(parameters["archive_directory"]).expanduser(),
+                    PROJECT_ROOT / parameters["archive_directory"],
                     parameters["archive_days"],
                     now=summary.key.started_at,
                 )
@@ -147,13 +149,14 @@ class _Run:
     def end_in_failure(self, error: BaseException) -> None:
         """Log how far the run came (Property 14), and record it as failed where it can be."""
         logger.info("DAG 1 did not complete: %s", describe(self.summary))
+        is_stored = self.summary.merge is not None  # only what comes after the commit failed
         is_away = isinstance(error, TransientDatabaseError)
-        if self._root and not self.summary.dry_run and not is_away:
+        if self._root and not (self.summary.dry_run or is_stored or is_away):
             record_failure(self._root.database, self.summary, error)
 
     def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
         summary = self.summary
-        if summary.key.source != run_history.API_SOURCE:
+        if not summary.key.is_from_api:
             with operation("read saved dump", summary.durations):
                 dump, raw_dump = parse_saved_dump(Path(summary.key.source))
         else:
@@ -410,7 +413,8 @@ def transform_instrument(instrument: Mapping[str, Any]) -> dict[str, Any]:
 def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
     fields = map(instrument.get, KITE_ORDER)
     values = ["" if value is None else str(value) for value in fields]
-    return RejectedRow(instrument.get("line_number"), reason, values)
+    key = (values[KITE_ORDER.index("instrument_token")], values[KITE_ORDER.index("exchange")])
+    return RejectedRow(instrument.get("line_number"), reason, values, key)
 
 
 def _refuse_bad_dump(summary: Summary, valid: int, max_reject_percent: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.config.fields import Field, integer, number, text
+from shared.config.fields import Field, folder, integer, number
 
 FIELDS = (
     # An exchange that lost more of its rows than this since the last good run fails the run.
@@ -11,5 +11,5 @@ FIELDS = (
     Field("parameters.max_reject_percent", number(0, 100), 5.0, is_extra=True),
     # How long good dumps are kept; 0 keeps none.
     Field("parameters.archive_days", integer(0, 36500), 30, is_extra=True),
-    Field("parameters.archive_directory", text, "archive", is_extra=True),
+    Field("parameters.archive_directory", folder, "archive", is_extra=True),
 )

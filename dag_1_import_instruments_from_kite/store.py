@@ -22,6 +22,7 @@ from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance
 from shared.utils.retry import RetryPolicy
 from shared.utils.staged_merge import MergeResult, lock_table
@@ -35,7 +36,8 @@ LAST_VIEW = "kite_underlying"  # the last that views.sql makes
 MAY_READ = "SELECT has_table_privilege(to_regclass(%s), 'SELECT')"  # NULL where there is none
 
 # How long the record of a failed run may take: the run itself has ended already.
-_RECORD_SECONDS = 3
+_RECORD_SECONDS = 2
+_RECORD_DEADLINE_SECONDS = 3
 
 
 _HISTORY = (
@@ -84,7 +86,7 @@ def store_list(
 
     def work(cursor: Any) -> MergeResult:
         lock_table(cursor, INSTRUMENT_TABLE)  # first: runs are numbered in the order of their lists
-        run_id = None
+        run_id, last = None, None
         if keeps_history:
             last = run_history.read_last_good_run(cursor, summary.key.dag_id)
             summary.same_as = last if last and last.dump_sha256 == summary.dump_sha256 else None
@@ -95,7 +97,15 @@ def store_list(
             if previous is None:
                 return  # the first list is what later ones are compared with
             plausibility.check(summary.by_exchange, count_last_list(cursor, previous))
-            summary.changes = classify_changes(cursor, run_id, plausibility.exchanges)
+            if keeps_history and last is None:
+                return  # a table that something else filled is no list of a run
+            summary.changes = classify_changes(
+                cursor,
+                run_id,
+                plausibility.exchanges,
+                rejected=[row.key for row in summary.rejected if row.key],
+                is_replay=not summary.key.is_from_api,
+            )
 
         result = db_manager.merge(
             INSTRUMENT_TABLE,
@@ -148,7 +158,7 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
         figures = make_figures(summary, None, summary.durations)
         run_history.update_run(cursor, run_id, figures, reason)
 
-    try:
+    def record() -> None:
         with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
             # The tables alone: the views need the instrument table, which there may not be yet.
             if all(
@@ -156,8 +166,12 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
                 for name, script, privileges in _HISTORY
             ):
                 db_manager.run_in_transaction(work)
-    except DatabaseError as exc:
-        logger.info("the failed run could not be recorded: %s", exc)
+
+    try:
+        # All of it within a deadline: after SIGTERM the run has to end soon (ruling 26).
+        call_interruptibly(record, deadline_seconds=_RECORD_DEADLINE_SECONDS)
+    except (DatabaseError, DeadlineExceededError) as exc:
+        logger.info("the failed run could not be recorded: %s", exc or "the database is slow")
 
 
 def make_figures(

@@ -99,7 +99,7 @@ def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Pat
             writer = csv.writer(file)
             writer.writerow(["line_number", "reason", "row"])
             for row in rejected:
-                line = redact(_as_line(row.row))
+                line = _as_line([redact(field) for field in row.row])  # before quotes are doubled
                 writer.writerow([row.line_number, redact(row.reason), line])
     except (OSError, ValueError) as exc:
         logger.warning("The list of rejected rows cannot be written to %s: %s", path, exc)

@@ -11,10 +11,15 @@ from shared.config.config_loader import ConfigLoader
 from shared.console import say
 from shared.freshness import fresh_since
 from shared.kite_login import IST
+from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 
 SHOWN_RUNS = 10
+NEWEST_ROWS = (
+    "SELECT max(last_updated) AT TIME ZONE current_setting('TimeZone')"
+    f" FROM {INSTRUMENT_TABLE.name}"
+)
 # Within 80 columns up to a million rows.
 _LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
 _COLUMNS = (
@@ -31,21 +36,31 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
     wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
     config = ConfigLoader.load_database_config()
     holidays = ConfigLoader.load_holidays()
+    since = fresh_since(now or datetime.now(IST), holidays)
     with DatabaseManager(asdict(config)) as manager:
         if not manager.has_relation(run_history.TABLE_NAME):
-            say("STALE: nothing was ever loaded (there is no history of runs).")
-            return False
+            return _judge_by_rows(manager, since)
         runs = manager.fetch_all(run_history.READ_RUNS, wanted)
         loads = manager.fetch_all(run_history.READ_LAST_LOADS, wanted)
     if runs:
         for line in (_COLUMNS, *(_describe_run(*run) for run in runs)):
             say(_LINE.format(*line).rstrip())
         _say_remarks(runs)
-    since = fresh_since(now or datetime.now(IST), holidays)
     if not loads:
         say("STALE: nothing was ever loaded.")
     verdicts = [_is_fresh(since, *load) for load in loads]
     return bool(verdicts) and all(verdicts)
+
+
+def _judge_by_rows(manager: DatabaseManager, since: datetime) -> bool:
+    """Without a history (DB_USER may not make one) the newest rows tell how old the list is."""
+    name = INSTRUMENT_TABLE.name
+    rows = manager.fetch_all(NEWEST_ROWS) if manager.has_relation(name) else []
+    if not rows or rows[0][0] is None:
+        say("STALE: nothing was ever loaded (there is no history of runs).")
+        return False
+    say(f"There is no history of runs; the newest rows of {name} have to tell.")
+    return _judge(name, rows[0][0], since)
 
 
 def _describe_run(
@@ -106,6 +121,11 @@ def _is_fresh(
     if loaded_at is None:
         say(f"\nSTALE: {name} holds the list of a saved dump:\n{source}\n{expected}")
         return False
+    return _judge(name, loaded_at, since)
+
+
+def _judge(name: str, loaded_at: datetime, since: datetime) -> bool:
+    expected = f"Expected: a load since {since:%a %d %b %Y %H:%M IST}."
     when = f"{loaded_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
     if loaded_at < since:
         say(f"\nSTALE: {name} was last loaded on\n{when}. {expected}")

@@ -50,8 +50,13 @@ class Change(NamedTuple):
     new: str | None = None
 
 
-def classify(before: Sequence[Row], after: Sequence[Row], *, today: date) -> Counter[Change]:
-    """The changes between two lists in each of which every token and every symbol is there once."""
+def classify(
+    before: Sequence[Row], after: Sequence[Row], *, today: date, is_replay: bool = False
+) -> Counter[Change]:
+    """The changes between two lists in each of which every token and every symbol is there once.
+
+    What a replayed list does not have is judged by its own expiries, too.
+    """
     changes: list[Change] = []
     exchanges = {row["exchange"] for row in [*before, *after]}
     for exchange in sorted(exchanges):
@@ -59,11 +64,14 @@ def classify(before: Sequence[Row], after: Sequence[Row], *, today: date) -> Cou
             [row for row in before if row["exchange"] == exchange],
             [row for row in after if row["exchange"] == exchange],
             today,
+            is_replay,
         )
     return Counter(changes)
 
 
-def _classify_exchange(before: list[Row], after: list[Row], today: date) -> list[Change]:
+def _classify_exchange(
+    before: list[Row], after: list[Row], today: date, is_replay: bool
+) -> list[Change]:
     old_by_symbol = {row["tradingsymbol"]: row for row in before}
     new_by_symbol = {row["tradingsymbol"]: row for row in after}
     old_by_token = {row["instrument_token"]: row for row in before}
@@ -101,7 +109,8 @@ def _classify_exchange(before: list[Row], after: list[Row], today: date) -> list
         else:
             changes.append(_change("renamed", new, "tradingsymbol", *names))
             changes += _compare_terms(old, new)
-    first_expiry = min((row["expiry"] for row in after if row["expiry"]), default=date.max)
+    expiries = [row["expiry"] for row in after if row["expiry"]] if is_replay else []
+    first_expiry = min(expiries, default=date.max)
     for symbol in vanished - taken:
         row = old_by_symbol[symbol]
         if _token(row) not in new_by_token:  # else its token was reused, or renamed
@@ -184,8 +193,8 @@ class Days:
         """A run with these rows."""
         key = RunKey(1, "import_instruments_from_kite", source, datetime.now().astimezone())
         summary = Summary(key, dry_run)
-        wanted = [row for row in rows if not exchanges or row["exchange"] in exchanges]
-        instruments = transform_instruments(validate_instruments([dict(row) for row in wanted]))
+        wanted = [dict(row) for row in rows if not exchanges or row["exchange"] in exchanges]
+        instruments = transform_instruments(validate_instruments(wanted, summary.rejected))
         summary.by_exchange = Counter(row["exchange"] for row in instruments)
         store_list(
             self.manager,

@@ -79,6 +79,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     logging_config._pattern = None
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that may write no file, or a small one, cannot write what coverage measured."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[dict[str, Any]]:
     """How to reach the server, as a role that may create databases and roles."""

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
 _ROOT_SECTIONS = ("api", "database", "calendar", "logging")
+SECRET_VARIABLES = ("KITE_API_SECRET", "KITE_ACCESS_TOKEN", "DB_PASSWORD")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -92,6 +93,11 @@ class _Source:
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
+# What stands in for credentials that a run has no use for.
+_NO_CREDENTIALS = dict.fromkeys(
+    ("kite_api_key", "kite_api_secret", "kite_access_token"), "no-credentials-are-needed"
+)
+
 _overrides: list[_Source] = []
 
 
@@ -137,15 +143,18 @@ class ConfigLoader:
 
     @staticmethod
     def load_merged_config(
-        dag_folder: str | Path, own_fields: Sequence[Field] = ()
+        dag_folder: str | Path, own_fields: Sequence[Field] = (), *, needs_api: bool = True
     ) -> tuple[RootConfig, DAGConfig]:
         """Load what a DAG runs on: the root config with the DAG's own merged over it.
 
-        `own_fields` are settings that only this DAG has.
+        `own_fields` are settings that only this DAG has. Where no API is asked, its credentials
+        may be missing.
 
         Raises ConfigurationError that names every fault of both files.
         """
         sources = _load_sources(_root_file(), Path(dag_folder) / "config.json")
+        if not needs_api:
+            sources.append(_Source("no API", {"api": _NO_CREDENTIALS}))
         merged = _check(sources, (*ROOT_FIELDS, *DAG_FIELDS, *own_fields))
         root = RootConfig(
             api=APIConfig(**_known(merged["api"], APIConfig)),
@@ -239,7 +248,7 @@ def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_absolute_directory(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {**values, "directory": PROJECT_ROOT / Path(values["directory"]).expanduser()}
+    return {**values, "directory": PROJECT_ROOT / values["directory"]}
 
 
 def _section_fields(section: str) -> list[Field]:
@@ -280,7 +289,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{_shown(path)} is not valid JSON: line {exc.lineno}, column {exc.colno}: {exc.msg}."
         ) from exc
-    except (OSError, UnicodeDecodeError, RecursionError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{_shown(path)} cannot be read: {exc}.") from exc
     if not isinstance(values, dict):
         raise ConfigurationError(
@@ -292,6 +301,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_environment() -> dict[str, str]:
     """The variables of `.env`, overruled by those of the process."""
     path = ENV_FILE
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path.name} is no file: move it away (see .env.example).")
     try:
         # A "$" in a password is a "$": interpolation is the business of the JSON files.
         from_file = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
@@ -300,7 +311,10 @@ def _read_environment() -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{path.name} cannot be read: {exc}.") from exc
     set_in_file = {name: value for name, value in from_file.items() if value is not None}
-    return {**set_in_file, **_read_process_environment()}
+    environment = {**set_in_file, **_read_process_environment()}
+    # As soon as they are known, whatever the JSON files do with them.
+    register_secrets(environment[name] for name in SECRET_VARIABLES if name in environment)
+    return environment
 
 
 def _read_process_environment() -> dict[str, str]:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 REQUIRED: Any = object()
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -119,9 +121,35 @@ def dates(value: Any) -> list[date]:
 
 def address(value: Any) -> str:
     """An http or https address."""
+    expected = "expected an address that begins with https:// (or http://)"
     if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
-        raise ValueError("expected an address that begins with https:// (or http://)")
+        raise ValueError(expected)
+    try:
+        has_host = bool(urlsplit(value).hostname)
+    except ValueError as exc:
+        raise ValueError(expected) from exc
+    if not has_host or not value.isprintable():
+        raise ValueError(expected)
     return value
+
+
+def folder(value: Any) -> str:
+    """The path of a folder; ~ is a home folder."""
+    try:
+        path = str(Path(text(value)).expanduser())
+    except RuntimeError as exc:
+        raise ValueError("expected a folder, whose ~ is a home folder that exists") from exc
+    if not path.isprintable():
+        raise ValueError("expected a folder without control characters in its name")
+    return path
+
+
+def credential(value: Any) -> str:
+    """A key, secret or token of Kite: it travels in an HTTP header."""
+    written = text(value)
+    if not written.isascii() or not written.isprintable() or " " in written:
+        raise ValueError("expected letters, digits and signs of ASCII, and no blank")
+    return written
 
 
 def log_format(value: Any) -> str:
@@ -136,9 +164,9 @@ def log_format(value: Any) -> str:
 UNBOUNDED = 10**9
 
 ROOT_FIELDS = (
-    Field("api.kite_api_key", text),
-    Field("api.kite_api_secret", text, is_secret=True),
-    Field("api.kite_access_token", text, is_secret=True),
+    Field("api.kite_api_key", credential),
+    Field("api.kite_api_secret", credential, is_secret=True),
+    Field("api.kite_access_token", credential, is_secret=True),
     Field("api.root", address, "https://api.kite.trade", is_extra=True),
     Field("api.timeout_seconds", number(0.001, 3600), 30.0, is_extra=True),
     Field("api.deadline_seconds", number(0.001, 86400), 300.0, is_extra=True),
@@ -156,7 +184,7 @@ ROOT_FIELDS = (
     Field("calendar.holidays", dates, [], is_extra=True),
     Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
     Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
-    Field("logging.directory", text, "logs", is_extra=True),
+    Field("logging.directory", folder, "logs", is_extra=True),
     Field("logging.max_bytes", integer(1024, UNBOUNDED), 10_000_000, is_extra=True),
     Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )

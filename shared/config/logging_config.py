@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 LOG_FILE_NAME = "stock_ingestion.log"
 DEFAULT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 _MASK = "***"
+_LONG = 16
 # Headers and parameters that carry secrets, whoever's they are.
 _CREDENTIALS = re.compile(
     r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
@@ -69,6 +70,9 @@ def _as_pattern(form: str) -> str:
     # A secret of a few characters is masked as a word of its own only: a password of "5" must
     # not change the figures of a summary.
     escaped = re.escape(form)
+    if len(form) > _LONG:
+        # A message may have been cut within the secret: what begins like it is masked, too.
+        return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
     return escaped if len(form) > 3 else rf"(?<!\w){escaped}(?!\w)"
 
 

@@ -45,6 +45,10 @@ _ADVICE = {
     ),
     errorcodes.NUMERIC_VALUE_OUT_OF_RANGE: "A value is too large for its column.",
     errorcodes.STRING_DATA_RIGHT_TRUNCATION: "A text is too long for its column.",
+    errorcodes.FOREIGN_KEY_VIOLATION: (
+        "A table of yours refers to a row that has to change or go: give its foreign key "
+        "ON UPDATE CASCADE and ON DELETE CASCADE (or SET NULL), or let it refer to the key."
+    ),
     errorcodes.CHECK_VIOLATION: "A value does not fit its column exactly; it was not rounded.",
     errorcodes.DEPENDENT_OBJECTS_STILL_EXIST: "Other objects depend on what has to change.",
 }

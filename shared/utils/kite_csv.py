@@ -12,7 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
@@ -42,11 +42,15 @@ _INTEGER_DIGITS = 4000  # int() refuses longer texts with a message about interp
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that was left out: its line in the dump (1 is the header), why, and what it held."""
+    """A row that was left out: its line in the dump (1 is the header), why, and what it held.
+
+    `key` is its instrument_token and exchange as written, if they could be told.
+    """
 
     line_number: int | None
     reason: str
     row: Sequence[str]
+    key: tuple[str, str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -310,7 +314,9 @@ def _convert_records(
                 lines.count,
             )
         except ValueError as exc:
-            dump.rejected.append(RejectedRow(lines.count, str(exc), _readable(fields)))
+            readable = _readable(fields)
+            key = (readable[token], readable[exchange]) if len(fields) == width else None
+            dump.rejected.append(RejectedRow(lines.count, str(exc), readable, key))
         else:
             keep(vars(row))
 

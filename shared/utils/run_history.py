@@ -71,6 +71,11 @@ class RunKey:
     source: str
     started_at: datetime
 
+    @property
+    def is_from_api(self) -> bool:
+        """Whether the list came from the API, not from a saved dump."""
+        return self.source == API_SOURCE
+
 
 @dataclass
 class RunFigures:

@@ -42,7 +42,7 @@ MOMENTS = sql.SQL(
     """\
 SELECT max({last_updated}),
        greatest(clock_timestamp()::timestamp, max({last_updated}) + interval '1 microsecond')
-FROM {table}"""
+FROM {table} WHERE isfinite({last_updated})"""
 )
 
 # Room for the join of all rows: with the default of 4 MB it goes over the disk.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import cursor as Cursor
 
@@ -87,8 +88,10 @@ def ensure_extra(cursor: Cursor, name: str, script: str, privileges: Sequence[st
     cursor.execute("SAVEPOINT extra")
     try:
         cursor.execute(script)
-    except errors.InsufficientPrivilege:
+    except psycopg2.ProgrammingError as exc:
+        # No privilege, or something else of that name is in the way: not worth losing the run.
         cursor.execute("ROLLBACK TO SAVEPOINT extra")
+        logger.info("%s cannot be made: %s", name, exc.diag.message_primary)
         return False
     return True
 

@@ -7,7 +7,7 @@ COPY "stock_ingestion_stage" ("instrument_token", "exchange", "tradingsymbol", "
 -- The newest moment in the table, and the run's own, which is later.
 SELECT max("last_updated"),
        greatest(clock_timestamp()::timestamp, max("last_updated") + interval '1 microsecond')
-FROM "kite_instrument_master";
+FROM "kite_instrument_master" WHERE isfinite("last_updated");
 
 -- What the run changes.
 CREATE TEMPORARY TABLE "stock_ingestion_delta" AS

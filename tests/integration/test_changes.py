@@ -116,13 +116,13 @@ EXAMPLES = {
         [],
         [Change("gone", "NFO", 512, "HINDPETRO99AUG400CE")],
     ),
-    "gone: past by the clock, but the list still has what expires before it": Example(
+    "expired: past by the clock, whatever the list still has": Example(
         [
             option(512, "HINDPETRO25JUL400CE", "400", PAST),
             option(768, "HINDPETRO25JUL410CE", "410", PAST - timedelta(days=7)),
         ],
         [option(768, "HINDPETRO25JUL410CE", "410", PAST - timedelta(days=7))],
-        [Change("gone", "NFO", 512, "HINDPETRO25JUL400CE")],
+        [Change("expired", "NFO", 512, "HINDPETRO25JUL400CE")],
     ),
     "expired where another exchange has earlier expiries": Example(
         [
@@ -273,6 +273,16 @@ EXAMPLES = {
         [share(256, "SGBAUG28-GB")],
         [share(512, "SGBAUG28")],
         [Change("gone", "NSE", 256, "SGBAUG28-GB"), Change("listed", "NSE", 512, "SGBAUG28")],
+    ),
+    "no series moved: what is new is no share": Example(
+        [share(256, "ABAN")],
+        [share(512, "ABAN-BE", instrument_type="FUT")],
+        [Change("gone", "NSE", 256, "ABAN"), Change("listed", "NSE", 512, "ABAN-BE")],
+    ),
+    "no series moved: what is gone was no share": Example(
+        [share(256, "ABAN-BE", instrument_type=None)],
+        [share(512, "ABAN")],
+        [Change("gone", "NSE", 256, "ABAN-BE"), Change("listed", "NSE", 512, "ABAN")],
     ),
     "no series moved: the old one is still listed": Example(
         [share(256, "ABAN")],
@@ -501,6 +511,20 @@ def test_instrument_that_comes_back_changed_is_compared_with_nothing(days: Days)
     assert days.changes() == Counter([Change("listed", "NSE", 256, "ABAN-BE")])
 
 
+def test_symbol_that_was_gone_before_is_not_said_to_have_moved(days: Days) -> None:
+    """Its old token is back with another one."""
+    days.load([STAYS, share(256, "ABAN")])
+    days.load([STAYS])
+    days.load([STAYS, share(256, "LGEINDIA"), share(512, "ABAN"), share(768, "ABAN-BE")])
+    assert days.changes() == Counter(
+        [
+            Change("listed", "NSE", 256, "LGEINDIA"),
+            Change("listed", "NSE", 512, "ABAN"),
+            Change("listed", "NSE", 768, "ABAN-BE"),
+        ]
+    )
+
+
 def test_symbol_of_a_row_that_was_gone_before_is_listed(days: Days) -> None:
     """The stale holder is superseded; that its symbol moved is no news of today's."""
     days.load([STAYS, share(256, "ABAN")])
@@ -567,6 +591,52 @@ def test_dry_run_counts_the_changes_and_keeps_none(days: Days) -> None:
         done.merge.updated,
         done.merge.superseded,
     )
+
+
+PAST_BUT_LISTED_LATER = option(512, "HINDPETRO25AUG400CE", "400", PAST)
+NEXT_TO_EXPIRE = option(768, "HINDPETRO25JUL410CE", "410", PAST - timedelta(days=7))
+
+
+@pytest.mark.parametrize(
+    ("source", "left", "kind"),
+    [
+        pytest.param("api", [NEXT_TO_EXPIRE], "expired", id="by the clock"),
+        pytest.param("/old.csv", [NEXT_TO_EXPIRE], "gone", id="a replay, before its expiry"),
+        pytest.param("/old.csv", [], "expired", id="a replay that has no expiry at all"),
+        pytest.param(
+            "/old.csv", [option(768, "H", "4", PAST)], "expired", id="a replay of the day itself"
+        ),
+        pytest.param(
+            "/old.csv", [option(768, "H", "4", FUTURE)], "expired", id="a replay after the expiry"
+        ),
+    ],
+)
+def test_expiry_is_past_by_the_clock_and_in_a_replay_by_its_own_expiries(
+    days: Days, source: str, left: list[dict[str, Any]], kind: str
+) -> None:
+    before, after = [STAYS, PAST_BUT_LISTED_LATER, *left], [STAYS, *left]
+    days.load(before)
+    days.load(after, source=source)
+    expected = Counter([Change(kind, "NFO", 512, "HINDPETRO25AUG400CE")])
+    assert days.changes() == expected
+    assert classify(before, after, today=today(), is_replay=source != "api") == expected
+
+
+def test_row_that_was_rejected_is_not_gone(days: Days) -> None:
+    """Kite lists it, if in a way that cannot be stored."""
+    days.load([STAYS, share(256, "ABAN"), share(512, "ABAN", "BSE")])
+    broken = share(256, "ABAN", tick_size=Decimal("0.00001"))
+    summary = days.load([STAYS, broken])
+    assert len(summary.rejected) == 1
+    assert days.changes() == Counter([Change("gone", "BSE", 512, "ABAN")])
+
+
+def test_table_that_no_run_has_filled_is_compared_with_nothing(days: Days) -> None:
+    days.manager.upsert_instruments([share(256, "ABAN"), STAYS])
+    assert days.load([STAYS]).changes is None
+    assert days.count_changes() == 0
+    days.load([STAYS, share(512, "LGEINDIA")])
+    assert days.changes() == Counter([Change("listed", "NSE", 512, "LGEINDIA")])
 
 
 def test_exchanges_that_the_configuration_leaves_out_are_not_gone(days: Days) -> None:

@@ -317,6 +317,7 @@ def test_log_on_a_full_disk(rig: Rig, tmp_path: Path) -> None:
     assert_imported_with_a_warning(rig, result, "No space left on device")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_log_that_reaches_a_limit(rig: Rig) -> None:
     """A limit on the size of files: the first lines can be written, the others cannot."""
     config = rig.project.folder / "dag_1_import_instruments_from_kite" / "config.json"
