@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -43,6 +44,10 @@ settings.load_profile("project")
 
 # The project wants a password; a server that asks for none takes any.
 NO_PASSWORD = "not-asked-for"
+
+# A shell that starts the tests with "&" has Ctrl-C ignored in them and in all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read before any test clears the environment.
 _GIVEN = {name: value for name, value in os.environ.items() if value}
