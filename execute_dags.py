@@ -229,6 +229,17 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     finally:
         signal.signal(signal.SIGTERM, previous)
         sys.unraisablehook = sys.__unraisablehook__
+        _flush_or_drop(sys.stdout)
+        _flush_or_drop(sys.stderr)
+
+
+def _flush_or_drop(stream: Any) -> None:
+    """Write what is left, or drop it: else Python, at its end, makes status 120 of a full disk."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(arguments: argparse.Namespace) -> ExitStatus:

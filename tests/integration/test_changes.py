@@ -357,6 +357,16 @@ EXAMPLES = {
             )
         ],
     ),
+    "token reused: a bond after a share, and a share after a bond": Example(
+        [share(256, "ABAN"), share(512, "642AS43-SG")],
+        [share(256, "717KA41-SG"), share(512, "LGEINDIA")],
+        [
+            Change("token reused", "NSE", 256, "717KA41-SG", "tradingsymbol", "ABAN", "717KA41-SG"),
+            Change(
+                "token reused", "NSE", 512, "LGEINDIA", "tradingsymbol", "642AS43-SG", "LGEINDIA"
+            ),
+        ],
+    ),
     "terms changed: one row for each field": Example(
         [share(256, "BARBEQUE", tick_size=Decimal("0.05"), lot_size=1, name="BARBEQUE NATION")],
         [share(256, "BARBEQUE", tick_size=Decimal("0.0100"), lot_size=5, name=None)],
@@ -624,11 +634,11 @@ def test_expiry_is_past_by_the_clock_and_in_a_replay_by_its_own_expiries(
 
 def test_row_that_was_rejected_is_not_gone(days: Days) -> None:
     """Kite lists it, if in a way that cannot be stored."""
-    days.load([STAYS, share(256, "ABAN"), share(512, "ABAN", "BSE")])
+    days.load([STAYS, share(256, "ABAN"), share(256, "ABAN", "BSE")])
     broken = share(256, "ABAN", tick_size=Decimal("0.00001"))
     summary = days.load([STAYS, broken])
     assert len(summary.rejected) == 1
-    assert days.changes() == Counter([Change("gone", "BSE", 512, "ABAN")])
+    assert days.changes() == Counter([Change("gone", "BSE", 256, "ABAN")])
 
 
 def test_table_that_no_run_has_filled_is_compared_with_nothing(days: Days) -> None:

@@ -2,9 +2,6 @@
 
 What is changed, and by which tests it is judged, is in pyproject.toml under [tool.mutmut]. One
 server is started for all changes: each is judged in a process of its own.
-
-    python -m tests.mutation 'shared.utils.retry.*'    the functions whose names match
-    python -m tests.mutation                           all
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ MUTMUT = str(Path(sys.executable).with_name("mutmut"))
 def main() -> int:
     with temporary_postgres() as server:
         environment = {**os.environ, "TEST_DATABASE_URL": make_dsn(**server.conninfo())}
-        status = subprocess.run([MUTMUT, "run", *sys.argv[1:]], env=environment).returncode
+        status = subprocess.run([MUTMUT, "run"], env=environment).returncode
     # Those that survived, and those that no test reaches; `mutmut show NAME` shows one.
     subprocess.run([MUTMUT, "results"])
     return status
