@@ -107,6 +107,20 @@ def test_same_list_again_is_said_so(cli: CommandLine) -> None:
     assert "Run 5 brought the same list, byte for byte, as run 4." in status
 
 
+def test_same_list_as_before_a_failed_run_is_said_so(cli: CommandLine) -> None:
+    cli.load(GOOD)
+    other = to_csv([*ROWS[1:], {**ROWS[0], "lot_size": 4711}])
+    cli.query("ALTER TABLE kite_instrument_master ADD CONSTRAINT lot CHECK (lot_size <> 4711)")
+    assert cli.load(other).status == 1
+    cli.query("ALTER TABLE kite_instrument_master DROP CONSTRAINT lot")
+    assert "byte for byte" not in cli.load(other).stdout  # it was not stored
+    cli.kite.expire_token()
+    cli.run("--dag", "1")
+    cli.kite._access_token = "sandbox_token"
+    [(good,)] = cli.query("SELECT max(run_id) FROM ingestion_run WHERE status = 'succeeded'")
+    assert f"byte for byte, as that of run {good} (" in cli.load(other).stdout
+
+
 def refuse_session(cli: CommandLine) -> None:
     cli.kite.expire_token()
 

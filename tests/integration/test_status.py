@@ -112,6 +112,12 @@ def test_before_any_run(cli: CommandLine) -> None:
     )
 
 
+def test_history_that_was_emptied(cli: CommandLine) -> None:
+    cli.load(GOOD)
+    cli.query("TRUNCATE ingestion_run CASCADE")
+    assert cli.run("--status") == Result(1, "STALE: nothing was ever loaded.\n", "")
+
+
 def test_only_failed_runs(cli: CommandLine) -> None:
     cli.kite.expire_token()
     assert cli.run("--dag", "1").status == 3
