@@ -300,7 +300,17 @@ def _show_changes(arguments: argparse.Namespace) -> ExitStatus:
     from shared.console import say
 
     dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
-    reports = [report for dag in dags if (report := dag.load_report("describe_changes"))]
+    reports = []
+    for dag in dags:
+        try:
+            report = dag.load_report("describe_changes")
+        except StockIngestionError as exc:
+            if arguments.dag:
+                raise
+            logger.warning("%s", exc)  # a broken folder does not hide the others
+            continue
+        if report:
+            reports.append(report)
     if not reports:
         raise ConfigurationError("None of these DAGs keeps what it changes.")
     for report in reports:

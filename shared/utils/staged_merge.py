@@ -105,11 +105,14 @@ SELECT (SELECT count(*) FROM removed), (SELECT count(*) FROM renamed)"""
 
 # The current rows that the delta has not are staged as they are: only their moment is new. (One
 # UPDATE from the stage would join all rows once more: 0.32 s for 118,000, against 0.19 s.)
+# NOT IN, since its subquery is hashed whatever the planner expects. It expects hardly any row of
+# the previous moment where the table was not analysed since, and would go through the delta once
+# for each of them (30 s, with NOT EXISTS).
 TOUCH = sql.SQL(
     """\
 UPDATE {table} AS t SET {last_updated} = %(moment)s
 WHERE t.{last_updated} = %(previous)s
-  AND NOT EXISTS (SELECT FROM {delta} AS d WHERE {old_has_key})"""
+  AND ({t_key}) NOT IN (SELECT {old_key} FROM {delta} AS d WHERE {old_first} IS NOT NULL)"""
 )
 
 UPDATE = sql.SQL(
@@ -272,7 +275,7 @@ def render_merge(table: Table) -> MergeStatements:
         "t_key": _listed(table.key, "t"),
         "same_key": _equal(table.key, "t", "s"),
         "new_has_key": _equal(table.key, "t", "d", "new_"),
-        "old_has_key": _equal(table.key, "t", "d", "old_"),
+        "old_key": _listed([f"old_{name}" for name in table.key], "d"),
         "last_updated": sql.Identifier(table.last_updated),
         "created_at": sql.Identifier(table.created_at),
         "definitions": sql.SQL(", ").join(map(_definition, table.columns)),

@@ -42,7 +42,7 @@ SELECT (SELECT count(*) FROM removed), (SELECT count(*) FROM renamed);
 -- Keys that are there, with nothing new about them but the moment.
 UPDATE "kite_instrument_master" AS t SET "last_updated" = %(moment)s
 WHERE t."last_updated" = %(previous)s
-  AND NOT EXISTS (SELECT FROM "stock_ingestion_delta" AS d WHERE "t"."instrument_token" = "d"."old_instrument_token" AND "t"."exchange" = "d"."old_exchange");
+  AND ("t"."instrument_token", "t"."exchange") NOT IN (SELECT "d"."old_instrument_token", "d"."old_exchange" FROM "stock_ingestion_delta" AS d WHERE "d"."old_instrument_token" IS NOT NULL);
 
 -- Keys that are there, with something new.
 UPDATE "kite_instrument_master" AS t SET "tradingsymbol" = "d"."new_tradingsymbol", "exchange_token" = "d"."new_exchange_token", "instrument_type" = "d"."new_instrument_type", "name" = "d"."new_name", "segment" = "d"."new_segment", "expiry" = "d"."new_expiry", "strike" = "d"."new_strike", "tick_size" = "d"."new_tick_size", "lot_size" = "d"."new_lot_size", "last_updated" = %(moment)s

@@ -894,6 +894,19 @@ def test_changes_option_before_and_after_the_first_run(
     assert configured_project.run("--changes").stdout.endswith(": 0 changes\n")
 
 
+def test_changes_option_beside_a_dag_that_is_broken(two_days: Project) -> None:
+    folder = two_days.folder / "dag_9_broken"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("def broken(:\n")
+    (folder / "config.json").write_text('{"enabled": true, "schedule": "-", "description": "-"}')
+    result = two_days.run("--changes")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Run 2, ")
+    assert re.fullmatch("WARNING: DAG 9: dag_9_broken cannot be loaded: .*\n", result.stderr)
+    named = two_days.run("--changes", "--dag", "9")
+    assert (named.returncode, named.stdout) == (1, "")
+
+
 def test_changes_option_after_a_failed_run_shows_the_last_good_one(
     two_days: Project, kite: KiteServer
 ) -> None:
