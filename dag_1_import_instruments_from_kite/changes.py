@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
 from shared.exceptions import ValidationError
 from shared.models.instrument import INSTRUMENT_TABLE
 
@@ -29,8 +30,8 @@ CREATE TEMPORARY TABLE stock_ingestion_change (
     old text, new text)
 """
 COUNT_CHANGES = "SELECT kind, count(*) FROM stock_ingestion_change GROUP BY kind"
-KEEP_CHANGES = """
-INSERT INTO kite_instrument_change
+KEEP_CHANGES = f"""
+INSERT INTO {CHANGES_TABLE}
     (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
 SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM stock_ingestion_change

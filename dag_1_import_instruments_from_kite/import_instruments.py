@@ -15,6 +15,7 @@ from typing import Any
 from dag_1_import_instruments_from_kite import settings
 from dag_1_import_instruments_from_kite.archive import keep_dump, parse_saved_dump
 from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
+from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
 from dag_1_import_instruments_from_kite.store import (
     predict_list,
     prepare_history,
@@ -38,7 +39,11 @@ from shared.exceptions import (
 from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_client_wrapper import KiteClientWrapper, RawDump
+from shared.utils.kite_client_wrapper import (
+    KiteClientWrapper,
+    RawDump,
+    filter_by_exchange,
+)
 from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump, shorten
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
@@ -62,8 +67,6 @@ KITE_ORDER = (
     "segment",
     "exchange",
 )
-DAG_ID = 1
-DAG_NAME = "import_instruments_from_kite"
 
 
 def import_instruments_from_kite(
@@ -138,7 +141,7 @@ class _Run:
         else:
             self._store(instruments, root, parameters, retry, plausibility)
             if summary.key.is_from_api:
-                summary.kept_dump = keep_dump(
+                keep_dump(
                     raw_dump,
                     PROJECT_ROOT / parameters["archive_directory"],
                     parameters["archive_days"],
@@ -160,7 +163,9 @@ class _Run:
             with operation("read saved dump", summary.durations):
                 dump, raw_dump = parse_saved_dump(Path(summary.key.source))
         else:
-            client = _make_client(root, retry)
+            client = KiteClientWrapper.from_config(
+                asdict(root.api), retry=retry, progress=partial(advance, unit="bytes")
+            )
             with operation("authenticate", summary.durations):
                 client.authenticate()
             with operation("fetch instruments", summary.durations):
@@ -246,19 +251,6 @@ def _prepare_tables(db_manager: DatabaseManager) -> bool:
     return prepare_history(db_manager)
 
 
-def _make_client(root: RootConfig, retry: RetryPolicy) -> KiteClientWrapper:
-    return KiteClientWrapper(
-        root.api.kite_api_key,
-        root.api.kite_api_secret,
-        root.api.kite_access_token,
-        root=root.api.root,
-        timeout_seconds=root.api.timeout_seconds,
-        deadline_seconds=root.api.deadline_seconds,
-        retry=retry,
-        progress=partial(advance, unit="bytes"),
-    )
-
-
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
     """
     Create kite_instrument_master table if it doesn't exist, from schema.sql.
@@ -303,9 +295,8 @@ def select_exchanges(
     for exchange in exchanges:
         if exchange not in counts:
             logger.warning("Kite's list has no row of the configured exchange %s", exchange)
-    wanted = frozenset(exchanges)
-    left_out.update({name: count for name, count in counts.items() if name not in wanted})
-    return [instrument for instrument in instruments if instrument.get("exchange") in wanted]
+    left_out.update({name: count for name, count in counts.items() if name not in exchanges})
+    return filter_by_exchange(instruments, exchanges)
 
 
 def validate_instruments(

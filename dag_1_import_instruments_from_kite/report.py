@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE, DAG_ID
 from shared.config.config_loader import ConfigLoader
 from shared.kite_login import IST
 from shared.utils import run_history
@@ -15,11 +16,11 @@ from shared.utils.db_manager import DatabaseManager
 # The last good run, and whether one before it gave it a list to compare with.
 LAST_RUN = """
 SELECT run_id, started_at, count(*) OVER () > 1 FROM ingestion_run
-WHERE dag_id = 1 AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
+WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
-CHANGES = """
+CHANGES = f"""
 SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
-FROM kite_instrument_change WHERE run_id = %s
+FROM {CHANGES_TABLE} WHERE run_id = %s
 ORDER BY kind, exchange, tradingsymbol, field
 """
 _COLUMNS = 79
@@ -34,9 +35,8 @@ def describe_changes(*, as_json: bool = False) -> str:
     """
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
         runs = (
-            manager.fetch_all(LAST_RUN)
-            if manager.has_relation(run_history.TABLE_NAME)
-            and manager.has_relation("kite_instrument_change")
+            manager.fetch_all(LAST_RUN, (DAG_ID,))
+            if manager.has_relation(run_history.TABLE_NAME) and manager.has_relation(CHANGES_TABLE)
             else []
         )
         changes = manager.fetch_all(CHANGES, (runs[0][0],)) if runs else []

@@ -1,8 +1,12 @@
-"""The parameters that DAG 1 has beside those that every DAG has."""
+"""What DAG 1 is called, and the parameters that it has beside those that every DAG has."""
 
 from __future__ import annotations
 
 from shared.config.fields import Field, folder, integer, number
+
+DAG_ID = 1
+DAG_NAME = "import_instruments_from_kite"
+CHANGES_TABLE = "kite_instrument_change"
 
 FIELDS = (
     # An exchange that lost more of its rows than this since the last good run fails the run.

@@ -15,6 +15,7 @@ from dag_1_import_instruments_from_kite.changes import (
     classify_changes,
     count_last_list,
 )
+from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
 from dag_1_import_instruments_from_kite.summary import Summary
 from shared.config.config_loader import DatabaseConfig
 from shared.config.logging_config import redact
@@ -30,7 +31,6 @@ from shared.utils.staged_merge import MergeResult, lock_table
 logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).resolve().parent
-CHANGES_TABLE = "kite_instrument_change"
 LAST_VIEW = "kite_underlying"  # the last that views.sql makes
 
 MAY_READ = "SELECT has_table_privilege(to_regclass(%s), 'SELECT')"  # NULL where there is none
@@ -51,19 +51,28 @@ def prepare_history(db_manager: DatabaseManager) -> bool:
 
     Returns whether runs and changes can be recorded. A role that may not is no error (ruling 23).
     """
-    for name, script, privileges in _HISTORY:
-        if not db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges):
-            logger.warning(
-                "The history of runs and changes is not kept: DB_USER may neither make nor write "
-                "%s. Let the table's owner run this DAG once, and grant %s on it.",
-                name,
-                ", ".join(privileges),
-            )
-            return False
+    lacking = _ensure_history_tables(db_manager)
+    if lacking is not None:
+        name, privileges = lacking
+        logger.warning(
+            "The history of runs and changes is not kept: DB_USER may neither make nor write "
+            "%s. Let the table's owner run this DAG once, and grant %s on it.",
+            name,
+            ", ".join(privileges),
+        )
+        return False
     views = (_FOLDER / "views.sql").read_text(encoding="utf-8")
     if not db_manager.ensure_extra(LAST_VIEW, views, ()):
         logger.info("the views are not there, and DB_USER may not make them")
     return True
+
+
+def _ensure_history_tables(db_manager: DatabaseManager) -> tuple[str, tuple[str, ...]] | None:
+    """The first table that can be neither made nor written, with what that takes; else None."""
+    for name, script, privileges in _HISTORY:
+        if not db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges):
+            return name, privileges
+    return None
 
 
 def store_list(
@@ -161,10 +170,7 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
     def record() -> None:
         with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
             # The tables alone: the views need the instrument table, which there may not be yet.
-            if all(
-                db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges)
-                for name, script, privileges in _HISTORY
-            ):
+            if _ensure_history_tables(db_manager) is None:
                 db_manager.run_in_transaction(work)
 
     try:

@@ -34,7 +34,6 @@ class Summary:
     dump_sha256: str | None = None
     dump_bytes: int | None = None
     same_as: LastRun | None = None
-    kept_dump: Path | None = None
     changes: Counter[str] | None = None
     fetched: int = 0
     left_out: Counter[str] = field(default_factory=Counter)

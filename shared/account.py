@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 
 from shared.config import config_loader
-from shared.config.config_loader import APIConfig, ConfigLoader, DatabaseConfig
+from shared.config.config_loader import ConfigLoader, DatabaseConfig
 from shared.config.env_file import check_writable, set_variable
 from shared.config.logging_config import register_secrets
 from shared.console import say
@@ -34,7 +34,7 @@ def log_in() -> None:
 
     Raises ConfigurationError, AuthenticationError, APIError; `.env` is as it was then.
     """
-    client = _make_client(ConfigLoader.load_api_config(with_token=False))
+    client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config(with_token=False)))
     check_writable(config_loader.ENV_FILE)  # before the request token is used up
     if sys.stdin is not None and sys.stdin.isatty():
         say("1. Open this address in a browser and log in to Kite:\n")
@@ -83,7 +83,7 @@ def _report(name: str, prove: Callable[[], str]) -> StockIngestionError | None:
 
 
 def _check_kite() -> str:
-    client = _make_client(ConfigLoader.load_api_config(), _ONCE)
+    client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config()), retry=_ONCE)
     client.authenticate()
     return f"logged in as {client.user_id}; the token dies at about {_describe_death()}"
 
@@ -93,18 +93,6 @@ def _check_database() -> str:
     with DatabaseManager(asdict(config), retry=_ONCE) as manager:
         found = manager.check_access(INSTRUMENT_TABLE)
     return f"{config.database} at {config.host}:{config.port}: {found}"
-
-
-def _make_client(api: APIConfig, retry: RetryPolicy | None = None) -> KiteClientWrapper:
-    return KiteClientWrapper(
-        api.kite_api_key,
-        api.kite_api_secret,
-        api.kite_access_token,
-        root=api.root,
-        timeout_seconds=api.timeout_seconds,
-        deadline_seconds=api.deadline_seconds,
-        retry=retry,
-    )
 
 
 def _describe_death() -> str:

@@ -182,16 +182,12 @@ class ConfigLoader:
     @staticmethod
     def load_database_config() -> DatabaseConfig:
         """The `database` section alone."""
-        sources = _load_sources(_root_file())
-        values = _check(sources, _section_fields("database"), complete=False)["database"]
-        return DatabaseConfig(**_known(values, DatabaseConfig))
+        return DatabaseConfig(**_known(_load_section("database"), DatabaseConfig))
 
     @staticmethod
     def load_holidays() -> list[date]:
         """The days without trading besides weekends."""
-        sources = _load_sources(_root_file())
-        values = _check(sources, _section_fields("calendar"), complete=False)["calendar"]
-        holidays: list[date] = values["holidays"]
+        holidays: list[date] = _load_section("calendar")["holidays"]
         return holidays
 
     @staticmethod
@@ -200,9 +196,7 @@ class ConfigLoader:
 
         `directory` is a Path; a relative one counts from the project's root.
         """
-        sources = _load_sources(_root_file())
-        values = _check(sources, _section_fields("logging"), complete=False)["logging"]
-        return _with_absolute_directory(values)
+        return _with_absolute_directory(_load_section("logging"))
 
     @staticmethod
     def load_dag_summary(dag_folder: str | Path) -> dict[str, Any]:
@@ -249,6 +243,13 @@ def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_absolute_directory(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "directory": PROJECT_ROOT / values["directory"]}
+
+
+def _load_section(section: str) -> dict[str, Any]:
+    """One section of the root config, for what needs no other."""
+    checked = _check(_load_sources(_root_file()), _section_fields(section), complete=False)
+    values: dict[str, Any] = checked[section]
+    return values
 
 
 def _section_fields(section: str) -> list[Field]:

@@ -76,6 +76,26 @@ class KiteClientWrapper:
         self.rejected_rows: list[RejectedRow] = []
         self.raw_dump: RawDump | None = None
 
+    @classmethod
+    def from_config(
+        cls,
+        api: Mapping[str, Any],
+        *,
+        retry: RetryPolicy | None = None,
+        progress: Progress | None = None,
+    ) -> KiteClientWrapper:
+        """The wrapper for the configuration's `api` section."""
+        return cls(
+            api["kite_api_key"],
+            api["kite_api_secret"],
+            api["kite_access_token"],
+            root=api["root"],
+            timeout_seconds=api["timeout_seconds"],
+            deadline_seconds=api["deadline_seconds"],
+            retry=retry,
+            progress=progress,
+        )
+
     def authenticate(self) -> bool:
         """Prove the session with the API's cheapest call, the profile.
 
