@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from shared.exceptions import (
     DAGExecutionError,
     StockIngestionError,
 )
-from shared.utils.operation import log_error_once, set_display
+from shared.utils.operation import iterate_causes, log_error_once, set_display
 
 PROJECT_ROOT = Path(__file__).resolve().parent
 
@@ -189,7 +189,8 @@ def execute_dag_wrapper(
     logger.info("%s: started", context)
     begin = time.perf_counter()
     try:
-        result = func()
+        with _signals_as_sent():
+            result = func()
     except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
@@ -213,7 +214,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     previous = signal.signal(signal.SIGTERM, _raise_terminated)
     sys.unraisablehook = _send_signal_again
     try:
-        return _dispatch(arguments)
+        with _signals_as_sent():
+            return _dispatch(arguments)
     except StockIngestionError as exc:
         logger.error("%s", exc, exc_info=exc)
         return _exit_status([exc])
@@ -332,6 +334,21 @@ def _setup_log_file(level: str | None) -> Path | None:
 def _raise_terminated(signal_number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise _Terminated
+
+
+@contextlib.contextmanager
+def _signals_as_sent() -> Iterator[None]:
+    """Raise the signal itself where the body made another error of it.
+
+    Python 3.11 does so where a class is being made: RuntimeError, "Error calling __set_name__".
+    """
+    try:
+        yield
+    except Exception as exc:
+        for cause in iterate_causes(exc):
+            if isinstance(cause, (KeyboardInterrupt, _Terminated)):
+                raise cause from None
+        raise
 
 
 def _send_signal_again(unraisable: Any) -> None:

@@ -44,8 +44,13 @@ class StrictSession(requests.Session):
         self.headers["Accept-Encoding"] = "gzip"
 
     def abort(self) -> None:
-        """Make a download that a deadline left behind in its thread end at its next piece."""
+        """Make the next request begin anew, on a connection of its own.
+
+        A download that a deadline left behind in its thread ends at its next piece. A connection
+        on which something went wrong may be about to be closed by the other side.
+        """
         self._generation += 1
+        self.close()
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request; the answer's body is whole, or TransientAPIError is raised."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kiteconnect import KiteConnect
+from urllib3.connection import HTTPConnection
 
 from sandbox.kite_faults import (
     CSV_HEADER,
@@ -256,6 +257,21 @@ class TestTransientFault:
             proven.fetch_instruments()
         assert delays == [0.5, 1.0, 2.0]
         assert paths(kite)[1:] == ["/instruments"] * 4
+
+
+def test_each_attempt_after_a_fault_has_a_connection_of_its_own(
+    kite: KiteServer, proven: KiteClientWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before may be about to be closed, and an attempt would be lost to that."""
+    opened: list[object] = []
+    connect = HTTPConnection.connect
+    monkeypatch.setattr(
+        HTTPConnection, "connect", lambda self: (opened.append(self), connect(self))[1]
+    )
+    kite.dump = to_csv(INSTRUMENTS)
+    kite.fail_next("/instruments", EMPTY_BODY, 3)
+    assert len(proven.fetch_instruments()) == 2
+    assert len(opened) == 3
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,16 @@ def wait_for_ever():
 """
 
 
-@pytest.mark.parametrize(
+each_signal = pytest.mark.parametrize(
     ("name", "status", "message"),
     [
         pytest.param("SIGTERM", 143, "Terminated: ", id="SIGTERM"),
         pytest.param("SIGINT", 130, "Interrupted: ", id="Ctrl-C"),
     ],
 )
+
+
+@each_signal
 def test_signal_while_an_object_is_cleaned_up(
     project: Project, name: str, status: int, message: str
 ) -> None:
@@ -42,6 +45,37 @@ def test_signal_while_an_object_is_cleaned_up(
     assert result.returncode == status
     assert result.stderr.startswith(f"ERROR: {message}")
     assert "Exception ignored" not in result.stderr
+
+
+# As in a dataclass that is being made, where Python 3.11 makes a RuntimeError of any error.
+DAG_OF_A_CLASS = """
+import os, signal
+
+class Field:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.{name})
+        for _ in range(1000):
+            pass
+
+class Model:
+    field = Field()
+
+def make_a_class():
+    return "the signal was lost"
+"""
+
+
+@each_signal
+def test_signal_while_a_class_is_made(
+    project: Project, name: str, status: int, message: str
+) -> None:
+    folder = project.folder / "dag_2_make_a_class"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(DAG_OF_A_CLASS.format(name=name))
+    (folder / "config.json").write_text("{}")
+    result = project.run("--dag", "2")
+    assert (result.returncode, result.stderr.count("\n")) == (status, 1)
+    assert result.stderr.startswith(f"ERROR: {message}")
 
 
 def test_other_errors_while_an_object_is_cleaned_up_are_shown(project: Project) -> None:

@@ -244,7 +244,6 @@ def test_run_after_a_killed_one(rig: Rig, stored: dict[Any, Any]) -> None:
 # Signals at random moments
 
 MOMENTS = 50
-TOTAL_SECONDS = 40.0
 
 
 def test_signals_at_random_moments(rig: Rig) -> None:
@@ -254,8 +253,6 @@ def test_signals_at_random_moments(rig: Rig) -> None:
     lifetime = time.monotonic() - began
     before, ended = 1, {"before": 0, "after": 0}
     for day in range(2, MOMENTS + 2):
-        if time.monotonic() - began > TOTAL_SECONDS:
-            break
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[day % 3]
         rig.kite.dump = to_csv(make_day(day))
         moment = random.uniform(0.3, 1.05) * lifetime
@@ -276,7 +273,7 @@ def test_signals_at_random_moments(rig: Rig) -> None:
         assert process.returncode in (0, 130, 143, -number), context
         ended["after" if days[0][0] == day else "before"] += 1
         before = days[0][0]
-    assert sum(ended.values()) >= 20, ended
+    assert sum(ended.values()) == MOMENTS
     assert ended["before"] > 0, ended
 
 
