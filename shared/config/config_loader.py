@@ -86,16 +86,24 @@ class _Source:
     """A JSON file, its variables substituted as far as they are known.
 
     `missing` has the variables that are not set, under the path of the value that wants them.
+    What is no file is merged over the files, and is never the place to put what is missing.
     """
 
     name: str
     values: dict[str, Any]
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    is_file: bool = True
 
 
 # What stands in for credentials that a run has no use for.
-_NO_CREDENTIALS = dict.fromkeys(
-    ("kite_api_key", "kite_api_secret", "kite_access_token"), "no-credentials-are-needed"
+_NO_CREDENTIALS = _Source(
+    "no API",
+    {
+        "api": dict.fromkeys(
+            ("kite_api_key", "kite_api_secret", "kite_access_token"), "no-credentials-are-needed"
+        )
+    },
+    is_file=False,
 )
 
 _overrides: list[_Source] = []
@@ -154,7 +162,7 @@ class ConfigLoader:
         """
         sources = _load_sources(_root_file(), Path(dag_folder) / "config.json")
         if not needs_api:
-            sources.append(_Source("no API", {"api": _NO_CREDENTIALS}))
+            sources.append(_NO_CREDENTIALS)
         merged = _check(sources, (*ROOT_FIELDS, *DAG_FIELDS, *own_fields))
         root = RootConfig(
             api=APIConfig(**_known(merged["api"], APIConfig)),
@@ -219,7 +227,7 @@ def override_config(name: str, values: Mapping[str, Any]) -> Iterator[None]:
 
     This is how the sandbox redirects a run: it changes configuration values and nothing else.
     """
-    override = _Source(name, dict(values))
+    override = _Source(name, dict(values), is_file=False)
     _overrides.append(override)
     try:
         yield
@@ -345,7 +353,7 @@ def _substitute(
 
     def replace(match: re.Match[str]) -> str:
         name, default = match[1], match[2]
-        known = environment.get(name, "")
+        known = environment.get(name)
         if known:
             return known
         if default is None:
@@ -466,7 +474,7 @@ def _owner(sources: Sequence[_Source], path: str) -> str:
     for source in reversed(sources):
         if _has([source], path):
             return source.name
-    files = [source for source in sources if source not in _overrides]
+    files = [source for source in sources if source.is_file]
     is_of_root = path.split(".")[0] in _ROOT_SECTIONS
     return files[0 if is_of_root else -1].name
 

@@ -12,7 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 REQUIRED: Any = object()
+_INTEGER = re.compile(r"[0-9]{1,20}")  # Python itself refuses thousands of digits
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_ANY_RECORD = logging.LogRecord("any", logging.INFO, "any.py", 1, "any", (), None)
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -55,8 +57,8 @@ def integer(minimum: int, maximum: int) -> Callable[[Any], int]:
     )
 
     def convert(value: Any) -> int:
-        if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal():
-            value = int(value.strip()[:20])
+        if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+            value = int(value)
         if type(value) is not int or not minimum <= value <= maximum:
             raise ValueError(expected)
         return value
@@ -153,10 +155,10 @@ def credential(value: Any) -> str:
 
 
 def log_format(value: Any) -> str:
-    """A format in the % style of the logging module."""
+    """A format in the % style of the logging module, proved on a record."""
     try:
-        logging.Formatter(text(value))
-    except ValueError as exc:
+        logging.Formatter(text(value)).format(_ANY_RECORD)
+    except (TypeError, ValueError) as exc:
         raise ValueError("expected a log format such as %(levelname)s - %(message)s") from exc
     return str(value)
 

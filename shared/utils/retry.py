@@ -64,7 +64,7 @@ def retry_with_backoff(
 
     def wait(state: tenacity.RetryCallState) -> float:
         backoff = float(base_delay * 2 ** (state.attempt_number - 1))
-        return min(max(backoff, _requested_wait(state) or 0.0), MAX_DELAY_SECONDS)
+        return min(max(backoff, _requested_wait(state)), MAX_DELAY_SECONDS)
 
     def log_retry(state: tenacity.RetryCallState) -> None:
         logger.warning(
@@ -77,7 +77,7 @@ def retry_with_backoff(
         )
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        too_long = (_requested_wait(state) or 0.0) > MAX_RETRY_AFTER_SECONDS
+        too_long = _requested_wait(state) > MAX_RETRY_AFTER_SECONDS
         return too_long or state.attempt_number >= max_attempts
 
     retrying = tenacity.Retrying(
@@ -91,10 +91,11 @@ def retry_with_backoff(
     return retrying(func)
 
 
-def _error(state: tenacity.RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+def _error(state: tenacity.RetryCallState) -> TransientError:
+    error = state.outcome and state.outcome.exception()
+    assert isinstance(error, TransientError)  # tenacity asks after no other
+    return error
 
 
-def _requested_wait(state: tenacity.RetryCallState) -> float | None:
-    error = _error(state)
-    return error.retry_after_seconds if isinstance(error, TransientError) else None
+def _requested_wait(state: tenacity.RetryCallState) -> float:
+    return _error(state).retry_after_seconds or 0.0

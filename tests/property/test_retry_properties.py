@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox.kite_faults import CutShort, HtmlError, HttpError, Reset
 from sandbox.kite_server import KiteServer
 from shared.exceptions import APIError, TransientAPIError, TransientError
 from shared.utils.kite_client_wrapper import KiteClientWrapper
-from shared.utils.retry import RetryPolicy, retry_with_backoff
+from shared.utils.retry import MAX_DELAY_SECONDS, RetryPolicy, retry_with_backoff
 from tests.instruments import instrument, to_csv
 
 PATH = "/instruments"
@@ -127,6 +127,7 @@ def test_answer_that_will_not_change_is_asked_for_once(
     max_attempts=st.integers(1, 10),
     base=st.one_of(base_delays, st.integers(0, 60)),
 )
+@example(outcomes=[TransientError] * 10, max_attempts=10, base=60)
 def test_attempts_end_with_success_a_fault_that_stays_or_their_number(
     outcomes: list[type[Exception] | None], max_attempts: int, base: float
 ) -> None:
@@ -154,4 +155,4 @@ def test_attempts_end_with_success_a_fault_that_stays_or_their_number(
         with pytest.raises(last, match=f"^{expected}$"):
             retry_with_backoff(attempt, max_attempts, base, sleep=delays.append)
     assert calls == expected
-    assert delays == [base * 2**number for number in range(expected - 1)]
+    assert delays == [min(base * 2**number, MAX_DELAY_SECONDS) for number in range(expected - 1)]

@@ -7,13 +7,22 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared.config import config_loader
-from shared.config.config_loader import ConfigLoader, load_dag_config
+from shared.config.config_loader import (
+    APIConfig,
+    ConfigLoader,
+    DatabaseConfig,
+    load_dag_config,
+    override_config,
+)
+from shared.config.fields import Field, any_text
 from shared.config.logging_config import redact
 from shared.exceptions import ConfigurationError
 from tests.conftest import PROJECT
@@ -183,7 +192,7 @@ def test_shipped_dag_config_is_the_designs(credentials: None) -> None:
 def test_all_missing_variables_are_named_at_once_with_their_file() -> None:
     text = faults_of(ConfigLoader.load_root_config)
     assert "config/config.json: not set, or empty: " + ", ".join(SECRETS) in text
-    assert ".env" in text
+    assert "Set them in the environment or in .env in the project's root" in text
 
 
 def test_missing_variables_within_lists_are_named_like_the_others(files: Files) -> None:
@@ -307,6 +316,12 @@ def test_env_file_that_is_not_utf_8_is_named(files: Files) -> None:
     assert faults_of(ConfigLoader.load_root_config).startswith(".env cannot be read: ")
 
 
+def test_folder_in_place_of_the_env_file_is_named(files: Files) -> None:
+    config_loader.ENV_FILE.mkdir()
+    text = faults_of(ConfigLoader.load_root_config)
+    assert text == ".env is no file: move it away (see .env.example)."
+
+
 # --- permissions of .env -----------------------------------------------------------------------
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
@@ -364,10 +379,11 @@ def test_dag_config_in_a_folder_elsewhere_is_named_with_its_whole_path(tmp_path:
         (b'{"enabled": true', "is not valid JSON: line 1, column 17"),
         (b"[1, 2]", "expected an object {...}, got [1, 2]"),
         (b"null", "expected an object {...}, got null"),
+        (b'["' + b"x" * 99 + b'"]', 'expected an object {...}, got ["' + "x" * 58 + "."),
         (b'{"description": "\xff"}', "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
     ],
-    ids=["syntax", "empty", "cut", "list", "null", "not-utf-8", "too-deep"],
+    ids=["syntax", "empty", "cut", "list", "null", "long", "not-utf-8", "too-deep"],
 )
 def test_file_that_cannot_be_used_is_named_with_the_place(
     content: bytes, message: str, files: Files
@@ -465,6 +481,7 @@ def test_all_faults_of_both_files_are_named_at_once(files: Files) -> None:
     text = faults_of(lambda: ConfigLoader.load_merged_config(folder))
 
     root, dag = "config/config.json", "dag_7_try/config.json"
+    assert text.splitlines()[0] == "The configuration has faults:"
     assert [line.split(". Set ")[0] for line in text.splitlines()[1:]] == [
         f"{root}: not set, or empty: NO_SUCH_KEY",
         f"{dag}: not set, or empty: NO_SUCH_SCHEDULE",
@@ -474,6 +491,14 @@ def test_all_faults_of_both_files_are_named_at_once(files: Files) -> None:
         f"{root}: database.user: required, but missing",
         f"{root}: database.password: required, but missing",
         f"{dag}: parameters.batch_size: expected a positive integer, got -1",
+    ]
+
+
+def test_number_whose_variable_is_missing_is_one_fault(files: Files) -> None:
+    files.write_root({**ROOT, "database": {**ROOT["database"], "port": "${NO_SUCH_PORT}"}})
+    _, *faults = faults_of(ConfigLoader.load_root_config).splitlines()
+    assert [line.split(". Set ")[0] for line in faults] == [
+        "config/config.json: not set, or empty: NO_SUCH_PORT"
     ]
 
 
@@ -532,10 +557,76 @@ def test_dag_config_is_merged_over_the_root_key_by_key(files: Files) -> None:
 
 
 def test_value_of_the_dag_makes_up_for_a_variable_that_the_root_lacks(files: Files) -> None:
-    files.write_root({**ROOT, "database": {"user": "${NO_SUCH_USER}", "password": "p"}})
-    folder = files.write_dag({**DAG, "database": {"user": "dag_user"}})
+    database = {"user": "${NO_SUCH_USER}", "password": "p", "port": "${NO_SUCH_PORT}"}
+    files.write_root({**ROOT, "database": database, "logging": {"own": ["${NO_SUCH_ITEM}"]}})
+    folder = files.write_dag(
+        {**DAG, "database": {"user": "dag_user", "port": "6432"}, "logging": {"own": ["item"]}}
+    )
     root, _ = ConfigLoader.load_merged_config(folder)
-    assert root.database.user == "dag_user"
+    assert (root.database.user, root.database.port) == ("dag_user", 6432)
+    assert root.logging["own"] == ["item"]
+
+
+@pytest.mark.parametrize("values", [{}, {"api": {"kite_api_key": "${NO_SUCH_KEY}"}}], ids=str)
+def test_credentials_of_the_api_may_be_missing_where_it_is_not_asked(
+    values: dict[str, Any], files: Files
+) -> None:
+    files.write_root({"database": ROOT["database"], **values})
+    folder = files.write_dag({**DAG, "api": {"timeout_seconds": 5}})
+
+    root, dag = ConfigLoader.load_merged_config(folder, needs_api=False)
+
+    assert (root.database.user, root.api.timeout_seconds) == ("u", 5.0)
+    assert dag.parameters == PARAMETER_DEFAULTS
+    assert "api.kite_api_secret" in faults_of(lambda: ConfigLoader.load_merged_config(folder))
+
+
+def test_missing_parameter_is_the_dags_where_the_api_is_not_asked(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = [Field("parameters.own", any_text)]
+    folder = files.write_dag({**DAG, "parameters": {**PARAMETER_DEFAULTS, "batch_size": "x"}})
+
+    faults = faults_of(lambda: ConfigLoader.load_merged_config(folder, own, needs_api=False))
+    ConfigLoader.load_merged_config(files.write_dag({}), needs_api=False)
+
+    assert "dag_7_try/config.json: parameters.own: required, but missing" in faults
+    assert "dag_7_try/config.json: parameters.batch_size: expected" in faults
+    assert (
+        "dag_7_try/config.json: parameters.batch_size is missing, using the default 1000"
+        in caplog.messages
+    )
+
+
+def test_override_wins_over_both_files_until_its_end(files: Files) -> None:
+    files.write_root({**ROOT, "database": {**ROOT["database"], "host": "root_host", "port": 1}})
+    folder = files.write_dag({**DAG, "database": {"host": "dag_host"}})
+
+    def load() -> tuple[str, int]:
+        database = ConfigLoader.load_merged_config(folder)[0].database
+        return database.host, database.port
+
+    def fail() -> None:
+        with override_config("the sandbox", {"database": {"host": "its_host"}}):
+            assert load() == ("its_host", 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert load() == ("dag_host", 1)
+
+
+def test_override_is_named_for_what_is_wrong_in_it_and_not_for_what_is_missing(
+    files: Files,
+) -> None:
+    own = [Field("parameters.own", any_text)]
+    folder = files.write_dag(DAG)
+    with override_config("the sandbox", {"database": {"port": 0}}):
+        text = faults_of(lambda: ConfigLoader.load_merged_config(folder, own))
+    assert text.splitlines()[1:] == [
+        "the sandbox: database.port: expected an integer from 1 to 65535, got 0",
+        "dag_7_try/config.json: parameters.own: required, but missing",
+    ]
 
 
 def test_merged_config_does_not_change_with_what_is_done_to_another(files: Files) -> None:
@@ -598,6 +689,14 @@ def test_load_dag_config_of_a_dict_fills_in_the_designs_defaults(config: dict[st
     assert {name: loaded[name] for name in PARAMETER_DEFAULTS} == PARAMETER_DEFAULTS
 
 
+def test_load_dag_config_of_a_dict_names_what_is_wrong() -> None:
+    config = {"batch_size": Decimal("1.5"), "retry_attempts": 0}
+    assert faults_of(lambda: load_dag_config(config)).splitlines()[1:] == [
+        'the DAG\'s parameters: parameters.batch_size: expected a positive integer, got "1.5"',
+        "the DAG's parameters: parameters.retry_attempts: expected an integer from 1 to 100, got 0",
+    ]
+
+
 def test_parameter_that_only_the_dag_knows_is_handed_on_without_a_warning(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -624,10 +723,94 @@ def test_get_with_default_when_the_key_is_there(caplog: pytest.LogCaptureFixture
 
 def test_get_with_default_when_the_key_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     assert ConfigLoader.get_with_default({}, "batch_size", 1000) == 1000
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "batch_size" in record.getMessage()
-    assert "1000" in record.getMessage()
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, "Configuration: batch_size is missing, using the default 1000")
+    ]
+
+
+# --- one section alone -------------------------------------------------------------------------
+
+
+def test_database_config_alone_needs_nothing_of_the_others(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = {"user": "u", "password": "p", "port": "6432", "own": 1}
+    files.write_root({"database": database, "api": {"kite_api_key": "${NO_SUCH_KEY}"}})
+    assert ConfigLoader.load_database_config() == DatabaseConfig(
+        "localhost", 6432, "moneytree", "u", "p"
+    )
+    assert caplog.messages == []
+
+
+def test_database_config_alone_with_faults(files: Files) -> None:
+    files.write_root({"database": {"user": "${NO_SUCH_USER}", "port": 0}})
+    text = faults_of(ConfigLoader.load_database_config)
+    assert [line.split(". Set ")[0] for line in text.splitlines()[1:]] == [
+        "config/config.json: not set, or empty: NO_SUCH_USER",
+        "config/config.json: database.port: expected an integer from 1 to 65535, got 0",
+        "config/config.json: database.password: required, but missing",
+    ]
+
+
+API_CREDENTIALS = {
+    "kite_api_key": "${KITE_API_KEY}",
+    "kite_api_secret": "${KITE_API_SECRET}",
+    "kite_access_token": "${KITE_ACCESS_TOKEN}",
+}
+
+
+def test_api_config_alone_needs_nothing_of_the_others(
+    files: Files, credentials: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = {**API_CREDENTIALS, "root": "http://localhost:8000", "own": 1}
+    files.write_root({"api": api, "database": {"user": "${NO_SUCH_USER}"}})
+    assert ConfigLoader.load_api_config() == APIConfig(
+        "the_key", "the_secret", "the_token", "http://localhost:8000"
+    )
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("token", [None, "yesterdays"], ids=["missing", "there"])
+def test_api_config_without_the_token_is_for_a_login(
+    token: str | None, files: Files, credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", token or "")
+    files.write_root({"api": API_CREDENTIALS})
+    config = ConfigLoader.load_api_config(with_token=False)
+    assert config == APIConfig("the_key", "the_secret", "")
+
+
+def test_api_config_without_the_token_needs_the_others(files: Files) -> None:
+    files.write_root({"api": API_CREDENTIALS})
+    with_token = faults_of(ConfigLoader.load_api_config)
+    without = faults_of(lambda: ConfigLoader.load_api_config(with_token=False))
+    missing = "config/config.json: not set, or empty: KITE_API_KEY, KITE_API_SECRET"
+    assert f"{missing}, KITE_ACCESS_TOKEN. " in with_token
+    assert f"{missing}. " in without
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [
+        ({}, []),
+        ({"calendar": {"holidays": ["2026-01-26"]}, "api": "any"}, [date(2026, 1, 26)]),
+    ],
+    ids=["none", "one"],
+)
+def test_holidays_need_nothing_of_the_others(
+    root: dict[str, Any], expected: list[date], files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.write_root(root)
+    assert ConfigLoader.load_holidays() == expected
+    assert caplog.messages == []
+
+
+def test_holidays_with_a_variable_that_is_missing(files: Files) -> None:
+    files.write_root({"calendar": {"holidays": ["2026-01-26", "${NO_SUCH_DAY}"]}})
+    _, *faults = faults_of(ConfigLoader.load_holidays).splitlines()
+    assert [line.split(". Set ")[0] for line in faults] == [
+        "config/config.json: not set, or empty: NO_SUCH_DAY"
+    ]
 
 
 # --- for the runner ----------------------------------------------------------------------------
@@ -676,6 +859,12 @@ def test_dag_summary_needs_nothing_but_its_file(
     assert (summary["enabled"], summary["schedule"]) == (True, "daily")
     assert summary["description"] == "for ${NO_SUCH_NAME}"
     assert caplog.messages == []
+
+
+def test_dag_summary_with_a_fault_names_the_file(files: Files) -> None:
+    folder = files.write_dag({**DAG, "enabled": "maybe"})
+    text = faults_of(lambda: ConfigLoader.load_dag_summary(folder))
+    assert "dag_7_try/config.json: enabled: expected true or false" in text
 
 
 def test_dag_summary_when_the_env_file_cannot_be_read(files: Files) -> None:

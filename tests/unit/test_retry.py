@@ -19,7 +19,12 @@ from shared.exceptions import (
     TransientError,
     ValidationError,
 )
-from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy, retry_with_backoff
+from shared.utils.retry import (
+    MAX_DELAY_SECONDS,
+    MAX_RETRY_AFTER_SECONDS,
+    RetryPolicy,
+    retry_with_backoff,
+)
 
 
 class Attempts:
@@ -64,6 +69,7 @@ def test_transient_error_is_tried_again(error_type: type[TransientError]) -> Non
         pytest.param((), [1.0, 2.0], id="designs-default"),
         pytest.param((5, 0.5), [0.5, 1.0, 2.0, 4.0], id="five-attempts"),
         pytest.param((4, 0), [0.0, 0.0, 0.0], id="no-delay"),
+        pytest.param((4, 1000.0), [1000.0, 2000.0, MAX_DELAY_SECONDS], id="longest-delay"),
         pytest.param((1, 1.0), [], id="one-attempt"),
     ],
 )
@@ -167,16 +173,22 @@ def test_operation_is_called_by_the_functions_name_if_it_has_no_other(
     assert caplog.messages == ["get_profile: attempt 1 of 3 failed, next in 1 s: down"]
 
 
+def test_operation_of_a_function_without_a_name(caplog: pytest.LogCaptureFixture) -> None:
+    run(Attempts(TransientError("down")))
+    assert caplog.messages == ["operation: attempt 1 of 3 failed, next in 1 s: down"]
+
+
 def test_last_attempt_announces_no_further_one(caplog: pytest.LogCaptureFixture) -> None:
     run(Attempts(TransientError("1"), TransientError("2")), 2)
     assert len(caplog.messages) == 1
 
 
-def test_policy_tries_with_its_own_values() -> None:
+def test_policy_tries_with_its_own_values(caplog: pytest.LogCaptureFixture) -> None:
     delays: list[float] = []
     policy = RetryPolicy(4, 0.25, sleep=delays.append)
-    assert policy.run(Attempts(*[TransientError("x")] * 3), operation="any") == "done"
+    assert policy.run(Attempts(*[TransientError("x")] * 3), operation="fetch") == "done"
     assert delays == [0.25, 0.5, 1.0]
+    assert caplog.messages[-1] == "fetch: attempt 3 of 4 failed, next in 1 s: x"
 
 
 def test_real_sleep_waits_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
