@@ -18,7 +18,7 @@ COPY, COMPARE, MOVES, WRITE, TRACK, COMMIT, OTHER = (
 _GROUPS = (
     (COPY, r"^COPY "),
     (MOVES, r"\bholder\b|\bsuperseded\b"),
-    (TRACK, r"stock_ingestion_change|kite_instrument_change|ingestion_run|GROUP BY exchange"),
+    (TRACK, r"stock_ingestion_change|kite_instrument_change|ingestion_run|GROUP BY 1"),
     (COMPARE, r"CREATE TEMPORARY TABLE \S*stock_ingestion_delta|ANALYZE|SELECT max\("),
     (WRITE, r"^(UPDATE|INSERT INTO) \S*kite_instrument_master"),
     (COMMIT, r"^COMMIT"),

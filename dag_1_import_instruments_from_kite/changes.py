@@ -6,13 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
 from shared.exceptions import ValidationError
-from shared.models.instrument import INSTRUMENT_TABLE
+from shared.utils.staged_merge import DELTA_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,13 @@ FROM stock_ingestion_change
 """
 DROP_CHANGES = "DROP TABLE stock_ingestion_change"
 
-COUNT_LAST_LIST = f"""
-SELECT exchange, count(*) FROM {INSTRUMENT_TABLE.name} WHERE last_updated = %s GROUP BY exchange
+# By exchange: the rows that only the last list has, less those that only the dump has. Counted in
+# the differences: counting the last list itself would read the whole table.
+COUNT_LOSSES = f"""
+SELECT coalesce(new_exchange, old_exchange),
+       count(*) FILTER (WHERE new_exchange IS NULL)
+       - count(*) FILTER (WHERE new_exchange IS NOT NULL AND was_current IS NOT TRUE)
+FROM {DELTA_NAME} GROUP BY 1
 """
 
 # A smaller exchange may well lose half of its few rows from one day to the next.
@@ -90,10 +94,10 @@ class Plausibility:
         return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
 
 
-def count_last_list(cursor: Any, previous: datetime | None) -> dict[str, int]:
-    """Rows by exchange of the list with the moment `previous`."""
-    cursor.execute(COUNT_LAST_LIST, (previous,))
-    return dict(cursor.fetchall())
+def count_last_list(cursor: Any, now: Mapping[str, int]) -> Counter[str]:
+    """Rows by exchange of the last list, from those of the dump and how the two differ."""
+    cursor.execute(COUNT_LOSSES)
+    return Counter(now) + Counter(dict(cursor.fetchall()))
 
 
 def classify_changes(

@@ -36,7 +36,7 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
-from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
+from shared.models.instrument import INSTRUMENT_TABLE, Instrument, QuickCheck, check_instrument
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import (
@@ -320,14 +320,19 @@ def validate_instruments(
     """
     faults: list[RejectedRow] = []
     valid = []
+    is_surely_valid = QuickCheck()
     for instrument in instruments:
+        if is_surely_valid(instrument):
+            valid.append(instrument)
+            continue
         try:
             validate_instrument(instrument)
         except ValidationError as exc:
             faults.append(_rejected(instrument, str(exc)))
         else:
             valid.append(instrument)
-    valid = _without_repeated_symbols(valid, faults)
+    if is_surely_valid.count_symbols() != len(valid):  # also where it missed some valid ones
+        valid = _without_repeated_symbols(valid, faults)
     if faults:
         logger.warning("Validation errors for %d instruments", len(faults))
         for fault in faults:
@@ -362,8 +367,6 @@ def _without_repeated_symbols(
     """
     key_of = itemgetter("instrument_token", "exchange")
     symbol_of = itemgetter("tradingsymbol", "exchange")
-    if len(set(map(symbol_of, instruments))) == len(instruments):
-        return instruments
     last_position = {key_of(instrument): i for i, instrument in enumerate(instruments)}
     holder = {
         symbol_of(instrument): key_of(instrument)

@@ -105,7 +105,8 @@ def store_list(
         def observe(cursor: Any, previous: datetime | None, _moment: datetime) -> None:
             if previous is None:
                 return  # the first list is what later ones are compared with
-            plausibility.check(summary.by_exchange, count_last_list(cursor, previous))
+            before = count_last_list(cursor, summary.by_exchange)
+            plausibility.check(summary.by_exchange, before)
             if keeps_history and last is None:
                 return  # a table that something else filled is no list of a run
             summary.changes = classify_changes(

@@ -11,11 +11,10 @@ is staged itself is renamed, not deleted: it stays the same row for whoever refe
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -26,6 +25,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
+from shared.utils.copy_stream import copy_rows
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ WORK_MEMORY = "SELECT set_config('work_mem', '64MB', true)"
 # A NUMERIC without a scale takes a value as it is; its CHECK refuses what would be rounded later.
 CREATE_STAGE = sql.SQL("CREATE TEMPORARY TABLE {stage} ({definitions})")
 
-COPY_TO_STAGE = sql.SQL("COPY {stage} ({columns}) FROM STDIN WITH (FORMAT csv)")
+COPY_TO_STAGE = sql.SQL("COPY {stage} ({columns}) FROM STDIN WITH (FORMAT text, NULL '')")
 
 # Where the staged rows differ from the table: a row each, new_* as staged, old_* as stored. A key
 # that only the table has is among them if it was current: one of the newest moment's rows.
@@ -191,8 +191,7 @@ def merge_rows(
     merge = render_merge(table)
     cursor.execute(WORK_MEMORY)
     cursor.execute(merge.create_stage)
-    stream = _CsvStream(kept, table.column_names, batch_size, progress)
-    _copy(cursor, merge.copy, stream)
+    copy_rows(cursor, merge.copy, kept, table.column_names, batch_size, progress)
     cursor.execute(merge.moments)
     previous, moment = _only_row(cursor)
     cursor.execute(merge.create_delta, {"previous": previous})
@@ -311,16 +310,6 @@ def render_merge(table: Table) -> MergeStatements:
     )
 
 
-def _copy(cursor: Cursor, statement: sql.Composed, stream: _CsvStream) -> None:
-    """Send the stream. An error of its own, which psycopg2 makes a cancelled query, is told."""
-    try:
-        cursor.copy_expert(statement, stream)  # type: ignore[arg-type]  # only read() is called
-    except Exception as exc:
-        if stream.error is not None:
-            raise stream.error from exc
-        raise
-
-
 def _listed(names: Sequence[str], alias: str | None = None) -> sql.Composed:
     qualifier = (alias,) if alias else ()
     return sql.SQL(", ").join(sql.Identifier(*qualifier, name) for name in names)
@@ -360,84 +349,41 @@ def _last_of_each_key(
     Of rows that share a unique key under different keys the last counts, too; those before it
     are left out with a warning (a DAG that wants to report them rejects them beforehand).
     """
-    by_key = _unique_rows(rows, table.key)
-    repeated = len(rows) - len(by_key)
-    for unique in table.unique:
-        by_unique = _unique_rows(by_key, unique)
-        if len(by_unique) != len(by_key):
-            logger.warning(
-                "%s: left out %d rows whose (%s) a later row has",
-                table.name,
-                len(by_key) - len(by_unique),
-                ", ".join(unique),
-            )
-        by_key = by_unique
+    try:
+        if all(_all_differ(rows, columns) for columns in (table.key, *table.unique)):
+            return rows, 0
+        by_key = _unique_rows(rows, table.key)
+        repeated = len(rows) - len(by_key)
+        for unique in table.unique:
+            by_unique = _unique_rows(by_key, unique)
+            if len(by_unique) != len(by_key):
+                logger.warning(
+                    "%s: left out %d rows whose (%s) a later row has",
+                    table.name,
+                    len(by_key) - len(by_unique),
+                    ", ".join(unique),
+                )
+            by_key = by_unique
+    except (KeyError, TypeError) as exc:
+        raise DatabaseError(f"A row has no usable value for {exc}; nothing was stored.") from exc
     return by_key, repeated
 
 
 def _unique_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> Sequence[Mapping[str, Any]]:
-    """The last of the rows with the same values in `columns`; `rows` itself if all differ."""
+    """The last of the rows with the same values in `columns`."""
     values_of = itemgetter(*columns)
-    first_of = itemgetter(columns[0])
-    try:
-        if len(set(map(first_of, rows))) == len(rows):
-            return rows  # no need for a pair of values for each row
-        if len(set(map(values_of, rows))) == len(rows):
-            return rows
-        last = {values_of(row): position for position, row in enumerate(rows)}
-    except (KeyError, TypeError) as exc:
-        raise DatabaseError(f"A row has no usable value for {exc}; nothing was stored.") from exc
+    last = {values_of(row): position for position, row in enumerate(rows)}
     return [rows[position] for position in sorted(last.values())]
 
 
-def _check_encodable(text: str) -> str:
-    """The text itself. Raises DatabaseError if it holds half of a surrogate pair."""
-    try:
-        text.isascii() or text.encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise DatabaseError(f"A text is not Unicode ({exc.reason}); nothing was stored.") from exc
-    return text
-
-
-class _CsvStream:
-    """The rows as a file of CSV that COPY reads; at most a batch is held as text."""
-
-    def __init__(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        columns: Sequence[str],
-        batch_size: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self._batches = self._render(rows, itemgetter(*columns), batch_size, progress)
-        self.error: Exception | None = None
-
-    def read(self, size: int = -1) -> str:
-        """The next batch, whatever its size; psycopg2 sends what it gets. Empty at the end."""
-        try:
-            return next(self._batches, "")
-        except Exception as exc:
-            self.error = exc
-            raise
-
-    @staticmethod
-    def _render(
-        rows: Sequence[Mapping[str, Any]],
-        values_of: Callable[[Mapping[str, Any]], tuple[Any, ...]],
-        batch_size: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> Iterator[str]:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            text = io.StringIO(newline="")
-            try:
-                csv.writer(text).writerows(map(values_of, batch))
-            except KeyError as exc:
-                raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
-            except csv.Error as exc:  # NUL, before Python 3.11; later ones leave it to the server
-                raise DatabaseError(f"A row cannot be sent: {exc}; nothing was stored.") from exc
-            yield _check_encodable(text.getvalue())
-            if progress is not None:
-                progress(start + len(batch), len(rows))
+def _all_differ(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bool:
+    """Whether no two rows have the same values in `columns`."""
+    # Grouped by the other columns: one set of pairs takes more than twice as long.
+    first_of = itemgetter(columns[0])
+    others_of = itemgetter(*(columns[1:] or columns))
+    groups: defaultdict[Any, set[Any]] = defaultdict(set)
+    for row in rows:
+        groups[others_of(row)].add(first_of(row))
+    return sum(map(len, groups.values())) == len(rows)

@@ -109,6 +109,13 @@ def test_walk_finds_the_modules() -> None:
             "psycopg2.extensions",
             "shared.exceptions",
             "shared.models",
+            "shared.utils.copy_stream",
+        ),
+        allowed(
+            "shared/utils/copy_stream.py",
+            "psycopg2.sql",
+            "psycopg2.extensions",
+            "shared.exceptions",
         ),
         allowed(
             "shared/utils/db_manager.py",

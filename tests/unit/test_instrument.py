@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from shared.exceptions import ValidationError
-from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
+from shared.models.instrument import (
+    INSTRUMENT_TABLE,
+    Instrument,
+    QuickCheck,
+    check_instrument,
+)
 from tests.instruments import instrument
 
 KITE_TEXT = {
@@ -289,3 +294,40 @@ def test_table_is_the_designs() -> None:
     ]
     assert INSTRUMENT_TABLE.key == ("instrument_token", "exchange")
     assert INSTRUMENT_TABLE.unique == (("tradingsymbol", "exchange"),)
+
+
+# The quick check
+
+# Values of every type, some of which are equal to good ones of another type.
+ODD_VALUES = [
+    *(None, True, False, 0, 1, -1, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 1.0, 90.5, b"1", [], "1"),
+    *("", " ", "x" * 10, "x" * 11, "x" * 21, "x" * 50, "x" * 51, "x" * 255, "x" * 256),
+    *("a\0", "\ud800", "\u0939\u093f", date(2026, 8, 27), datetime(2026, 8, 27)),
+    *(Decimal(number) for number in ("1", "0", "-0.0", "-1", "90.5", "0.0001", "0.00001", "1E+6")),
+    *(Decimal(number) for number in ("1E+11", "99999999999.9999", "NaN", "sNaN", "Infinity")),
+]
+PLAIN = instrument(1, "HAL26AUG4000CE", lot_size=1, strike=Decimal(1), tick_size=Decimal(1))
+
+
+def is_valid(data: dict[str, Any]) -> bool:
+    try:
+        return check_instrument(data)
+    except ValidationError:
+        return False
+
+
+@pytest.mark.parametrize("column", INSTRUMENT_TABLE.column_names)
+def test_quick_check_lets_nothing_pass_that_the_check_refuses(column: str) -> None:
+    for first in ODD_VALUES:
+        is_surely_valid = QuickCheck()
+        assert is_surely_valid(PLAIN)
+        is_surely_valid({**PLAIN, column: first})
+        for second in ODD_VALUES:
+            odd = {**PLAIN, column: second}
+            assert not is_surely_valid(odd) or is_valid(odd), (first, second)
+
+
+@pytest.mark.parametrize("column", INSTRUMENT_TABLE.column_names)
+def test_quick_check_of_an_instrument_that_lacks_a_field(column: str) -> None:
+    is_surely_valid = QuickCheck()
+    assert not is_surely_valid({name: PLAIN[name] for name in PLAIN if name != column})

@@ -1,0 +1,104 @@
+"""Rows to the server by COPY, a batch at a time, in its text format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from shared.exceptions import DatabaseError
+
+_RENDERED_AT_ONCE = 200  # rows: few enough for their texts to stay in the processor's cache
+
+# What would end a field or a line of COPY's text format, or begin an escape there.
+_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+def copy_rows(
+    cursor: Cursor,
+    statement: sql.Composed,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Send the `columns` of the rows with `statement`: COPY ... FROM STDIN (FORMAT text, NULL '').
+
+    After each `batch_size` rows `progress` is called with the rows sent and the rows in all.
+
+    Raises DatabaseError if a row lacks a column, or a text is no Unicode.
+    """
+    stream = _Stream(_render_batches(rows, columns, batch_size, progress))
+    try:
+        cursor.copy_expert(statement, stream)  # type: ignore[arg-type]  # only read() is called
+    except Exception as exc:
+        if stream.error is not None:  # of it, psycopg2 makes a query that was cancelled
+            raise stream.error from exc
+        raise
+
+
+class _Stream:
+    """Batches as a file that psycopg2 reads."""
+
+    def __init__(self, batches: Iterator[bytes]) -> None:
+        self._batches = batches
+        self.error: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """The next batch, whatever its size; psycopg2 sends what it gets. Empty at the end."""
+        try:
+            return next(self._batches, b"")
+        except Exception as exc:
+            self.error = exc
+            raise
+
+
+def _render_batches(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[bytes]:
+    """The rows as text, at most a batch at a time."""
+    values_of = itemgetter(*columns)
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        pieces = range(0, len(batch), _RENDERED_AT_ONCE)
+        try:
+            yield b"".join(
+                _render(list(map(values_of, batch[piece : piece + _RENDERED_AT_ONCE])))
+                for piece in pieces
+            )
+        except KeyError as exc:
+            raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
+        except UnicodeEncodeError as exc:
+            raise DatabaseError(
+                f"A text is not Unicode ({exc.reason}); nothing was stored."
+            ) from exc
+        if progress is not None:
+            progress(start + len(batch), len(rows))
+
+
+def _render(batch: Sequence[tuple[Any, ...]]) -> bytes:
+    """The rows of values in COPY's text format; None is an empty field."""
+    text = _join(batch, str)
+    # Hardly any text has to be escaped, and that none has is told by counting.
+    is_plain = (
+        text.count("\n") == len(batch)
+        and text.count("\t") == len(batch) * (len(batch[0]) - 1)
+        and "\\" not in text
+        and "\r" not in text
+    )
+    if not is_plain:
+        text = _join(batch, lambda value: str(value).translate(_ESCAPES))
+    return text.encode("utf-8")
+
+
+def _join(batch: Sequence[tuple[Any, ...]], to_text: Callable[[Any], str]) -> str:
+    columns = [
+        ["" if value is None else to_text(value) for value in column] for column in zip(*batch)
+    ]
+    return "\n".join(map("\t".join, zip(*columns))) + "\n"
