@@ -320,9 +320,9 @@ def validate_instruments(
     """
     faults: list[RejectedRow] = []
     valid = []
-    is_surely_valid = QuickCheck()
+    quick_check = QuickCheck()
     for instrument in instruments:
-        if is_surely_valid(instrument):
+        if quick_check.passes(instrument):
             valid.append(instrument)
             continue
         try:
@@ -331,7 +331,7 @@ def validate_instruments(
             faults.append(_rejected(instrument, str(exc)))
         else:
             valid.append(instrument)
-    if is_surely_valid.count_symbols() != len(valid):  # also where it missed some valid ones
+    if quick_check.count_symbols() != len(valid):  # also where it missed some valid ones
         valid = _without_repeated_symbols(valid, faults)
     if faults:
         logger.warning("Validation errors for %d instruments", len(faults))

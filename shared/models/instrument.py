@@ -195,7 +195,7 @@ class QuickCheck:
         self._strikes = _Verdicts(partial(_check_decimal, "strike"))
         self._tick_sizes = _Verdicts(partial(_check_decimal, "tick_size"))
 
-    def __call__(self, data: Mapping[str, Any]) -> bool:
+    def passes(self, data: Mapping[str, Any]) -> bool:
         """Whether `data` is surely valid."""
         try:
             (
