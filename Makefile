@@ -49,7 +49,7 @@ $(BENCH_VENV)/installed: requirements.txt benchmarks/requirements.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	touch $@
 
-bench: $(BENCH_VENV)/installed  ## measure speed and memory against others, 10 minutes; rewrites docs/benchmark.*
+bench: $(BENCH_VENV)/installed  ## measure speed and memory against others, 5 to 10 minutes; rewrites docs/benchmark.*
 	$(BENCH_VENV)/bin/python -m benchmarks
 
 clean:  ## remove the virtual environments and all caches
