@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run DAGs from the command line.
 
-The only place that parses arguments, handles signals, and chooses an exit status: 0 all DAGs
+The only place that parses arguments and chooses an exit status: 0 all DAGs
 succeeded, 1 a DAG failed, 2 bad usage or configuration, 3 the Kite session is dead or was refused
 and nothing else failed (log in again), 130 Ctrl-C, 143 SIGTERM.
 """
@@ -13,11 +13,9 @@ import contextlib
 import inspect
 import logging
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -34,7 +32,8 @@ from shared.exceptions import (
     DAGExecutionError,
     StockIngestionError,
 )
-from shared.utils.operation import iterate_causes, log_error_once, set_display
+from shared.signals import Signals, Terminated
+from shared.utils.operation import log_error_once, set_display
 
 PROJECT_ROOT = Path(__file__).resolve().parent
 
@@ -42,6 +41,8 @@ PROJECT_ROOT = Path(__file__).resolve().parent
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
 
 logger = logging.getLogger("execute_dags")
+
+_signals = Signals()
 
 
 class ExitStatus(IntEnum):
@@ -53,10 +54,6 @@ class ExitStatus(IntEnum):
     LOG_IN_AGAIN = 3
     INTERRUPTED = 130
     TERMINATED = 143
-
-
-class _Terminated(BaseException):
-    """SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
 
 
 def main() -> bool:
@@ -189,8 +186,7 @@ def execute_dag_wrapper(
     logger.info("%s: started", context)
     begin = time.perf_counter()
     try:
-        with _signals_as_sent():
-            result = func()
+        result = func()
     except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
@@ -211,28 +207,25 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     setup_console_logging(arguments.log_level)
-    previous = signal.signal(signal.SIGTERM, _raise_terminated)
-    sys.unraisablehook = _send_signal_again
-    try:
-        with _signals_as_sent():
-            return _dispatch(arguments)
-    except StockIngestionError as exc:
-        logger.error("%s", exc, exc_info=exc)
-        return _exit_status([exc])
-    except Exception as exc:
-        logger.error("unexpected %s: %s", type(exc).__name__, exc, exc_info=exc)
-        return ExitStatus.DAG_FAILED
-    except KeyboardInterrupt:
-        logger.error("Interrupted: what was not committed yet is rolled back.")
-        return ExitStatus.INTERRUPTED
-    except _Terminated:
-        logger.error("Terminated: what was not committed yet is rolled back.")
-        return ExitStatus.TERMINATED
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        sys.unraisablehook = sys.__unraisablehook__
-        _flush_or_drop(sys.stdout)
-        _flush_or_drop(sys.stderr)
+    with _signals:
+        try:
+            with _signals.as_sent():
+                return _dispatch(arguments)
+        except StockIngestionError as exc:
+            logger.error("%s", exc, exc_info=exc)
+            return _exit_status([exc])
+        except Exception as exc:
+            logger.error("unexpected %s: %s", type(exc).__name__, exc, exc_info=exc)
+            return ExitStatus.DAG_FAILED
+        except KeyboardInterrupt:
+            logger.error("Interrupted: what was not committed yet is rolled back.")
+            return ExitStatus.INTERRUPTED
+        except Terminated:
+            logger.error("Terminated: what was not committed yet is rolled back.")
+            return ExitStatus.TERMINATED
+        finally:
+            _flush_or_drop(sys.stdout)
+            _flush_or_drop(sys.stderr)
 
 
 def _flush_or_drop(stream: Any) -> None:
@@ -331,41 +324,6 @@ def _setup_log_file(level: str | None) -> Path | None:
     )
 
 
-def _raise_terminated(signal_number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Terminated
-
-
-@contextlib.contextmanager
-def _signals_as_sent() -> Iterator[None]:
-    """Raise the signal itself where the body made another error of it.
-
-    Python 3.11 does so where a class is being made: RuntimeError, "Error calling __set_name__".
-    """
-    try:
-        yield
-    except Exception as exc:
-        for cause in iterate_causes(exc):
-            if isinstance(cause, (KeyboardInterrupt, _Terminated)):
-                raise cause from None
-        raise
-
-
-def _send_signal_again(unraisable: Any) -> None:
-    """A signal that comes while Python cleans an object up is lost there: it comes once more.
-
-    The end of an HTTP session is such a moment, and was hit by one signal in three after a fetch.
-    """
-    if not issubclass(unraisable.exc_type, (KeyboardInterrupt, _Terminated)):
-        sys.__unraisablehook__(unraisable)
-        return
-    number = signal.SIGTERM if issubclass(unraisable.exc_type, _Terminated) else signal.SIGINT
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    timer = threading.Timer(0.02, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
-
-
 def _list_dags(dags: Sequence[DAG]) -> ExitStatus:
     from shared.console import say_table
 
@@ -446,15 +404,16 @@ def _refuse_unknown(dags: Sequence[DAG], wanted: Sequence[int]) -> None:
 
 def _call(dag: DAG, options: Mapping[str, Any]) -> Any:
     """Run the DAG's function with the options that were given, if it knows them."""
-    function = dag.load()
-    known = inspect.signature(function).parameters
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(
-                f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
-                f"takes no {name}."
-            )
-    return function(**options)
+    with _signals.as_sent():
+        function = dag.load()
+        known = inspect.signature(function).parameters
+        for name in options:
+            if name not in known:
+                raise ConfigurationError(
+                    f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
+                    f"takes no {name}."
+                )
+        return function(**options)
 
 
 def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:

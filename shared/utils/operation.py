@@ -82,19 +82,14 @@ def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[
 
 def log_error_once(context: str, error: BaseException) -> None:
     """Log `error` with its context and stack trace, unless it, or its cause, has been logged."""
-    if any(getattr(cause, "_is_logged", False) for cause in iterate_causes(error)):
-        return
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:  # "raise error from error" makes a circle
+        if getattr(cause, "_is_logged", False):
+            return
+        chain.append(cause)
+        cause = cause.__cause__
     with contextlib.suppress(Exception):  # a frozen error is logged again further out
         error._is_logged = True  # type: ignore[attr-defined]
     kind = "" if isinstance(error, StockIngestionError) else f"{type(error).__name__}: "
     logger.error("%s: %s%s", context, kind, error, exc_info=error)
-
-
-def iterate_causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, what it was raised from, and so on."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:  # "raise error from error" makes a circle
-        yield cause
-        seen.append(cause)
-        cause = cause.__cause__

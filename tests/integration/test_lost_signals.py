@@ -1,6 +1,8 @@
-"""A signal that comes while Python cleans an object up, where errors are lost, ends the run."""
+"""A signal ends the run also where the error that it raises gets lost, or becomes another one."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 
@@ -76,6 +78,45 @@ def test_signal_while_a_class_is_made(
     result = project.run("--dag", "2")
     assert (result.returncode, result.stderr.count("\n")) == (status, 1)
     assert result.stderr.startswith(f"ERROR: {message}")
+
+
+# As under a library that swallows every error.
+DAG_THAT_SWALLOWS = """
+import os, signal, threading
+
+def swallow():
+    try:
+        os.kill(os.getpid(), signal.{name})
+        threading.Event().wait(1)
+    except BaseException:
+        pass
+    threading.Event().wait({seconds})
+    return "the signal was lost"
+"""
+
+
+@each_signal
+def test_signal_that_the_dag_swallows_before_it_ends(
+    project: Project, name: str, status: int, message: str
+) -> None:
+    folder = project.folder / "dag_2_swallow"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(DAG_THAT_SWALLOWS.format(name=name, seconds=0))
+    (folder / "config.json").write_text("{}")
+    result = project.run("--dag", "2")
+    assert (result.returncode, result.stderr.count("\n")) == (status, 1)
+    assert result.stderr.startswith(f"ERROR: {message}")
+
+
+def test_signal_that_the_dag_swallows_before_it_waits_for_ever(project: Project) -> None:
+    folder = project.folder / "dag_2_swallow"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(DAG_THAT_SWALLOWS.format(name="SIGTERM", seconds=60))
+    (folder / "config.json").write_text("{}")
+    begin = time.monotonic()
+    result = project.run("--dag", "2")
+    assert time.monotonic() - begin < 10  # ruling 26
+    assert (result.returncode, result.stderr.count("\n")) == (143, 1)
 
 
 def test_other_errors_while_an_object_is_cleaned_up_are_shown(project: Project) -> None:

@@ -206,9 +206,9 @@ def test_moment_is_one_for_all_rows_changed_or_not(
 ) -> None:
     emptied_manager.upsert_instruments([instrument(1, "A"), instrument(2, "B"), instrument(3, "C")])
     before = read_table(module_connection)
-    emptied_manager.upsert_instruments(
+    assert emptied_manager.upsert_instruments(
         [instrument(1, "A"), instrument(2, "B", lot_size=7), instrument(4, "D")]
-    )
+    ) == (1, 2)
     after = read_table(module_connection)
     (moment,) = {after[token, "NFO"]["last_updated"] for token in (1, 2, 4)}
     assert moment > before[1, "NFO"]["last_updated"]
@@ -547,6 +547,7 @@ def test_merge_of_a_table_without_a_further_unique_key(
     )
     assert render_merge(table).make_way == ()
     rows = [{"id": 1, "value": "a"}, {"id": 2, "value": "a"}, {"id": 1, "value": "b"}]
+    assert counts(db_manager.merge(table, rows, dry_run=True)) == (2, 1, 0)
     assert counts(db_manager.merge(table, rows)) == (2, 1, 0)
     with connection.cursor() as cursor:
         cursor.execute("SELECT id, value FROM plain ORDER BY id")

@@ -331,3 +331,32 @@ def test_quick_check_lets_nothing_pass_that_the_check_refuses(column: str) -> No
 def test_quick_check_of_an_instrument_that_lacks_a_field(column: str) -> None:
     quick_check = QuickCheck()
     assert not quick_check.passes({name: PLAIN[name] for name in PLAIN if name != column})
+
+
+def test_quick_check_passes_what_a_list_is_full_of() -> None:
+    """One that did not pass would be checked at length: right, but slow for a whole list."""
+    quick_check = QuickCheck()
+    for fields in (
+        {},
+        {"expiry": None},
+        {"strike": Decimal(0)},
+        {"lot_size": 0},
+        {"instrument_token": 2**63 - 1},
+        {"tradingsymbol": "S" * 50, "exchange_token": "1" * 50},
+        {"lot_size": 2**31 - 1},
+    ):
+        for _ in range(2):  # the second time from memory
+            assert quick_check.passes({**PLAIN, **fields}), fields
+
+
+def test_quick_check_counts_the_symbols_of_those_that_passed() -> None:
+    quick_check = QuickCheck()
+    for token, symbol, exchange in [
+        (1, "A", "NSE"),
+        (2, "B", "NSE"),
+        (3, "A", "BSE"),
+        (4, "A", "NSE"),
+        (0, "C", "NSE"),
+    ]:
+        quick_check.passes(instrument(token, symbol, exchange))
+    assert quick_check.count_symbols() == 3

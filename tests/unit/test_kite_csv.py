@@ -263,6 +263,41 @@ def test_rejected_row_that_is_no_csv_and_not_utf_8_can_be_written_as_utf_8() -> 
     ",".join(rejected.row).encode("utf-8")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=repr)
+@pytest.mark.parametrize("last", ["NSE ", "NSEX", "\t"], ids=repr)
+def test_rejected_row_that_is_no_csv_is_kept_as_it_was_written(last: str, end: bytes) -> None:
+    (rejected,) = parse_dump(HEADER + f'1,2,"A"B,N,{last}'.encode() + end + SHARE).rejected
+    assert rejected.row == [f'1,2,"A"B,N,{last}']
+
+
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        pytest.param(SHARE.replace(b"0.05", b"x"), ("1002", "NSE"), id="number-that-is-none"),
+        pytest.param(SHARE.replace(b"INFY", b"\xff"), ("1002", "NSE"), id="not-utf-8"),
+        pytest.param(b"x" + SHARE, ("x1002", "NSE"), id="token-that-is-none"),
+        pytest.param(SHARE.replace(b"INFY", b"IN,FY"), None, id="too-many-columns"),
+        pytest.param(b"1002,4,INFY\n", None, id="too-few-columns"),
+        pytest.param(SHARE.replace(b"INFY", b'"INFY'), None, id="no-csv"),
+    ],
+)
+def test_rejected_row_has_its_key_as_written_if_that_can_be_told(
+    bad: bytes, key: tuple[str, str] | None
+) -> None:
+    """By its key a row that was rejected is told from one that is gone."""
+    (rejected,) = parse_dump(HEADER + OPTION + bad + BLANK).rejected
+    assert rejected.key == key
+
+
+@pytest.mark.parametrize("line", [b"   ", b"\t", b"X"], ids=repr)
+def test_line_that_is_not_empty_is_a_rejected_row(line: bytes) -> None:
+    dump = parse_dump(HEADER + OPTION + line + b"\n" + SHARE)
+    assert [row["line_number"] for row in dump.rows] == [2, 4]
+    assert [(row.line_number, row.reason) for row in dump.rejected] == [
+        (3, "expected 12 columns, got 1")
+    ]
+
+
 def test_stray_quotes_on_several_lines_harm_only_those() -> None:
     stray = b'9,2,"X,N,0,,,,1,EQ,NSE,NSE\n'
     lines = [OPTION, stray, SHARE, stray, stray, BLANK, b'9,2,X",N,0,,,,1,EQ,NSE,NSE\n', stray]
