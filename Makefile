@@ -20,14 +20,15 @@ $(VENV)/installed: requirements.txt
 sandbox: $(VENV)/installed  ## the import on a made-up market, nothing else needed; again for the next day
 	$(BIN)/python execute_dags.py --sandbox --dag 1
 
+# MEASURE=yes also measures the coverage, and fails below the least that pyproject.toml allows.
 test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(if $(MEASURE),rm -f .coverage .coverage.*)
+	$(BIN)/$(if $(MEASURE),coverage run,python) -m pytest -n auto --dist worksteal
+	$(if $(MEASURE),$(BIN)/coverage combine --quiet)
+	$(if $(MEASURE),$(BIN)/coverage report)
 
-coverage: $(VENV)/installed  ## run all tests, and fail where they reach less than 90% of the branches
-	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n auto --dist worksteal
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+coverage: ## run all tests, and fail where they reach less than 90% of lines and branches
+	$(MAKE) --no-print-directory test MEASURE=yes
 
 mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut~=3.8'

@@ -193,7 +193,7 @@ class _Run:
         with operation("validate", summary.durations):
             try:
                 selected = select_exchanges(fetched, parameters["exchanges"], summary.left_out)
-                valid = validate_instruments(selected, summary.rejected) if selected else []
+                valid = validate_instruments(selected, summary.rejected)
             finally:
                 if summary.rejected:
                     summary.rejected.sort(key=lambda row: row.line_number or 0)

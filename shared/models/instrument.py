@@ -137,10 +137,8 @@ def _expiry(value: Any) -> Any:
 
 
 def _decimal(value: Any, name: str) -> Any:
-    if value is None or type(value) is Decimal:
-        return value
-    if type(value) is bool:
-        raise ValidationError(f"{name}: expected a decimal number, got {value}")
+    if value is None:
+        return None
     # The text of a float is the shortest one that means it: 90.875, as Kite wrote it.
     return _from_text(str(value), name, to_decimal)
 

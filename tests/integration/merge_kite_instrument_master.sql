@@ -1,7 +1,7 @@
 -- The rows of the run, gone when the transaction ends.
 CREATE TEMPORARY TABLE "stock_ingestion_stage" ("instrument_token" bigint, "exchange" varchar(10), "tradingsymbol" varchar(50), "exchange_token" varchar(50), "instrument_type" varchar(10), "name" varchar(255), "segment" varchar(20), "expiry" date, "strike" numeric CHECK ("strike" IS NULL OR coalesce(min_scale("strike") <= 4, false)), "tick_size" numeric CHECK ("tick_size" IS NULL OR coalesce(min_scale("tick_size") <= 4, false)), "lot_size" integer);
 
--- Filled from the client, as CSV.
+-- Filled from the client, as text.
 COPY "stock_ingestion_stage" ("instrument_token", "exchange", "tradingsymbol", "exchange_token", "instrument_type", "name", "segment", "expiry", "strike", "tick_size", "lot_size") FROM STDIN WITH (FORMAT text, NULL '');
 
 -- The newest moment in the table, and the run's own, which is later.

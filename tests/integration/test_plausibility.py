@@ -202,6 +202,7 @@ def first_list(cli: CommandLine) -> None:
     [
         pytest.param(190, 10, False, id="five percent"),
         pytest.param(189, 11, True, id="more than five percent"),
+        pytest.param(100, 100, True, id="half of them: with --force it would be stored"),
         pytest.param(94, 6, True, id="of a hundred rows"),
         pytest.param(93, 6, False, id="of 99 rows"),
     ],

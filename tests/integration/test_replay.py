@@ -67,6 +67,8 @@ def test_saved_list_is_stored_as_if_kite_had_given_it(
         changes
     )
     assert f"\nThe list is that of the saved dump {path}\n" in result.stdout
+    assert "\n  read saved dump: done in " in result.stdout
+    assert re.search(r"^seconds: .*read saved dump \d+\.\d\d", result.stdout, re.M)
     [_, (source, size)] = cli.runs("source", "dump_bytes")
     assert (source, size) == (path, len(SECOND))
 
@@ -78,6 +80,15 @@ def test_path_of_a_saved_list_counts_from_where_the_user_is(
     monkeypatch.chdir(path.parent)
     assert cli.run("--dag", "1", "--from-file", path.name).status == 0
     assert cli.runs("source") == [(str(path),)]
+
+
+def test_saved_list_needs_no_account(
+    cli: CommandLine, saved: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("KITE_API_KEY", "KITE_API_SECRET", "KITE_ACCESS_TOKEN"):
+        monkeypatch.delenv(name)
+    assert cli.run("--dag", "1", "--from-file", saved(FIRST)).status == 0
+    assert len(read_table(cli.connection)) == len(ROWS)
 
 
 def test_saved_list_needs_no_living_session(cli: CommandLine, saved: Callable[..., str]) -> None:

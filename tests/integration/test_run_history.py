@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
+import socketserver
 import subprocess
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dag_1_import_instruments_from_kite import import_instruments
 from sandbox.kite_faults import CutShort, Hang, HttpError
 from sandbox.kite_server import KiteServer
 from tests.command_line import CommandLine
@@ -36,12 +41,13 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     cli.parameters["exchanges"] = ["NSE"]
     dump = to_csv([*ROWS, *OTHER_EXCHANGE]) + BAD_ROW
     began = now()
-    assert cli.load(dump).status == 0
+    result = cli.load(dump)
     ended = now()
-    [row] = cli.query("SELECT to_jsonb(ingestion_run) FROM ingestion_run")
-    run = row[0]
-    started_at = datetime.fromisoformat(run.pop("started_at"))
-    ended_at = datetime.fromisoformat(run.pop("ended_at"))
+    assert result.status == 0
+    [(run, started_at, ended_at, list_moment)] = cli.query(
+        "SELECT to_jsonb(r) - '{started_at,ended_at,list_moment}'::text[],"
+        " started_at, ended_at, list_moment FROM ingestion_run AS r"
+    )
     assert began <= started_at < ended_at <= ended
     durations = run.pop("durations")
     assert set(durations) == {
@@ -50,8 +56,10 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     }
     assert all(0 <= seconds < 60 for seconds in durations.values())
     assert sum(durations.values()) <= (ended - began).total_seconds()
+    shown = " ".join(result.stdout.rpartition("\nseconds: ")[2].split())
+    assert all(re.search(rf"\b{step} \d+\.\d\d", shown) for step in durations)
     [(moment,)] = cli.query("SELECT DISTINCT last_updated FROM kite_instrument_master")
-    assert datetime.fromisoformat(run.pop("list_moment")) == moment
+    assert list_moment == moment
     assert run == {
         "run_id": 1,
         "dag_id": 1,
@@ -150,6 +158,10 @@ def refuse_rows(cli: CommandLine) -> None:
     cli.kite.dump = to_csv([{**ROWS[0], "lot_size": 4711}, *ROWS[1:]])
 
 
+def make_a_defect(cli: CommandLine) -> None:
+    cli.monkeypatch.setattr(import_instruments, "transform_instruments", lambda rows: 1 / 0)
+
+
 @pytest.mark.parametrize(
     ("make_fault", "status", "error", "figures"),
     [
@@ -160,6 +172,7 @@ def refuse_rows(cli: CommandLine) -> None:
         pytest.param(list_too_little, 1, "is not plausible", (20, 0, "own"), id="implausible"),
         pytest.param(list_rubbish, 1, "40 of 190 rows were rejected", (190, 40, "own"), id="bad"),
         pytest.param(refuse_rows, 1, "check constraint", (150, 0, "own"), id="refused by database"),
+        pytest.param(make_a_defect, 1, "division by zero", (150, 0, "own"), id="defect"),
     ],
 )
 def test_failed_run_is_recorded_apart_and_its_data_are_not(
@@ -238,6 +251,54 @@ def test_run_whose_database_is_away_ends_soon_and_tells_of_the_database(
     assert "No connection to" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "attempts", "status"),
+    [
+        pytest.param([], 2, 1, id="run"),
+        pytest.param(["--dry-run"], 1, 0, id="dry run"),
+    ],
+)
+def test_database_that_is_away_is_asked_as_often_as_configured_and_no_more(
+    cli: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    attempts: int,
+    status: int,
+) -> None:
+    """A dry run can do without it; and whoever is away is not asked to record that he was."""
+    asked: list[Any] = []
+
+    class HangUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.client_address)
+
+    cli.parameters["retry_attempts"] = 2
+    monkeypatch.setenv("DB_SSLMODE", "disable")  # to ask for it may take a connection of its own
+    monkeypatch.setenv("PGGSSENCMODE", "disable")
+    with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as listener:
+        monkeypatch.setenv("DB_HOST", "127.0.0.1")
+        monkeypatch.setenv("DB_PORT", str(listener.server_address[1]))
+        thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
+        thread.start()
+        result = cli.load(GOOD, *arguments)
+        listener.shutdown()
+        thread.join()
+    assert len(asked) == attempts
+    assert result.stderr.count("attempt 1 of 2 failed, next in 0 s") == attempts - 1
+    assert result.status == status
+    assert "server closed the connection" in result.stderr
+    assert ("What would change in the table could not be" in result.stderr) is (status == 0)
+
+
+def test_kite_that_is_away_is_asked_as_often_as_configured_and_no_more(cli: CommandLine) -> None:
+    cli.parameters["retry_attempts"] = 2
+    cli.kite.fail_next("/instruments", HttpError(503), times=None)
+    result = cli.load(GOOD)
+    assert result.status == 1
+    assert [request.path for request in cli.kite.requests].count("/instruments") == 2
+    assert result.stderr.count("attempt 1 of 2 failed, next in 0 s") == 1
+
+
 def test_history_does_not_hold_up_a_run_that_failed(cli: CommandLine) -> None:
     """Somebody has locked the history: the run's own error is what is told."""
     cli.load(GOOD)
@@ -279,6 +340,25 @@ def test_interrupted_run_is_recorded(
     assert result.status == status
     assert read_table(cli.connection) == stored
     assert cli.runs("status", "error") == [("succeeded", None), ("failed", error)]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+    ],
+)
+def test_run_that_is_interrupted_after_its_commit_is_recorded_as_good_alone(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def interrupt(path: Path, content: bytes) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Path, "write_bytes", interrupt)  # while the list is kept
+    assert cli.load(GOOD).status == status
+    assert len(read_table(cli.connection)) == len(ROWS)
+    assert cli.runs("status", "error") == [("succeeded", None)]
 
 
 def test_runs_at_the_same_time_are_numbered_in_the_order_of_their_lists(

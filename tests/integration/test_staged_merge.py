@@ -73,7 +73,7 @@ def render_pinned(statements: MergeStatements, connection: Any) -> str:
     assert statements.count_superseded is not None
     described = (
         ("The rows of the run, gone when the transaction ends.", statements.create_stage),
-        ("Filled from the client, as CSV.", statements.copy),
+        ("Filled from the client, as text.", statements.copy),
         ("The newest moment in the table, and the run's own, which is later.", statements.moments),
         ("What the run changes.", statements.create_delta),
         ("So that the planner knows how much that is.", statements.analyze_delta),
@@ -314,7 +314,9 @@ def test_same_symbol_under_two_keys_warns_and_keeps_the_last(
     rows = [instrument(1, "A"), instrument(2, "A"), instrument(3, "C")]
     with caplog.at_level(logging.WARNING, logger="shared.utils.staged_merge"):
         assert emptied_manager.upsert_instruments(rows) == (2, 0)
-    assert "left out 1 rows" in caplog.text
+    assert caplog.messages == [
+        "kite_instrument_master: left out 1 rows whose (tradingsymbol, exchange) a later row has"
+    ]
     assert fields_of(read_table(module_connection)) == {key_of(row): row for row in rows[1:]}
 
 

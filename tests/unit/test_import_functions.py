@@ -107,7 +107,7 @@ def test_select_exchanges_warns_of_an_exchange_that_the_dump_lacks(
     assert select_exchanges([A], ["NFO", "MCX"], Counter()) == [A]
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
-    assert "MCX" in warning.getMessage()
+    assert "no row of the configured exchange MCX" in warning.getMessage()
     assert "NFO" not in warning.getMessage()
 
 
@@ -135,6 +135,7 @@ def test_validate_instruments_leaves_out_the_invalid_and_keeps_order_and_reasons
         (None, "lot_size: expected a whole number from 0 to 2147483647, got '-1'"),
     ]
     assert rejected[0].row[:3] == ["2", "0", ""]  # Kite's order of columns
+    assert [row.key for row in rejected] == [("2", "NFO"), ("3", "NFO")]  # they are not gone
 
 
 def test_validate_instruments_logs_how_many_and_each_reason(
@@ -225,6 +226,20 @@ def test_validate_instruments_when_repeats_come_in_any_order(rows: list[str]) ->
 def test_same_symbol_on_two_exchanges_is_no_repeat() -> None:
     rows = [instrument(1, "A", "NSE"), instrument(2, "A", "BSE"), instrument(1, "A", "BFO")]
     assert validate_instruments(rows) == rows
+
+
+def test_repeat_on_one_exchange_leaves_the_rows_of_another_alone() -> None:
+    rows = [
+        instrument(1, "A", "NSE"),
+        instrument(1, "B", "BSE"),
+        instrument(2, "A", "NSE"),
+        instrument(1, "A", "BFO"),
+    ]
+    rejected: list[RejectedRow] = []
+    assert validate_instruments(rows, rejected) == rows[1:]
+    assert [(row.key, row.reason) for row in rejected] == [
+        (("1", "NSE"), "tradingsymbol: a later row has the same, got 'A'")
+    ]
 
 
 def test_repeat_of_a_symbol_by_an_invalid_row_harms_nothing() -> None:
@@ -388,10 +403,11 @@ def fail_dry_run(cause: type[Exception], match: str) -> None:
 
 
 def test_dry_run_needs_no_database_and_tells_what_would_be_stored(
-    dry_run_environment: KiteServer, tmp_path: Path
+    dry_run_environment: KiteServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     rows = to_csv([A, instrument(5, "INFY", "NSE", instrument_type="EQ")])
-    dry_run_environment.dump = rows + b"6,2,BAD,N,0,,,,many,EQ,NSE,NSE\n7,,,,,,,,,,,BSE\n"
+    dry_run_environment.dump = rows + b"7,,,,,,,,,,,BSE\n6,2,BAD,N,0,,,,many,EQ,NSE,NSE\n"
 
     message = dry_run()
 
@@ -401,11 +417,15 @@ def test_dry_run_needs_no_database_and_tells_what_would_be_stored(
     figures = [line.split() for line in message.splitlines()[2:5]]
     assert figures == [["fetched", "4"], ["left", "out", "0"], ["rejected", "2"]]
     assert "inserted" not in message
+    assert f"DAG 1 completed: {message}" in caplog.messages
+    table = [line.split() for line in message.splitlines()]
+    headings = table.index(["exchange", "rows", "instrument_type", "rows"])
+    assert table[headings + 1 : headings + 3] == [["NFO", "1", "CE", "1"], ["NSE", "1", "EQ", "1"]]
     (path,) = (tmp_path / "logs").glob("rejected_rows_*.csv")
     assert str(path) in message
     assert [row[:2] for row in read_rejects(path)[1:]] == [
-        ["4", "lot_size: expected a whole number, got 'many'"],
-        ["5", "tradingsymbol: required, but missing"],
+        ["4", "tradingsymbol: required, but missing"],  # found by the second look at the list
+        ["5", "lot_size: expected a whole number, got 'many'"],
     ]
     seconds = " ".join(message.split("seconds: ")[1].split())
     assert [part.rsplit(" ", 1)[0] for part in seconds.split(", ")] == [
