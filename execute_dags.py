@@ -207,25 +207,24 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     setup_console_logging(arguments.log_level)
-    with _signals:
-        try:
-            with _signals.as_sent():
-                return _dispatch(arguments)
-        except StockIngestionError as exc:
-            logger.error("%s", exc, exc_info=exc)
-            return _exit_status([exc])
-        except Exception as exc:
-            logger.error("unexpected %s: %s", type(exc).__name__, exc, exc_info=exc)
-            return ExitStatus.DAG_FAILED
-        except KeyboardInterrupt:
-            logger.error("Interrupted: what was not committed yet is rolled back.")
-            return ExitStatus.INTERRUPTED
-        except Terminated:
-            logger.error("Terminated: what was not committed yet is rolled back.")
-            return ExitStatus.TERMINATED
-        finally:
-            _flush_or_drop(sys.stdout)
-            _flush_or_drop(sys.stderr)
+    try:
+        with _signals.as_sent():
+            return _dispatch(arguments)
+    except StockIngestionError as exc:
+        logger.error("%s", exc, exc_info=exc)
+        return _exit_status([exc])
+    except Exception as exc:
+        logger.error("unexpected %s: %s", type(exc).__name__, exc, exc_info=exc)
+        return ExitStatus.DAG_FAILED
+    except KeyboardInterrupt:
+        logger.error("Interrupted: what was not committed yet is rolled back.")
+        return ExitStatus.INTERRUPTED
+    except Terminated:
+        logger.error("Terminated: what was not committed yet is rolled back.")
+        return ExitStatus.TERMINATED
+    finally:
+        _flush_or_drop(sys.stdout)
+        _flush_or_drop(sys.stderr)
 
 
 def _flush_or_drop(stream: Any) -> None:

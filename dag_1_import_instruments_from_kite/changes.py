@@ -11,7 +11,7 @@ from typing import Any
 
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
 from shared.exceptions import ValidationError
-from shared.utils.staged_merge import DELTA_NAME
+from shared.utils.staged_merge import DELTA_NAME, STAGE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM stock_ingestion_change
 """
 DROP_CHANGES = "DROP TABLE stock_ingestion_change"
+
+COUNT_DUMP = f"SELECT exchange, count(*) FROM {STAGE_NAME} GROUP BY 1"
 
 # By exchange: the rows that only the last list has, less those that only the dump has. Counted in
 # the differences: counting the last list itself would read the whole table.
@@ -94,10 +96,12 @@ class Plausibility:
         return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
 
 
-def count_last_list(cursor: Any, now: Mapping[str, int]) -> Counter[str]:
-    """Rows by exchange of the last list, from those of the dump and how the two differ."""
+def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
+    """Rows by exchange of the dump, each key once, and of the last list."""
+    cursor.execute(COUNT_DUMP)
+    now = Counter(dict(cursor.fetchall()))
     cursor.execute(COUNT_LOSSES)
-    return Counter(now) + Counter(dict(cursor.fetchall()))
+    return now, now + Counter(dict(cursor.fetchall()))
 
 
 def classify_changes(

@@ -13,7 +13,7 @@ from typing import Any
 from dag_1_import_instruments_from_kite.changes import (
     Plausibility,
     classify_changes,
-    count_last_list,
+    count_lists,
 )
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
 from dag_1_import_instruments_from_kite.summary import Summary
@@ -105,8 +105,7 @@ def store_list(
         def observe(cursor: Any, previous: datetime | None, _moment: datetime) -> None:
             if previous is None:
                 return  # the first list is what later ones are compared with
-            before = count_last_list(cursor, summary.by_exchange)
-            plausibility.check(summary.by_exchange, before)
+            plausibility.check(*count_lists(cursor))
             if keeps_history and last is None:
                 return  # a table that something else filled is no list of a run
             summary.changes = classify_changes(

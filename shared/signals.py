@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 _ALARM = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []  # Windows has none
 
-# Longer than a run takes to end: what is in the way of the first must have lost it.
-_REPEAT_SECONDS = 5.0
+# A run of DAG 1 has ended by then, if the first error was not lost; and one that was still ends
+# within 10 seconds (ruling 26).
+_REPEAT_SECONDS = 7.0
 
 
 class Terminated(BaseException):
@@ -20,7 +20,7 @@ class Terminated(BaseException):
 
 
 class Signals:
-    """While it is entered, SIGINT and SIGTERM raise an error in the body of `as_sent`.
+    """Makes errors of SIGINT and SIGTERM in the body of `as_sent`.
 
     An error that a handler raises can get lost: Python drops it while it cleans an object up (at
     the end of an HTTP session one signal in three was lost so), makes another error of it where a
@@ -32,59 +32,52 @@ class Signals:
     def __init__(self) -> None:
         self._arrived: type[BaseException] | None = None
         self._depth = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        """Install the handlers. Ctrl-C stays ignored where it was, as in a shell's background."""
-        self._arrived = None
-        numbers = [signal.SIGTERM, *_ALARM]
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            numbers.append(signal.SIGINT)
-        self._previous = {number: signal.signal(number, self._handle) for number in numbers}
-        sys.unraisablehook = self._handle_unraisable
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Take the handlers away again."""
-        sys.unraisablehook = sys.__unraisablehook__
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._numbers: Sequence[int] = ()
 
     @contextmanager
     def as_sent(self) -> Iterator[None]:
         """A body that ends in KeyboardInterrupt or Terminated if a signal comes, in nothing else.
 
-        May be nested. A signal that comes outside of it is raised at the next entry.
+        May be nested. Ctrl-C stays ignored where it was, as in a shell's background. Handlers that
+        the body leaves behind are taken away.
         """
+        if not self._depth:
+            self._arrived = None
+            is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            self._numbers = [signal.SIGTERM, *_ALARM, *([signal.SIGINT] if is_default else [])]
+        hook, sys.unraisablehook = sys.unraisablehook, self._handle_unraisable
+        previous = {number: signal.signal(number, self._handle) for number in self._numbers}
         self._depth += 1
         try:
             if self._arrived is None:
                 yield
-        except Exception:
+        except BaseException:
             if self._arrived is None:
                 raise
         finally:
-            _set_alarm(0)
             self._depth -= 1
+            _set_alarm(0)
+            sys.unraisablehook = hook
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         if self._arrived is not None:
             raise self._arrived
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self._arrived is None:
-            self._arrived = KeyboardInterrupt if number == signal.SIGINT else Terminated
-        elif number not in _ALARM:
+        if number in _ALARM:
+            if self._arrived is None:
+                return  # not ours
+        elif self._arrived is not None:
             return
-        if self._depth:
+        else:
+            self._arrived = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        if self._depth:  # else the body has not begun, or has ended: as_sent raises it
             _set_alarm(_REPEAT_SECONDS)
             raise self._arrived
 
     def _handle_unraisable(self, unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)):
+            self._arrived = self._arrived or unraisable.exc_type
             _set_alarm(0.02)  # once more, when the clean-up is over
         else:
             sys.__unraisablehook__(unraisable)

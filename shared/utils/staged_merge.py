@@ -29,7 +29,8 @@ from shared.utils.copy_stream import copy_rows
 
 logger = logging.getLogger(__name__)
 
-STAGE = sql.Identifier("stock_ingestion_stage")
+STAGE_NAME = "stock_ingestion_stage"
+STAGE = sql.Identifier(STAGE_NAME)
 DELTA_NAME = "stock_ingestion_delta"
 DELTA = sql.Identifier(DELTA_NAME)
 
@@ -179,8 +180,8 @@ def merge_rows(
     Each row has an entry for each of the table's columns; of rows with the same key, or the same
     unique key, the last one counts. `batch_size` rows are streamed at a time, after each of which
     `progress` is called with the rows streamed and the rows in all. `observe` is called before
-    anything is changed, while the differences are in the temporary table DELTA_NAME. A `dry_run`
-    works out the result and changes nothing.
+    anything is changed, while the rows are in the temporary table STAGE_NAME and the differences in
+    DELTA_NAME. A `dry_run` works out the result and changes nothing.
 
     Raises DatabaseError if a row lacks a column, psycopg2.Error if the database refuses.
     """

@@ -82,9 +82,10 @@ def test_signal_while_a_class_is_made(
 
 # As under a library that swallows every error.
 DAG_THAT_SWALLOWS = """
-import os, signal, threading
+import os, signal, threading, time
 
 def swallow():
+    print(f"sent at {{time.monotonic()}}")
     try:
         os.kill(os.getpid(), signal.{name})
         threading.Event().wait(1)
@@ -113,10 +114,36 @@ def test_signal_that_the_dag_swallows_before_it_waits_for_ever(project: Project)
     folder.mkdir()
     (folder / "__init__.py").write_text(DAG_THAT_SWALLOWS.format(name="SIGTERM", seconds=60))
     (folder / "config.json").write_text("{}")
-    begin = time.monotonic()
     result = project.run("--dag", "2")
-    assert time.monotonic() - begin < 10  # ruling 26
+    sent = float(result.stdout.partition("sent at ")[2].split()[0])
+    assert time.monotonic() - sent < 10  # ruling 26
     assert (result.returncode, result.stderr.count("\n")) == (143, 1)
+
+
+def test_handler_that_a_dag_leaves_behind(project: Project) -> None:
+    for number, code in (
+        (2, "signal.signal(signal.SIGTERM, lambda *_: print('handled by another'))"),
+        (3, "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait(30)"),
+    ):
+        folder = project.folder / f"dag_{number}_go"
+        folder.mkdir()
+        (folder / "__init__.py").write_text(f"import os, signal, threading\ndef go(): {code}\n")
+        (folder / "config.json").write_text("{}")
+    result = project.run("--dag", "2", "--dag", "3")
+    assert (result.returncode, result.stderr.count("\n")) == (143, 1)
+    assert "handled by another" not in result.stdout
+
+
+def test_alarm_of_the_dags_own_is_no_signal_to_end(project: Project) -> None:
+    folder = project.folder / "dag_2_go"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import signal\ndef go():\n    signal.raise_signal(signal.SIGALRM)\n    return 'went on'\n"
+    )
+    (folder / "config.json").write_text("{}")
+    result = project.run("--dag", "2")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "went on" in result.stdout
 
 
 def test_other_errors_while_an_object_is_cleaned_up_are_shown(project: Project) -> None:

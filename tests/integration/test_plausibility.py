@@ -74,6 +74,13 @@ def test_exchange_that_lost_more_than_half(
     (assert_refused if is_refused else assert_stored)(cli, listing(**now))
 
 
+def test_rows_that_are_repeated_count_once(cli: CommandLine) -> None:
+    assert_stored(cli, listing(NSE=200))
+    once = listing(NSE=90)
+    twice = once + once.partition(b"\n")[2]
+    assert "NSE fell from 200 rows to 90 " in assert_refused(cli, twice).stderr
+
+
 @pytest.mark.parametrize(
     ("before", "now", "is_refused"),
     [
