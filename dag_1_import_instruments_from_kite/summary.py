@@ -51,7 +51,7 @@ def describe(summary: Summary) -> str:
     lines = [_headline(summary), "", *_figures(summary)]
     if summary.left_out:
         left_out = f"left out by parameters.exchanges: {_listed(summary.left_out)}"
-        lines += ["", textwrap.fill(left_out, _COLUMNS, subsequent_indent="  ")]
+        lines += ["", _fill(left_out)]
     if summary.changes is not None:
         lines += ["", *_changes(summary.changes)]
     if summary.rejected:
@@ -64,7 +64,7 @@ def describe(summary: Summary) -> str:
             ),
         ]
     steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in summary.durations.items())
-    lines += ["", textwrap.fill(f"seconds: {steps}", _COLUMNS, subsequent_indent="  ")]
+    lines += ["", _fill(f"seconds: {steps}")]
     return "\n".join(lines)
 
 
@@ -169,3 +169,14 @@ def _listed(counts: Counter[str]) -> str:
 def _kind(reason: str) -> str:
     """The reason without the value that came, so that rows with the same fault count together."""
     return reason.split(", got ")[0]
+
+
+def _fill(text: str) -> str:
+    """The text in lines, with no word broken."""
+    return textwrap.fill(
+        text,
+        _COLUMNS,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

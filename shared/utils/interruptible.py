@@ -1,4 +1,4 @@
-"""Blocking calls that end: at a deadline, and at once when a signal comes."""
+"""Blocking calls and sleeps that end: at a deadline, and at once when a signal comes."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def call_interruptibly(
     if not ended:
         raise DeadlineExceededError
     return call.result()
+
+
+def sleep_interruptibly(seconds: float) -> None:
+    """Sleep in slices: a signal that comes just before a sleep does not end it, but the next."""
+    while seconds > 0:
+        time.sleep(min(seconds, _SLICE_SECONDS))
+        seconds -= _SLICE_SECONDS
 
 
 def _quietly(func: Callable[[], Any]) -> None:

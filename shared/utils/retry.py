@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 import tenacity
 
 from shared.exceptions import TransientError
+from shared.utils.interruptible import sleep_interruptibly
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def retry_with_backoff(
         retry=tenacity.retry_if_exception_type(TransientError),
         wait=wait,
         stop=stop,
-        sleep=sleep or time.sleep,
+        sleep=sleep or sleep_interruptibly,
         before_sleep=log_retry,
         reraise=True,
     )

@@ -91,7 +91,12 @@ def test_walk_finds_the_modules() -> None:
             "shared.models.table",
             "shared.utils.kite_csv",
         ),
-        allowed("shared/utils/retry.py", "tenacity", "shared.exceptions"),
+        allowed(
+            "shared/utils/retry.py",
+            "tenacity",
+            "shared.exceptions",
+            "shared.utils.interruptible",
+        ),
         allowed(
             "shared/utils/kite_client_wrapper.py",
             "shared.utils.kiteconnect_client",

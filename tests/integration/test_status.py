@@ -269,7 +269,7 @@ def test_lines_fit_into_80_columns(cli: CommandLine) -> None:
 
 def test_database_that_is_away(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PORT", "1")
-    monkeypatch.setattr("shared.utils.retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("shared.utils.interruptible.time.sleep", lambda seconds: None)
     result = cli.run("--status")
     assert (result.status, result.stdout) == (1, "")
     assert "No connection to" in result.stderr

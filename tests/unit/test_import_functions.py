@@ -554,3 +554,12 @@ def test_run_that_fails_logs_how_far_it_came(
     (summary,) = [m for m in caplog.messages if m.startswith("DAG 1 did not complete: Nothing")]
     assert "fetched              4" in summary
     assert "validate" in summary.split("seconds: ")[1]
+
+
+def test_summary_breaks_no_name_of_an_exchange() -> None:
+    summary = make_summary()
+    names = [f"A-{number}-B" for number in range(10_000, 10_040)]
+    summary.left_out.update(dict.fromkeys(names, 1))
+    shown = describe(summary)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert [name for name in names if name not in shown] == []

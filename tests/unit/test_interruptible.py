@@ -12,7 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
+from shared.utils.interruptible import (
+    DeadlineExceededError,
+    call_interruptibly,
+    sleep_interruptibly,
+)
 
 
 @pytest.fixture
@@ -181,3 +185,15 @@ def test_error_and_what_its_frames_hold_is_freed_at_once() -> None:
         assert held[0]() is None
     finally:
         gc.enable()
+
+
+def test_sleep_is_made_of_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes just before a sleep is acted on after it."""
+    slept: list[float] = []
+    monkeypatch.setattr("shared.utils.interruptible.time.sleep", slept.append)
+    sleep_interruptibly(61.5)
+    assert sum(slept) == pytest.approx(61.5)
+    assert 0 < min(slept) <= max(slept) <= 0.5
+    slept.clear()
+    sleep_interruptibly(0)
+    assert slept == []
