@@ -6,6 +6,7 @@ else an embedded one is started for the session. No test reads the developer's o
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -304,6 +305,32 @@ def project(tmp_path: Path) -> Project:
         name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
     }
     return Project(folder, {**environment, "LOG_DIR": str(tmp_path / "logs")})
+
+
+AddDAG = Callable[..., Path]
+
+
+@pytest.fixture
+def add_dag(project: Project) -> AddDAG:
+    """Drop a DAG folder into the project: its code and its config.json."""
+
+    def add(
+        dag_id: int,
+        name: str,
+        code: str = "",
+        config: str | None = None,
+        **extra: Any,
+    ) -> Path:
+        default = {"enabled": True, "schedule": "weekly", "description": f"About {name}", **extra}
+        code = code or f"def {name}():\n    return '{name} was here'\n"
+        folder = project.folder / f"dag_{dag_id}_{name}"
+        folder.mkdir()
+        (folder / "__init__.py").write_text(code, encoding="utf-8")
+        text = json.dumps(default) if config is None else config
+        (folder / "config.json").write_text(text, encoding="utf-8")
+        return folder
+
+    return add
 
 
 @pytest.fixture

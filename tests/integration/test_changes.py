@@ -27,7 +27,7 @@ from shared.kite_login import IST
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_csv import parse_dump
 from tests.change_model import Change, Days, Row, classify
-from tests.conftest import Project, Server
+from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import read_table
 
@@ -894,11 +894,8 @@ def test_changes_option_before_and_after_the_first_run(
     assert configured_project.run("--changes").stdout.endswith(": 0 changes\n")
 
 
-def test_changes_option_beside_a_dag_that_is_broken(two_days: Project) -> None:
-    folder = two_days.folder / "dag_9_broken"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("def broken(:\n")
-    (folder / "config.json").write_text('{"enabled": true, "schedule": "-", "description": "-"}')
+def test_changes_option_beside_a_dag_that_is_broken(two_days: Project, add_dag: AddDAG) -> None:
+    add_dag(9, "broken", "def broken(:\n")
     result = two_days.run("--changes")
     assert result.returncode == 0
     assert result.stdout.startswith("Run 2, ")

@@ -20,10 +20,8 @@ import pytest
 from sandbox.kite_faults import Hang, HttpError
 from sandbox.kite_server import KiteServer
 from shared import __version__
-from tests.conftest import Project, Server
+from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
-
-AddDAG = Callable[..., Path]
 
 DUMP = to_csv(
     [
@@ -33,34 +31,6 @@ DUMP = to_csv(
     ]
 )
 CONTROL_CHARACTER = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-
-
-def make_dag(folder: Path, code: str, config: str | dict[str, Any] | None) -> Path:
-    folder.mkdir()
-    (folder / "__init__.py").write_text(code, encoding="utf-8")
-    if config is not None:
-        text = config if isinstance(config, str) else json.dumps(config)
-        (folder / "config.json").write_text(text, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def add_dag(project: Project) -> AddDAG:
-    """Drop a DAG folder into the project: its code, and its config.json unless that is None."""
-
-    def add(
-        dag_id: int,
-        name: str,
-        code: str = "",
-        config: str | dict[str, Any] | None = None,
-        **extra: Any,
-    ) -> Path:
-        default = {"enabled": True, "schedule": "weekly", "description": f"About {name}", **extra}
-        code = code or f"def {name}():\n    return '{name} was here'\n"
-        folder = project.folder / f"dag_{dag_id}_{name}"
-        return make_dag(folder, code, default if config is None else config)
-
-    return add
 
 
 @pytest.fixture

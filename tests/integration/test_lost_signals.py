@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import AddDAG, Project
 
 # As at the end of an HTTP session, where one SIGTERM in three was lost after a fetch.
 DAG = """
@@ -37,12 +37,9 @@ each_signal = pytest.mark.parametrize(
 
 @each_signal
 def test_signal_while_an_object_is_cleaned_up(
-    project: Project, name: str, status: int, message: str
+    project: Project, add_dag: AddDAG, name: str, status: int, message: str
 ) -> None:
-    folder = project.folder / "dag_2_wait_for_ever"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(DAG.format(name=name))
-    (folder / "config.json").write_text("{}")
+    add_dag(2, "wait_for_ever", DAG.format(name=name))
     result = project.run("--dag", "2")
     assert result.returncode == status
     assert result.stderr.startswith(f"ERROR: {message}")
@@ -69,12 +66,9 @@ def make_a_class():
 
 @each_signal
 def test_signal_while_a_class_is_made(
-    project: Project, name: str, status: int, message: str
+    project: Project, add_dag: AddDAG, name: str, status: int, message: str
 ) -> None:
-    folder = project.folder / "dag_2_make_a_class"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(DAG_OF_A_CLASS.format(name=name))
-    (folder / "config.json").write_text("{}")
+    add_dag(2, "make_a_class", DAG_OF_A_CLASS.format(name=name))
     result = project.run("--dag", "2")
     assert (result.returncode, result.stderr.count("\n")) == (status, 1)
     assert result.stderr.startswith(f"ERROR: {message}")
@@ -98,62 +92,55 @@ def swallow():
 
 @each_signal
 def test_signal_that_the_dag_swallows_before_it_ends(
-    project: Project, name: str, status: int, message: str
+    project: Project, add_dag: AddDAG, name: str, status: int, message: str
 ) -> None:
-    folder = project.folder / "dag_2_swallow"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(DAG_THAT_SWALLOWS.format(name=name, seconds=0))
-    (folder / "config.json").write_text("{}")
+    add_dag(2, "swallow", DAG_THAT_SWALLOWS.format(name=name, seconds=0))
     result = project.run("--dag", "2")
     assert (result.returncode, result.stderr.count("\n")) == (status, 1)
     assert result.stderr.startswith(f"ERROR: {message}")
 
 
-def test_signal_that_the_dag_swallows_before_it_waits_for_ever(project: Project) -> None:
-    folder = project.folder / "dag_2_swallow"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(DAG_THAT_SWALLOWS.format(name="SIGTERM", seconds=60))
-    (folder / "config.json").write_text("{}")
+def test_signal_that_the_dag_swallows_before_it_waits_for_ever(
+    project: Project, add_dag: AddDAG
+) -> None:
+    add_dag(2, "swallow", DAG_THAT_SWALLOWS.format(name="SIGTERM", seconds=60))
     result = project.run("--dag", "2")
     sent = float(result.stdout.partition("sent at ")[2].split()[0])
     assert time.monotonic() - sent < 10  # ruling 26
     assert (result.returncode, result.stderr.count("\n")) == (143, 1)
 
 
-def test_handler_that_a_dag_leaves_behind(project: Project) -> None:
+def test_handler_that_a_dag_leaves_behind(project: Project, add_dag: AddDAG) -> None:
     for number, code in (
         (2, "signal.signal(signal.SIGTERM, lambda *_: print('handled by another'))"),
         (3, "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait(30)"),
     ):
-        folder = project.folder / f"dag_{number}_go"
-        folder.mkdir()
-        (folder / "__init__.py").write_text(f"import os, signal, threading\ndef go(): {code}\n")
-        (folder / "config.json").write_text("{}")
+        add_dag(number, "go", f"import os, signal, threading\ndef go(): {code}\n")
     result = project.run("--dag", "2", "--dag", "3")
     assert (result.returncode, result.stderr.count("\n")) == (143, 1)
     assert "handled by another" not in result.stdout
 
 
-def test_alarm_of_the_dags_own_is_no_signal_to_end(project: Project) -> None:
-    folder = project.folder / "dag_2_go"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(
-        "import signal\ndef go():\n    signal.raise_signal(signal.SIGALRM)\n    return 'went on'\n"
+def test_alarm_of_the_dags_own_is_no_signal_to_end(project: Project, add_dag: AddDAG) -> None:
+    add_dag(
+        2,
+        "go",
+        "import signal\ndef go():\n    signal.raise_signal(signal.SIGALRM)\n    return 'went on'\n",
     )
-    (folder / "config.json").write_text("{}")
     result = project.run("--dag", "2")
     assert (result.returncode, result.stderr) == (0, "")
     assert "went on" in result.stdout
 
 
-def test_other_errors_while_an_object_is_cleaned_up_are_shown(project: Project) -> None:
-    folder = project.folder / "dag_2_clean_up"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(
+def test_other_errors_while_an_object_is_cleaned_up_are_shown(
+    project: Project, add_dag: AddDAG
+) -> None:
+    add_dag(
+        2,
+        "clean_up",
         "class Session:\n    def __del__(self):\n        raise ValueError('in the clean-up')\n"
-        "def clean_up():\n    Session()\n    return 'went on'\n"
+        "def clean_up():\n    Session()\n    return 'went on'\n",
     )
-    (folder / "config.json").write_text("{}")
     result = project.run("--dag", "2")
     assert result.returncode == 0
     assert "went on" in result.stdout

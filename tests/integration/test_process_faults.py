@@ -20,7 +20,7 @@ import pytest
 
 from sandbox.kite_faults import Hang, HttpError, Trickle
 from sandbox.kite_server import KiteServer
-from tests.conftest import Project, Server
+from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import fields_of, read_table, wait_until
 
@@ -202,11 +202,10 @@ def test_second_signal_does_not_get_in_the_way_of_the_first(
     assert rig.fields() == stored
 
 
-def test_signal_ends_a_run_of_several_dags(rig: Rig, stored: dict[Any, Any]) -> None:
-    second = rig.project.folder / "dag_2_never"
-    second.mkdir()
-    (second / "__init__.py").write_text("def never():\n    return 'was here'\n")
-    (second / "config.json").write_text('{"schedule": "daily", "description": ""}')
+def test_signal_ends_a_run_of_several_dags(
+    rig: Rig, stored: dict[Any, Any], add_dag: AddDAG
+) -> None:
+    add_dag(2, "never")
     rig.kite.fail_next("/instruments", Hang("answer"))
     asked = was_asked(rig.kite, "/instruments", before=1)
     process = subprocess.Popen(
