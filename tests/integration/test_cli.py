@@ -533,6 +533,7 @@ def test_live_bar_at_a_terminal(configured_project: Project, kite: KiteServer) -
     assert max(map(len, lines)) <= 80
     assert re.search(r"\x1b\[\d*A", output)  # redrawn in place
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") > 0  # the cursor comes back
+    assert any(re.search(r"fetch instruments +━+ (\S+) of \1 bytes", line) for line in lines)
     assert any(re.search(r"store +━+ 3 of 3 rows", line) for line in lines)
     assert any(line.startswith("WARNING: fetch instruments: attempt 1 of 3") for line in lines)
     assert "Stored 3 instruments" in output

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sandbox.kite_faults import HttpError
+from shared import console
 from tests.command_line import CommandLine
 from tests.conftest import Server
 from tests.instruments import instrument, to_csv
@@ -71,6 +72,17 @@ def test_saved_list_is_stored_as_if_kite_had_given_it(
     assert re.search(r"^seconds: .*read saved dump \d+\.\d\d", result.stdout, re.M)
     [_, (source, size)] = cli.runs("source", "dump_bytes")
     assert (source, size) == (path, len(SECOND))
+
+
+def test_only_a_list_that_comes_from_kite_is_counted_in_bytes(
+    cli: CommandLine, saved: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_QUIET_SECONDS", 0)  # each step that is told is shown
+    downloaded = cli.load(FIRST)
+    assert re.search(r"^  fetch instruments: (\S+) of \1 bytes$", downloaded.stdout, re.M)
+    replayed = cli.run("--dag", "1", "--from-file", saved(SECOND))
+    assert " bytes\n" not in replayed.stdout
+    assert "\n  store: 117 of 117 rows\n" in replayed.stdout
 
 
 def test_path_of_a_saved_list_counts_from_where_the_user_is(
