@@ -5,12 +5,14 @@ Ctrl-C at a terminal does not reach it), with a pipe as standard input whose oth
 owner holds. However the owner ends, SIGKILL included, the pipe ends with it, and the guardian
 shuts the server down. It lives no longer than the server.
 
-Arguments: OWNER_PID LOCK_FD UID GID COMMAND... (UID -1: run as the same user). The descriptor
-LOCK_FD is handed on to the server, so that the lock is held until its last process is gone.
+Arguments: OWNER_PID LOCK_FD UID GID FOLDER COMMAND... (UID -1: run as the same user). The
+descriptor LOCK_FD is handed on to the server, so that the lock is held until its last process is
+gone. FOLDER, unless it is empty, is deleted where the owner has ended and can no longer do so.
 """
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,9 +86,12 @@ def main(arguments: Sequence[str]) -> int:
     told_to_stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: told_to_stop.append(received))
-    server = _start_server(arguments[4:], lock_fd, uid, gid)
+    folder, *command = arguments[4:]
+    server = _start_server(command, lock_fd, uid, gid)
     _wait_for_end(server, owner_pid, told_to_stop)
     _shut_down(server)
+    if folder and os.getppid() != owner_pid:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0 if server.returncode == 0 else 1
 
 

