@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
@@ -14,6 +13,7 @@ from shared.kite_login import IST
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.run_history import RecordedRun
 
 SHOWN_RUNS = 10
 NEWEST_ROWS = (
@@ -40,10 +40,10 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
     with DatabaseManager(asdict(config)) as manager:
         if not manager.has_relation(run_history.TABLE_NAME):
             return _judge_by_rows(manager, since)
-        runs = manager.fetch_all(run_history.READ_RUNS, wanted)
+        runs = [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
         loads = manager.fetch_all(run_history.READ_LAST_LOADS, wanted)
     if runs:
-        for line in (_COLUMNS, *(_describe_run(*run) for run in runs)):
+        for line in (_COLUMNS, *map(_describe_run, runs)):
             say(_LINE.format(*line).rstrip())
         _say_remarks(runs)
     if not loads:
@@ -63,32 +63,14 @@ def _judge_by_rows(manager: DatabaseManager, since: datetime) -> bool:
     return _judge(name, rows[0][0], since)
 
 
-def _describe_run(
-    run_id: int,
-    dag_id: int,
-    dag_name: str,
-    source: str,
-    status: str,
-    started_at: datetime,
-    ended_at: datetime,
-    fetched: int | None,
-    rejected: int | None,
-    inserted: int | None,
-    updated: int | None,
-    superseded: int | None,
-    sha256: str | None,
-    error: str | None,
-) -> tuple[str, ...]:
+def _describe_run(run: RecordedRun) -> tuple[str, ...]:
     return (
-        str(run_id),
-        str(dag_id),
-        f"{started_at.astimezone(IST):%Y-%m-%d %H:%M}",
-        status,
-        f"{(ended_at - started_at).total_seconds():.1f}",
-        _count(fetched),
-        _count(rejected),
-        _count(inserted),
-        _count(updated),
+        str(run.run_id),
+        str(run.dag_id),
+        f"{run.started_at.astimezone(IST):%Y-%m-%d %H:%M}",
+        run.status,
+        f"{(run.ended_at - run.started_at).total_seconds():.1f}",
+        *map(_count, (run.fetched, run.rejected, run.inserted, run.updated)),
     )
 
 
@@ -96,18 +78,18 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def _say_remarks(runs: Sequence[Sequence[Any]]) -> None:
+def _say_remarks(runs: Sequence[RecordedRun]) -> None:
     """What the table has no room for: the last run's error, a replay, a list that came twice."""
-    run_id, dag_id, _, source, status, *_, sha256, error = runs[0]
-    if status == "failed":
-        say(f"\nRun {run_id} failed: {error}")
-    elif source != run_history.API_SOURCE:
-        say(f"\nRun {run_id} imported a saved dump:\n{source}")
-    earlier = [
-        run for run in runs[1:] if run[1] == dag_id and run[4] == "succeeded" and status == run[4]
-    ]
-    if earlier and sha256 and earlier[0][-2] == sha256:
-        say(f"\nRun {run_id} brought the same list, byte for byte, as run {earlier[0][0]}.")
+    last = runs[0]
+    if last.status == "failed":
+        say(f"\nRun {last.run_id} failed: {last.error}")
+    elif last.source != run_history.API_SOURCE:
+        say(f"\nRun {last.run_id} imported a saved dump:\n{last.source}")
+    if not (last.succeeded and last.dump_sha256):
+        return
+    before = next((run for run in runs[1:] if run.dag_id == last.dag_id and run.succeeded), None)
+    if before and before.dump_sha256 == last.dump_sha256:
+        say(f"\nRun {last.run_id} brought the same list, byte for byte, as run {before.run_id}.")
 
 
 def _is_fresh(

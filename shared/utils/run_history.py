@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -33,8 +34,8 @@ WHERE run_id = %s
 """
 
 READ_RUNS = """
-SELECT run_id, dag_id, dag_name, source, status, started_at, ended_at, rows_fetched,
-       rows_rejected, rows_inserted, rows_updated, rows_superseded, dump_sha256, error
+SELECT run_id, dag_id, source, status, started_at, ended_at,
+       rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error
 FROM ingestion_run
 WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
 ORDER BY run_id DESC LIMIT %(limit)s
@@ -91,6 +92,28 @@ class RunFigures:
     dump_sha256: str | None = None
     dump_bytes: int | None = None
     durations: Mapping[str, float] = field(default_factory=dict)
+
+
+class RecordedRun(NamedTuple):
+    """A row of READ_RUNS. The counts are None as far as the run did not come."""
+
+    run_id: int
+    dag_id: int
+    source: str
+    status: str
+    started_at: datetime
+    ended_at: datetime
+    fetched: int | None
+    rejected: int | None
+    inserted: int | None
+    updated: int | None
+    dump_sha256: str | None
+    error: str | None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its list was stored."""
+        return self.status == "succeeded"
 
 
 @dataclass(frozen=True)
