@@ -153,7 +153,10 @@ class _Run:
         """Log how far the run came (Property 14), and record it as failed where it can be."""
         logger.info("DAG 1 did not complete: %s", describe(self.summary))
         is_stored = self.summary.merge is not None  # only what comes after the commit failed
-        is_away = isinstance(error, TransientDatabaseError)
+        # Where the table could be prepared the database was there, and what was lost may be back.
+        is_away = (
+            isinstance(error, TransientDatabaseError) and "store" not in self.summary.durations
+        )
         if self._root and not (self.summary.dry_run or is_stored or is_away):
             record_failure(self._root.database, self.summary, error)
 

@@ -52,7 +52,7 @@ def describe(summary: Summary) -> str:
     if summary.left_out:
         left_out = f"left out by parameters.exchanges: {_listed(summary.left_out)}"
         lines += ["", _fill(left_out)]
-    if summary.changes is not None:
+    if summary.merge is not None and summary.changes is not None:
         lines += ["", *_changes(summary.changes)]
     if summary.rejected:
         lines += ["", describe_rejects(summary)]

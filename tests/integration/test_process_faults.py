@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,6 +81,11 @@ class Rig:
             )
             rows: list[tuple[int, int]] = cursor.fetchall()
         return rows
+
+    def good_runs(self) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM ingestion_run WHERE status = 'succeeded'")
+            return int(cursor.fetchone()[0])
 
     def sessions(self, condition: str = "true") -> int:
         with self.connection.cursor() as cursor:
@@ -251,6 +257,8 @@ def test_signals_at_random_moments(rig: Rig) -> None:
     assert rig.project.run("--dag", "1").returncode == 0
     lifetime = time.monotonic() - began
     before, ended = 1, {"before": 0, "after": 0}
+    statuses: Counter[int] = Counter()
+    passed_over = 0
     for day in range(2, MOMENTS + 2):
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[day % 3]
         rig.kite.dump = to_csv(make_day(day))
@@ -258,12 +266,18 @@ def test_signals_at_random_moments(rig: Rig) -> None:
         with rig.start() as process:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
+            was_running = process.poll() is None
             process.send_signal(number)
             _, errors = process.communicate(timeout=10)
         wait_until(lambda: not rig.sessions())
+        statuses[process.returncode] += 1
+        passed_over += was_running and process.returncode == 0
         days = rig.days()
         context = f"day {day}, {number.name} after {moment:.3f} s, {process.returncode}: {errors}"
         assert days in ([(before, ROWS)], [(day, ROWS)]), context
+        assert rig.fields() == {
+            (row["instrument_token"], "NSE"): row for row in make_day(days[0][0])
+        }
         if process.returncode == 0:
             assert days == [(day, ROWS)], context
         if process.returncode in (130, 143):
@@ -271,9 +285,12 @@ def test_signals_at_random_moments(rig: Rig) -> None:
         # Before its own code runs, and after, a signal ends Python as it ends any program.
         assert process.returncode in (0, 130, 143, -number), context
         ended["after" if days[0][0] == day else "before"] += 1
+        assert rig.good_runs() == 1 + ended["after"], context
         before = days[0][0]
-    assert sum(ended.values()) == MOMENTS
     assert ended["before"] > 0, ended
+    assert {130, 143, -signal.SIGKILL} <= set(statuses), statuses
+    # A signal may come just between the end of the run and that of its process.
+    assert passed_over <= 2, statuses
 
 
 # Logs that cannot be written
