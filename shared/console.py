@@ -85,9 +85,11 @@ class _SecondsColumn(ProgressColumn):
     """The seconds that a step has taken."""
 
     def render(self, task: Task) -> Text:
-        """Called by rich at each redraw."""
-        seconds = task.finished_time if task.finished else task.elapsed
-        return Text(f"{seconds or 0:6.2f} s")
+        """Called by rich at each redraw; its own time of a task stops when all rows are sent."""
+        seconds = task.fields["seconds"]
+        if seconds is None:
+            seconds = task.elapsed or 0.0
+        return Text(f"{seconds:6.2f} s")
 
 
 class LiveDisplay:
@@ -118,7 +120,7 @@ class LiveDisplay:
 
     def started(self, name: str) -> None:
         """A step began."""
-        self._task = self._progress.add_task(name, total=None, count="")
+        self._task = self._progress.add_task(name, total=None, count="", seconds=None)
 
     def advanced(self, done: int, total: int | None, unit: str) -> None:
         """The step has come to `done` of `total`."""
@@ -131,9 +133,9 @@ class LiveDisplay:
         if self._task is None:
             return
         if succeeded:
-            self._progress.update(self._task, total=1, completed=1)
+            self._progress.update(self._task, total=1, completed=1, seconds=seconds)
         else:
-            self._progress.update(self._task, total=1, completed=0, count="failed")
+            self._progress.update(self._task, total=1, completed=0, count="failed", seconds=seconds)
         self._progress.stop_task(self._task)
         self._task = None
 

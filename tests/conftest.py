@@ -22,7 +22,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from dag_1_import_instruments_from_kite.import_instruments import (
     create_kite_instrument_master_table,
@@ -39,8 +39,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
 OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL")
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("project", deadline=None)
+# How long an example takes depends on what else the machine does. CI draws others each time, too.
+settings.register_profile(
+    "project",
+    settings.get_profile("default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=False,
+    print_blob=True,
+)
 settings.load_profile("project")
 
 # The project wants a password; a server that asks for none takes any.

@@ -268,6 +268,10 @@ def test_fault_for_ever(rig: Rig, stored: dict[Key, Row], case: Case) -> None:
     assert result.stderr.count("WARNING: ") >= case.attempts - 1
     assert "Nothing was stored" in rig.project.log  # Property 14, also for a run that failed
     rig.assert_no_secret(result)
+    if case.attempts == 1:  # once, and then well: a fault that stays is up to the next run
+        rig.kite.clear_faults()
+        assert rig.run().returncode == 0
+        assert_new_list_is_stored(rig)
 
 
 def test_delays_between_attempts_grow(rig: Rig, stored: dict[Key, Row]) -> None:

@@ -98,6 +98,9 @@ dates = st.one_of(
     st.sampled_from([date.min, date.max, date(2028, 2, 29)]),
 )
 
+# Up to 20 seconds; sums and differences of such fractions are exact.
+durations_in_seconds = st.integers(0, 20 * 1024).map(lambda number: number / 1024)
+
 FIELDS: Mapping[str, SearchStrategy[Any]] = {
     "instrument_token": _numbers(MAX_TOKEN, 1, 2**31 - 1, 2**31, 2**32, 408065),
     "exchange": st.one_of(st.sampled_from(EXCHANGES), texts(10)),

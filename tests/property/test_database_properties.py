@@ -37,7 +37,7 @@ on_database = settings(max_examples=100)
 
 # Few keys and symbols, so that examples meet: in one dump, and with what is stored.
 few_tokens = st.integers(1, 5)
-few_symbols = st.sampled_from(["A", "B", "C", "M&M", "\\."])
+few_symbols = st.sampled_from(["A", "B", "C", "M&M", "\\.", "D\nE\r"])
 few_exchanges = st.sampled_from(["NSE", "NFO"])
 meeting_instruments = valid_instrument(
     instrument_token=few_tokens, tradingsymbol=few_symbols, exchange=few_exchanges

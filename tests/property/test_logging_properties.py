@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import execute_dags
 from execute_dags import execute_dag_wrapper
 from shared.config import logging_config
 from shared.config.logging_config import (
@@ -26,7 +27,10 @@ from shared.config.logging_config import (
 )
 from shared.console import say
 from shared.exceptions import APIError, DatabaseError, StockIngestionError
+from shared.utils import operation as operation_module
 from shared.utils.operation import operation
+from tests.clock import Clock
+from tests.property.strategies import durations_in_seconds
 
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - ")
 
@@ -76,11 +80,20 @@ error_types = st.sampled_from([ValueError, KeyError, OSError, APIError, Database
 
 # Feature: stock-ingestion, Property 11: For any operation execution, the logs must contain both a
 # start timestamp and a completion status (success or failure) with execution duration.
-@given(name=names, error=st.one_of(st.none(), st.builds(ValueError, messages)))
-def test_operation_logs_start_status_and_duration(name: str, error: Exception | None) -> None:
+@given(
+    name=names,
+    seconds=durations_in_seconds,
+    error=st.one_of(st.none(), st.builds(ValueError, messages)),
+)
+def test_operation_logs_start_status_and_duration(
+    name: str, seconds: float, error: Exception | None
+) -> None:
+    clock = Clock()
     durations: dict[str, float] = {}
-    with outputs() as made:
+    with outputs() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operation_module, "time", clock)
         with contextlib.suppress(ValueError), operation(name, durations):
+            clock.now += seconds
             if error is not None:
                 raise error
         lines = [line for line in made.log.splitlines() if " - INFO - " in line]
@@ -88,30 +101,38 @@ def test_operation_logs_start_status_and_duration(name: str, error: Exception | 
     start, end = (line for line in lines if LINE.match(line))
     assert start.endswith(f" - INFO - {name}: started")
     status = "succeeded" if error is None else "failed"
-    found = re.fullmatch(rf".* - INFO - {re.escape(name)}: {status} in (\d+\.\d\d\d) s", end)
-    assert found is not None, end
-    assert durations == {name: pytest.approx(float(found[1]), abs=0.0006)}
+    assert end.endswith(f" - INFO - {name}: {status} in {seconds:.3f} s")
+    assert durations == {name: seconds}
 
 
 # Feature: stock-ingestion, Property 11: For any operation execution, the logs must contain both a
 # start timestamp and a completion status (success or failure) with execution duration.
-@given(dag_id=st.integers(1, 99), name=names, error=st.one_of(st.none(), error_types))
+@given(
+    dag_id=st.integers(1, 99),
+    name=names,
+    seconds=durations_in_seconds,
+    error=st.one_of(st.none(), error_types),
+)
 def test_dag_logs_start_status_and_duration(
-    dag_id: int, name: str, error: type[Exception] | None
+    dag_id: int, name: str, seconds: float, error: type[Exception] | None
 ) -> None:
+    clock = Clock()
+
     def run() -> str:
+        clock.now += seconds
         if error is not None:
             raise error("it failed")
         return "it ran"
 
-    with outputs() as made:
+    with outputs() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute_dags, "time", clock)
         result = execute_dag_wrapper(dag_id, name, run)
         lines = [line for line in made.log.splitlines() if " - INFO - " in line]
 
     start, end = (line for line in lines if LINE.match(line))
-    assert start.endswith(f"DAG {dag_id} {name}: started")
+    assert start.endswith(f" - INFO - DAG {dag_id} {name}: started")
     status = "succeeded" if error is None else "failed"
-    assert re.search(rf"DAG {dag_id} {re.escape(name)}: {status} in \d+\.\d\d\d s$", end)
+    assert end.endswith(f" - INFO - DAG {dag_id} {name}: {status} in {seconds:.3f} s")
     assert result[:2] == (dag_id, error is None)
     assert ("it ran" if error is None else "it failed") in result[2]
 

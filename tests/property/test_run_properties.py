@@ -7,28 +7,39 @@ import io
 import json
 import logging
 import re
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import execute_dags
 from dag_1_import_instruments_from_kite import import_instruments
 from sandbox.kite_faults import CustomAnswer, Fault, HtmlError, HttpError, Reset
 from sandbox.kite_server import KiteServer
+from shared import console
+from shared.config.config_loader import ConfigLoader
 from shared.exceptions import AuthenticationError, StockIngestionError
+from shared.utils import operation as operation_module
+from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
+from tests.clock import Clock
 from tests.conftest import HEADER, Server
 from tests.instruments import to_csv
 from tests.integration.raw_dump import read_breakdown, read_figures
-from tests.property.strategies import EXCHANGES, TYPES, list_of_instruments
+from tests.property.strategies import (
+    EXCHANGES,
+    TYPES,
+    durations_in_seconds,
+    list_of_instruments,
+)
 
 # The fixtures set up what is the same for every example.
 whole_runs = settings(
@@ -130,7 +141,6 @@ class Run:
     """A run of DAG 1 through the command line's own main function, with all that it said."""
 
     status: int
-    seconds: float
     stdout: str
     log: list[str] = field(default_factory=list)
 
@@ -185,7 +195,6 @@ class Rig:
         handler = Messages()
         root = logging.getLogger()
         root.addHandler(handler)
-        begin = time.perf_counter()
         try:
             with (
                 contextlib.redirect_stdout(stdout),
@@ -196,7 +205,7 @@ class Rig:
                 status = execute_dags.run(execute_dags.parse_arguments())
         finally:
             root.removeHandler(handler)
-        return Run(int(status), time.perf_counter() - begin, stdout.getvalue(), handler.seen)
+        return Run(int(status), stdout.getvalue(), handler.seen)
 
     def count(self) -> int:
         with self.connection.cursor() as cursor:
@@ -256,6 +265,67 @@ SETTINGS = {
     "database away": {"DB_PORT": "1"},
     "configuration": {"DB_PORT": "none"},
 }
+FAILED_STEPS = {
+    "session dead": "authenticate",
+    "bad request": "fetch instruments",
+    "down": "fetch instruments",
+    "no list": "fetch instruments",
+    "configuration": "load configuration",
+    "defect": "transform",
+    "database away": "prepare table",
+}
+# The steps in their order, each with the function that takes its time here.
+STEPS: dict[str, tuple[Any, str]] = {
+    "load configuration": (ConfigLoader, "load_merged_config"),
+    "authenticate": (KiteClientWrapper, "authenticate"),
+    "fetch instruments": (KiteClientWrapper, "fetch_instruments"),
+    "validate": (import_instruments, "validate_instruments"),
+    "transform": (import_instruments, "transform_instruments"),
+    "prepare table": (DatabaseManager, "run_in_transaction"),
+    "store": (import_instruments, "store_list"),
+}
+ORDER = list(STEPS)
+SLOW_FUNCTIONS = {**STEPS, "between steps": (import_instruments, "describe")}
+times = st.fixed_dictionaries(dict.fromkeys(SLOW_FUNCTIONS, durations_in_seconds))
+
+
+def slow_down(patch: pytest.MonkeyPatch, seconds: dict[str, float]) -> Clock:
+    """Let steps take these seconds, and nothing else any, on the clock that is returned."""
+    clock = Clock()
+    for module in (execute_dags, operation_module, console):
+        patch.setattr(module, "time", clock)
+    patch.setattr(console, "Console", partial(Console, get_time=clock.monotonic))
+    left = dict(seconds)
+
+    def slow(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            half = left.pop(step, 0) / 2  # at the first call only
+            clock.now += half
+            try:
+                return function(*args, **options)
+            finally:
+                clock.now += half
+
+        return call
+
+    for step, (owner, name) in SLOW_FUNCTIONS.items():
+        patch.setattr(owner, name, slow(step, getattr(owner, name)))
+    return clock
+
+
+def expect_steps(
+    fault: str | None, instruments: int, bad_rows: int, *, dry_run: bool = False
+) -> tuple[list[str], str | None]:
+    """The steps that a run goes through, and which of them, the last one, fails."""
+    if fault == "no rows" or not instruments + bad_rows:
+        return ORDER[: ORDER.index("validate")], None
+    planned = ORDER[: ORDER.index("prepare table")] if dry_run else ORDER
+    failed = FAILED_STEPS.get(fault or "")
+    if bad_rows > instruments and failed in (None, "transform", "prepare table"):
+        failed = "validate"
+    if failed not in planned:
+        return planned, None
+    return planned[: planned.index(failed) + 1], failed
 
 
 def make_dump(instruments: list[dict[str, Any]], bad_rows: int) -> bytes:
@@ -270,8 +340,16 @@ def make_dump(instruments: list[dict[str, Any]], bad_rows: int) -> bytes:
     bad_rows=st.integers(0, 12),
     fault=st.one_of(st.none(), st.sampled_from([*FAULTS, *SETTINGS, "defect", "no rows"])),
     dry_run=st.booleans(),
+    seconds=times,
 )
-@example(instruments=[], stored=0, bad_rows=0, fault=None, dry_run=False)
+@example(
+    instruments=[],
+    stored=0,
+    bad_rows=0,
+    fault=None,
+    dry_run=False,
+    seconds=dict.fromkeys(SLOW_FUNCTIONS, 1.5),
+)
 @whole_runs
 def test_summary_and_duration_of_any_execution(
     rig: Rig,
@@ -280,6 +358,7 @@ def test_summary_and_duration_of_any_execution(
     bad_rows: int,
     fault: str | None,
     dry_run: bool,
+    seconds: dict[str, float],
 ) -> None:
     rig.reset(to_csv(instruments[:stored]))
     if instruments[:stored]:
@@ -294,6 +373,7 @@ def test_summary_and_duration_of_any_execution(
             patch.setenv(name, value)
         if fault == "defect":
             patch.setattr(import_instruments, "transform_instruments", lambda rows: 1 / 0)
+        clock = slow_down(patch, seconds)
         run = rig.run(*(["--dry-run"] if dry_run else []))
 
     figures = read_figures(run.summary)
@@ -314,35 +394,18 @@ def test_summary_and_duration_of_any_execution(
         assert rig.count() == len(instruments)
     else:
         assert rig.count() == known
-    [seconds] = [
-        float(match[1])
-        for text in run.log
-        if (
-            match := re.fullmatch(
-                r"DAG 1 import_instruments_from_kite: (?:succeeded|failed) in (\d+\.\d+) s", text
-            )
-        )
+    steps, failed_step = expect_steps(fault, len(instruments), bad_rows, dry_run=dry_run)
+    took = ", ".join(f"{step} {seconds[step]:.2f}" for step in steps)
+    assert " ".join(run.summary.split()).endswith(f" seconds: {took}")
+    ends = {step: "failed" if step == failed_step else "succeeded" for step in steps}
+    assert [text for text in run.log if re.fullmatch(r".*: (succeeded|failed) in .* s", text)] == [
+        *(f"{step}: {end} in {seconds[step]:.3f} s" for step, end in ends.items()),
+        f"DAG 1 import_instruments_from_kite: {'succeeded' if completed else 'failed'} in "
+        f"{clock.elapsed:.3f} s",
     ]
-    assert 0 < seconds <= run.seconds
-    assert sum(read_durations(run.summary).values()) <= seconds + 0.1
-
-
-def read_durations(summary: str) -> dict[str, float]:
-    """The seconds of each step, in their order."""
-    _, _, text = " ".join(summary.split()).partition("seconds: ")
-    return {name: float(seconds) for name, seconds in re.findall(r"([a-z ]+?) (\d+\.\d\d)", text)}
 
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-ORDER = [
-    "load configuration",
-    "authenticate",
-    "fetch instruments",
-    "validate",
-    "transform",
-    "prepare table",
-    "store",
-]
 
 
 # Feature: stock-ingestion, Property 15: For any DAG execution, the system must display progress
@@ -352,6 +415,7 @@ ORDER = [
     bad_rows=st.integers(0, 12),
     fault=st.one_of(st.none(), st.sampled_from([*FAULTS, *SETTINGS, "defect"])),
     at_a_terminal=st.booleans(),
+    seconds=times,
 )
 @whole_runs
 def test_progress_and_timing_of_any_execution(
@@ -360,8 +424,10 @@ def test_progress_and_timing_of_any_execution(
     bad_rows: int,
     fault: str | None,
     at_a_terminal: bool,
+    seconds: dict[str, float],
 ) -> None:
-    rig.reset(make_dump(instruments, bad_rows))
+    dump = make_dump(instruments, bad_rows)
+    rig.reset(dump)
     with rig.monkeypatch.context() as patch:
         if fault in FAULTS:
             path, answer = FAULTS[fault]
@@ -370,52 +436,46 @@ def test_progress_and_timing_of_any_execution(
             patch.setenv(name, value)
         if fault == "defect":
             patch.setattr(import_instruments, "transform_instruments", lambda rows: 1 / 0)
+        clock = slow_down(patch, seconds)
         run = rig.run(stdout=Terminal() if at_a_terminal else io.StringIO())
 
-    failed_step = {
-        "session dead": "authenticate",
-        "bad request": "fetch instruments",
-        "down": "fetch instruments",
-        "no list": "fetch instruments",
-        "configuration": "load configuration",
-        "defect": "transform",
-        "database away": "prepare table",
-    }.get(fault or "")
-    too_many = bad_rows * 2 > len(instruments) + bad_rows
-    if too_many and failed_step in (None, "transform", "prepare table"):
-        failed_step = "validate"
-    expected = ORDER[: ORDER.index(failed_step) + 1] if failed_step else ORDER
-    shown = read_steps_at_terminal(run.stdout) if at_a_terminal else read_steps(run.stdout)
-    assert list(shown) == expected
-    failures = [step for step, (failed, _) in shown.items() if failed]
-    assert failures == ([failed_step] if failed_step else [])
-    match = re.search(
-        r"^DAG 1 import_instruments_from_kite (succeeded|failed) in (\d+\.\d\d) s$",
-        ESCAPE.sub("", run.stdout),
-        re.M,
+    steps, failed_step = expect_steps(fault, len(instruments), bad_rows)
+    size = len(rig.kite._compress(dump))
+    progress = {
+        "fetch instruments": f"{size:,} of {size:,} bytes",
+        "store": f"{len(instruments)} of {len(instruments)} rows",
+    }
+    if not at_a_terminal:  # there only a step that takes long tells how far it is
+        progress = {step: text for step, text in progress.items() if seconds[step] / 2 >= 5}
+    read = read_steps_at_terminal if at_a_terminal else read_steps
+    ends = {step: "failed" if step == failed_step else progress.get(step, "") for step in steps}
+    assert list(read(run.stdout).items()) == [
+        (step, (end, f"{seconds[step]:.2f}")) for step, end in ends.items()
+    ]
+    status = "failed" if failed_step else "succeeded"
+    assert (
+        f"DAG 1 import_instruments_from_kite {status} in {clock.elapsed:.2f} s"
+        in ESCAPE.sub("", run.stdout).splitlines()
     )
-    assert match
-    assert match[1] == ("failed" if failed_step else "succeeded")
-    assert float(match[2]) <= run.seconds + 0.01
-    assert sum(seconds for _, seconds in shown.values()) <= float(match[2]) + 0.05
     assert ("\x1b" in run.stdout) is at_a_terminal
 
 
-def read_steps(output: str) -> dict[str, tuple[bool, float]]:
-    """The steps that plain output shows: whether each failed, and its seconds."""
+def read_steps(output: str) -> dict[str, tuple[str, str]]:
+    """What plain output shows of a step: "failed" or how far it came at last, and its seconds."""
+    told = dict(re.findall(r"^  ([a-z ]+): ([\d,]+ of [\d,]+ [a-z]+)$", output, re.M))
     found = re.findall(r"^  ([a-z ]+): (done|failed) in (\d+\.\d\d) s$", output, re.M)
     assert len({name for name, *_ in found}) == len(found)
-    return {name: (end == "failed", float(seconds)) for name, end, seconds in found}
+    return {
+        name: (end if end == "failed" else told.get(name, ""), seconds)
+        for name, end, seconds in found
+    }
 
 
-def read_steps_at_terminal(output: str) -> dict[str, tuple[bool, float]]:
+def read_steps_at_terminal(output: str) -> dict[str, tuple[str, str]]:
     """The same of the last frame of the live bars."""
-    steps: dict[str, tuple[bool, float]] = {}
-    for name, rest, seconds in re.findall(
-        r"^\r?  ([a-z ]+?) +━+ (.*?) *(\d+\.\d\d) s *$", ESCAPE.sub("", output), re.M
-    ):
-        steps[name] = ("failed" in rest, float(seconds))
-    return steps
+    lines = ESCAPE.sub("", output).replace("\r", "\n")
+    found = re.findall(r"^  ([a-z ]+?) +━+ (.*?) *(\d+\.\d\d) s *$", lines, re.M)
+    return {name: (rest, seconds) for name, rest, seconds in found}
 
 
 # Feature: stock-ingestion, Property 18: For any completed ingestion, the logs must include summary

@@ -37,7 +37,7 @@ from tests.property.strategies import valid_instrument
 from tests.table_model import Key, Row, TableModel, key_of, read_table
 
 EXCHANGES = ("NSE", "NFO")
-SYMBOLS = ("A", "B", "C", "D", "M&M", "\x01(0,1)", "\\.")
+SYMBOLS = ("A", "B", "C", "D", "M&M", "\x01(0,1)", "\\.", "E\r\nF")
 
 keys = st.tuples(st.integers(1, 6), st.sampled_from(EXCHANGES))
 symbols = st.sampled_from(SYMBOLS)

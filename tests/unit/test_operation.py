@@ -11,6 +11,7 @@ import pytest
 from shared.exceptions import APIError
 from shared.utils import operation as operation_module
 from shared.utils.operation import advance, log_error_once, operation, set_display
+from tests.clock import Clock
 
 
 class Recorder:
@@ -28,16 +29,6 @@ class Recorder:
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
         assert seconds >= 0
         self.events.append(("finished", name, succeeded))
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 @pytest.fixture
