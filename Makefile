@@ -30,7 +30,7 @@ test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
 coverage: MEASURE = yes
 coverage: test  ## run all tests, and fail where they reach less than 90% of lines and branches
 
-mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (an hour)
+mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut~=3.8'
 	$(BIN)/python -m tests.mutation
 
