@@ -27,8 +27,8 @@ test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
 	$(if $(MEASURE),$(BIN)/coverage combine --quiet)
 	$(if $(MEASURE),$(BIN)/coverage report)
 
-coverage: MEASURE = yes
-coverage: test  ## run all tests, and fail where they reach less than 90% of lines and branches
+coverage:  ## run all tests, and fail where they reach less than 90% of lines and branches
+	$(MAKE) --no-print-directory test MEASURE=yes
 
 mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut~=3.8'

@@ -163,6 +163,9 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
     reason = redact(str(error)) or f"ended from outside: {type(error).__name__.strip('_')}"
 
     def work(cursor: Any) -> None:
+        if run_history.has_succeeded(cursor, summary.key):
+            logger.warning("The list is stored all the same: only the answer to COMMIT was lost.")
+            return
         run_id = run_history.insert_run(cursor, summary.key, "failed")
         figures = make_figures(summary, None, summary.durations)
         run_history.update_run(cursor, run_id, figures, reason)

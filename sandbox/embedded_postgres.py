@@ -108,7 +108,8 @@ class EmbeddedPostgres:
             version: PostgreSQL's major version, 16 or 18.
             settings: Server settings beside, or instead of, the ones made here.
             fsync: False for tests: faster, and a crash of the machine may destroy the data.
-            is_temporary: Delete the data if this process is killed before it calls `remove()`.
+            is_temporary: Delete the data if this process is killed while the server runs. For a
+                folder whose name nobody uses again.
         """
         if version not in INSTALL_FOLDERS:
             raise ValueError(f"version: expected one of {sorted(INSTALL_FOLDERS)}, got {version}")
@@ -269,7 +270,7 @@ class EmbeddedPostgres:
         account = self._account
         command = [sys.executable, "-I", "-S", str(_GUARDIAN), str(os.getpid()), str(lock_fd)]
         command += ["-1", "-1"] if account is None else [str(account.uid), str(account.gid)]
-        command += [str(self._home) if self._is_temporary else ""]
+        command += [str(self.data_dir) if self._is_temporary else ""]
         command += [str(binaries / "postgres"), "-D", str(self._pgdata_of(self._home))]
         command += ["-p", str(self.port)]
         for name, value in self._settings.items():
@@ -325,7 +326,9 @@ class EmbeddedPostgres:
 def temporary_postgres(
     *, version: int = 18, settings: Mapping[str, str] | None = None, fsync: bool = False
 ) -> Iterator[EmbeddedPostgres]:
-    """Run a server on a new folder, which is deleted however this process ends: for tests.
+    """Run a server on a new folder, which is deleted afterwards: for tests.
+
+    It is deleted also where this process is killed while the server runs.
 
     The folder is made where the account that root's servers run as can reach it, so that nothing
     is made elsewhere.

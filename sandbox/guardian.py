@@ -80,6 +80,13 @@ def _shut_down(server: "subprocess.Popen[bytes]") -> None:
         return
 
 
+def _delete(folder: str) -> None:
+    """Delete the folder, and what it links to."""
+    shutil.rmtree(os.path.realpath(folder), ignore_errors=True)
+    if os.path.islink(folder):  # noqa: PTH114
+        os.unlink(folder)  # noqa: PTH108
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the server and return its exit status."""
     owner_pid, lock_fd, uid, gid = map(int, arguments[:4])
@@ -91,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     _wait_for_end(server, owner_pid, told_to_stop)
     _shut_down(server)
     if folder and os.getppid() != owner_pid:
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete(folder)
     return 0 if server.returncode == 0 else 1
 
 

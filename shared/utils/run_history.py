@@ -41,6 +41,11 @@ WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
 ORDER BY run_id DESC LIMIT %(limit)s
 """
 
+HAS_SUCCEEDED = """
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE dag_id = %s AND started_at = %s AND status = 'succeeded')
+"""
+
 READ_LAST_GOOD_RUN = """
 SELECT run_id, started_at, dump_sha256 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
@@ -131,6 +136,14 @@ def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
     row = cursor.fetchone()
     assert row is not None
     return int(row[0])
+
+
+def has_succeeded(cursor: Cursor, key: RunKey) -> bool:
+    """Whether the run is recorded as a good one: its data are committed."""
+    cursor.execute(HAS_SUCCEEDED, (key.dag_id, key.started_at))
+    row = cursor.fetchone()
+    assert row is not None
+    return bool(row[0])
 
 
 def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | None = None) -> None:

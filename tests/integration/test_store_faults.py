@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from shared import console
+from shared.utils import db_manager
 from tests.command_line import CommandLine
 from tests.conftest import Server
 from tests.instruments import instrument, to_csv
@@ -144,6 +146,29 @@ def test_run_with_a_fault_at_each_attempt_changes_nothing(
     rig.assert_no_secret(result.stdout, result.stderr, log)
     rig.execute("DROP TRIGGER spoil ON kite_instrument_master")
     assert_stored(rig, attempts=1)
+
+
+def test_run_that_is_not_told_of_its_commit_is_recorded_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost at the last attempt: the run fails, and says that its list is stored."""
+    call = db_manager.call_interruptibly
+
+    def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
+        before = len(rig.cli.runs("run_id"))
+        answer = call(function, **options)
+        if len(rig.cli.runs("run_id")) > before:  # it was the COMMIT of the list
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    rig.cli.parameters["retry_attempts"] = 1
+    monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    result = rig.cli.load(to_csv(SECOND))
+    assert result.status == 1
+    assert "WARNING: The list is stored all the same: only the answer to COMMIT" in result.stderr
+    rig.model.merge(SECOND)
+    rig.model.assert_equals(rig.read())
+    assert rig.cli.runs("status") == [("succeeded",)] * 2
 
 
 def test_rows_are_sent_in_batches_of_the_configured_size(

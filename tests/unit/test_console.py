@@ -25,6 +25,7 @@ def test_time_of_a_step_goes_on_after_its_last_row(
         Console, file=terminal, force_terminal=True, width=80, get_time=clock.monotonic
     )
     monkeypatch.setattr(console, "Console", at_terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
 
     def shown() -> tuple[str, str]:
         return re.findall(
