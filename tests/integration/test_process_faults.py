@@ -251,23 +251,24 @@ def test_run_after_a_killed_one(rig: Rig, stored: dict[Any, Any]) -> None:
 MOMENTS = 50
 
 
-def measure_run(rig: Rig) -> float:
-    began = time.monotonic()
-    assert rig.project.run("--dag", "1").returncode == 0
-    return time.monotonic() - began
-
-
 def test_signals_at_random_moments(rig: Rig) -> None:
     """50 runs, each of another day, each ended at a random moment of its life."""
-    lifetime = min(measure_run(rig) for _ in range(3))
+    began = time.monotonic()
+    assert rig.project.run("--dag", "1").returncode == 0
+    lifetime = time.monotonic() - began
     before, ended = 1, {"before": 0, "after": 0}
     statuses: Counter[int] = Counter()
     passed_over = 0
     for day in range(2, MOMENTS + 2):
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[day % 3]
         rig.kite.dump = to_csv(make_day(day))
-        moment = random.uniform(0.3, 1.05) * lifetime
+        moment = random.uniform(0.3, 2) * lifetime  # updates take longer than the first list
         with rig.start() as process:
+            if day % 2:  # while it writes, which is the shorter part of its life
+                wait_until(
+                    lambda: rig.sessions("backend_xid IS NOT NULL") or process.poll() is not None
+                )
+                moment = random.uniform(0, 0.6) * lifetime
             with suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
             was_running = process.poll() is None
@@ -289,7 +290,7 @@ def test_signals_at_random_moments(rig: Rig) -> None:
         # Before its own code runs, and after, a signal ends Python as it ends any program.
         assert process.returncode in (0, 130, 143, -number), context
         ended["after" if days[0][0] == day else "before"] += 1
-        assert rig.good_runs() == 3 + ended["after"], context
+        assert rig.good_runs() == 1 + ended["after"], context
         before = days[0][0]
     assert ended["before"] > 0, ended
     assert {130, 143, -signal.SIGKILL} <= set(statuses), statuses
