@@ -33,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sandbox.guardian import delete_with_target
 from sandbox.postgres_errors import (
     DataFolderError,
     DataFolderInUseError,
@@ -200,9 +201,7 @@ class EmbeddedPostgres:
     def remove(self) -> None:
         """Stop the server and delete its data, wherever they are."""
         self.stop()
-        shutil.rmtree(os.path.realpath(self.data_dir), ignore_errors=True)
-        if self.data_dir.is_symlink():
-            self.data_dir.unlink()
+        delete_with_target(str(self.data_dir))
 
     @staticmethod
     def _pgdata_of(home: Path) -> Path:

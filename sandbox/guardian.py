@@ -80,7 +80,7 @@ def _shut_down(server: "subprocess.Popen[bytes]") -> None:
         return
 
 
-def _delete(folder: str) -> None:
+def delete_with_target(folder: str) -> None:
     """Delete the folder, and what it links to."""
     shutil.rmtree(os.path.realpath(folder), ignore_errors=True)
     if os.path.islink(folder):  # noqa: PTH114
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     _wait_for_end(server, owner_pid, told_to_stop)
     _shut_down(server)
     if folder and os.getppid() != owner_pid:
-        _delete(folder)
+        delete_with_target(folder)
     return 0 if server.returncode == 0 else 1
 
 

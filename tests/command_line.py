@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 import execute_dags
 from sandbox.kite_server import KiteServer
 from shared.config.config_loader import override_config
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what a terminal does not show
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import pytest
 from sandbox.kite_faults import Hang, HttpError
 from sandbox.kite_server import KiteServer
 from shared import __version__
+from tests.command_line import ESCAPE
 from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
 
@@ -520,7 +521,7 @@ def run_at_terminal(
 
 def visible_lines(output: str) -> list[str]:
     """What each line that was sent shows, escape sequences left out."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    plain = ESCAPE.sub("", output)
     return [part for line in plain.split("\n") for part in line.strip("\r").split("\r")]
 
 

@@ -31,6 +31,7 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
 from tests.clock import Clock
+from tests.command_line import ESCAPE
 from tests.conftest import HEADER, Server
 from tests.instruments import to_csv
 from tests.integration.raw_dump import read_breakdown, read_figures
@@ -403,9 +404,6 @@ def test_summary_and_duration_of_any_execution(
         f"DAG 1 import_instruments_from_kite: {'succeeded' if completed else 'failed'} in "
         f"{clock.elapsed:.3f} s",
     ]
-
-
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 # Feature: stock-ingestion, Property 15: For any DAG execution, the system must display progress

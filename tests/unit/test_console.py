@@ -12,8 +12,7 @@ from rich.console import Console
 from shared import console
 from shared.console import LiveDisplay
 from tests.clock import Clock
-
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+from tests.command_line import ESCAPE
 
 
 @pytest.mark.parametrize(("succeeded", "count"), [(True, "1 of 1 rows"), (False, "failed")])
