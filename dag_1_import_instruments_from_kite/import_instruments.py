@@ -152,13 +152,17 @@ class _Run:
     def end_in_failure(self, error: BaseException) -> None:
         """Log how far the run came (Property 14), and record it as failed where it can be."""
         logger.info("DAG 1 did not complete: %s", describe(self.summary))
+        if self.summary.dry_run:
+            return
         is_stored = self.summary.merge is not None  # only what comes after the commit failed
         # Where the table could be prepared the database was there, and what was lost may be back.
         is_away = (
             isinstance(error, TransientDatabaseError) and "store" not in self.summary.durations
         )
-        if self._root and not (self.summary.dry_run or is_stored or is_away):
-            record_failure(self._root.database, self.summary, error)
+        if self._root and not (is_stored or is_away):
+            is_stored = record_failure(self._root.database, self.summary, error)
+        if is_stored:
+            logger.warning("The list is stored all the same: the run ended after its commit.")
 
     def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
         summary = self.summary

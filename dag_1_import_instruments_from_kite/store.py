@@ -152,8 +152,12 @@ def predict_list(
     )
 
 
-def record_failure(config: DatabaseConfig, summary: Summary, error: BaseException) -> None:
-    """Record a failed run in a transaction of its own, if the database lets us, and soon."""
+def record_failure(config: DatabaseConfig, summary: Summary, error: BaseException) -> bool:
+    """Record a failed run in a transaction of its own, if the database lets us, and soon.
+
+    Returns whether its list turns out to be stored, and so recorded: the answer to COMMIT was lost,
+    or a signal came before it.
+    """
     quick = replace(
         config,
         connect_timeout_seconds=_RECORD_SECONDS,
@@ -162,25 +166,26 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
     )
     reason = redact(str(error)) or f"ended from outside: {type(error).__name__.strip('_')}"
 
-    def work(cursor: Any) -> None:
+    def work(cursor: Any) -> bool:
         if run_history.has_succeeded(cursor, summary.key):
-            logger.warning("The list is stored all the same: only the answer to COMMIT was lost.")
-            return
+            return True
         run_id = run_history.insert_run(cursor, summary.key, "failed")
         figures = make_figures(summary, None, summary.durations)
         run_history.update_run(cursor, run_id, figures, reason)
+        return False
 
-    def record() -> None:
+    def record() -> bool:
         with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
             # The tables alone: the views need the instrument table, which there may not be yet.
-            if _ensure_history_tables(db_manager) is None:
-                db_manager.run_in_transaction(work)
+            lacking = _ensure_history_tables(db_manager)
+            return lacking is None and db_manager.run_in_transaction(work)
 
     try:
         # All of it within a deadline: after SIGTERM the run has to end soon (ruling 26).
-        call_interruptibly(record, deadline_seconds=_RECORD_DEADLINE_SECONDS)
+        return call_interruptibly(record, deadline_seconds=_RECORD_DEADLINE_SECONDS)
     except (DatabaseError, DeadlineExceededError) as exc:
         logger.info("the failed run could not be recorded: %s", exc or "the database is slow")
+        return False
 
 
 def make_figures(

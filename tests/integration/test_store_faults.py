@@ -14,7 +14,9 @@ from typing import Any
 import psycopg2
 import pytest
 
+from dag_1_import_instruments_from_kite import import_instruments
 from shared import console
+from shared.signals import Terminated
 from shared.utils import db_manager
 from tests.command_line import CommandLine
 from tests.conftest import Server
@@ -148,27 +150,50 @@ def test_run_with_a_fault_at_each_attempt_changes_nothing(
     assert_stored(rig, attempts=1)
 
 
-def test_run_that_is_not_told_of_its_commit_is_recorded_once(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+def assert_ends_with_the_list_stored(rig: Rig, status: int) -> None:
+    """The run ends in an error, but says that its list is stored, and is recorded once."""
+    result = rig.cli.load(to_csv(SECOND))
+    assert result.status == status
+    warning = "WARNING: The list is stored all the same: the run ended after its commit.\n"
+    assert warning in result.stderr
+    assert result.stderr.count("WARNING: ") == result.stderr.count("ERROR: ") == 1
+    rig.model.merge(SECOND)
+    rig.model.assert_equals(rig.read())
+    assert rig.cli.runs("status") == [("succeeded",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        pytest.param(psycopg2.OperationalError("server closed the connection"), 1, id="lost"),
+        pytest.param(KeyboardInterrupt(), 130, id="SIGINT"),
+        pytest.param(Terminated(), 143, id="SIGTERM"),
+    ],
+)
+def test_run_that_is_not_told_of_its_commit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int
 ) -> None:
-    """The answer is lost at the last attempt: the run fails, and says that its list is stored."""
+    """The answer is lost at the last attempt, or a signal comes before it."""
     call = db_manager.call_interruptibly
 
     def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
         before = len(rig.cli.runs("run_id"))
         answer = call(function, **options)
         if len(rig.cli.runs("run_id")) > before:  # it was the COMMIT of the list
-            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+            raise error
         return answer
 
     rig.cli.parameters["retry_attempts"] = 1
     monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
-    result = rig.cli.load(to_csv(SECOND))
-    assert result.status == 1
-    assert "WARNING: The list is stored all the same: only the answer to COMMIT" in result.stderr
-    rig.model.merge(SECOND)
-    rig.model.assert_equals(rig.read())
-    assert rig.cli.runs("status") == [("succeeded",)] * 2
+    assert_ends_with_the_list_stored(rig, status)
+
+
+def test_signal_after_the_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_instruments, "keep_dump", interrupt)
+    assert_ends_with_the_list_stored(rig, 130)
 
 
 def test_rows_are_sent_in_batches_of_the_configured_size(
