@@ -30,7 +30,7 @@ def call_interruptibly(
     the time-out of an HTTP client is per read: neither can be ended from within. So the calling
     thread waits here instead, where both signals and the clock reach it. When it is interrupted,
     `cancel`, if given, is called to end the work, and is waited for up to 5 seconds, so that the
-    connection is free for a rollback.
+    connection is free for a rollback. Work that has not begun by then never begins.
 
     Raises DeadlineExceededError if `deadline_seconds` pass; the thread is left behind then.
     """
@@ -40,7 +40,7 @@ def call_interruptibly(
         thread.start()  # waits for the thread to begin: a signal can come here, too
         ended = call.wait(deadline_seconds)
     except BaseException:
-        if cancel is not None:
+        if not call.withdraw() and cancel is not None:
             # In a thread, too: where the server hangs, asking it to cancel hangs as well.
             threading.Thread(target=_quietly, args=(cancel,), daemon=True).start()
             call.wait(5.0)
@@ -67,9 +67,16 @@ class _Call(Generic[T]):
         self._func = func
         self._value: T
         self._error: BaseException | None = None
+        self._claim = threading.Lock()  # whoever takes it first decides whether `func` is called
         self._ended = threading.Event()
 
+    def withdraw(self) -> bool:
+        """Call `func` no more, if it has not been called yet; return whether that is so."""
+        return self._claim.acquire(blocking=False)
+
     def run(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return
         try:
             self._value = self._func()
         except BaseException as exc:  # handed to the caller, whatever it is

@@ -164,6 +164,29 @@ def test_signal_without_cancel_does_not_wait_for_the_call(
     sender.join()
 
 
+@pytest.mark.parametrize("begins_late", [False, True])
+def test_signal_before_the_call_has_begun_ends_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, begins_late: bool
+) -> None:
+    """Nothing is there to cancel or to wait for; a thread that begins all the same does nothing."""
+    threads = []
+    start = threading.Thread.start
+
+    def interrupt(thread: threading.Thread) -> None:
+        threads.append(thread)
+        raise Stop
+
+    called: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    with pytest.raises(Stop):
+        call_interruptibly(lambda: called.append("call"), cancel=lambda: called.append("cancel"))
+    assert len(threads) == 1  # none for `cancel`
+    if begins_late:
+        start(threads[0])
+        threads[0].join()
+    assert called == []
+
+
 def test_error_and_what_its_frames_hold_is_freed_at_once() -> None:
     """A failed attempt at a download must not keep its 10 MB until the garbage collector comes."""
 
