@@ -139,7 +139,10 @@ class KiteServer:
         """Listen on a free port."""
         self._server = _Server(self)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="kite-server"
+            target=self._server.serve_forever,
+            args=(_POLL_SECONDS,),
+            name="kite-server",
+            daemon=True,  # a signal that ends `start` leaves nobody to stop it
         )
         self._thread.start()
 
@@ -148,10 +151,12 @@ class KiteServer:
         server, self._server = self._server, None
         if server is None or self._thread is None:
             return
-        server.shutdown()
-        self._thread.join()
-        server.end_connections()
-        server.server_close()  # which joins the connections' threads
+        try:
+            server.shutdown()
+            self._thread.join()
+        finally:  # also where a signal comes: the program waits for these threads at its end
+            server.end_connections()
+            server.server_close()  # which joins them
 
     def issue_request_token(self) -> str:
         """Return what a login in the browser would put into the redirect; good once."""

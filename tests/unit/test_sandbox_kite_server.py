@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -410,6 +411,46 @@ def test_stop_ends_open_connections(fault: Fault | None) -> None:
             while connection.recv(65536):
                 pass
     assert threading.active_count() == threads
+
+
+def test_signal_while_the_server_stops_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program waits at its end for threads that are left, without a word."""
+    threads = threading.active_count()
+    server = KiteServer(DUMP)
+    server.start()
+    shutdown = socketserver.BaseServer.shutdown
+
+    def interrupt(self: socketserver.BaseServer) -> None:
+        shutdown(self)
+        raise KeyboardInterrupt
+
+    with closing(connect(server)) as connection:
+        assert connection.recv(1) == b"H"  # a thread waits for the next request
+        monkeypatch.setattr(socketserver.BaseServer, "shutdown", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            server.stop()
+        assert threading.active_count() == threads
+
+
+def test_signal_while_the_server_starts_leaves_no_thread_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    begun = []
+
+    def interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    server = KiteServer(DUMP)
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert [thread.daemon for thread in begun] == [True]
+    server.stop()
+    begun[0].join(5)
+    assert not begun[0].is_alive()
 
 
 def test_stopped_server_refuses_connections() -> None:
