@@ -92,10 +92,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     logging_config._pattern = None
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that may write no file, or a small one, cannot write what coverage measured."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+@pytest.fixture(scope="session", autouse=True)
+def _measure_no_process_of_a_test() -> None:
+    """A signal can end coverage's own code while it holds its lock: the process hangs then.
+
+    Nor can processes that may write no file, or a small one, write what coverage measured.
+    """
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.fixture(scope="session")

@@ -331,7 +331,6 @@ def test_login_where_env_cannot_be_written_uses_no_request_token_up(
     assert login.run(token, **credentials)[0] == 0
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_login_when_the_disk_is_full(login: Login) -> None:
     content = ENV + b"\nPADDING=" + b"x" * 20_000 + b"\n"
     login.write_env(content)

@@ -267,7 +267,6 @@ def reachable_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_folder_that_cannot_be_written(reachable_folder: Path) -> None:
     path = reachable_folder / ".env"
     path.write_text(f"{NAME}=old\nA=1\n")
@@ -280,7 +279,6 @@ def test_folder_that_cannot_be_written(reachable_folder: Path) -> None:
     assert path.read_text() == f"{NAME}=old\nA=1\n"
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_check_writable_where_the_folder_cannot_be_written(reachable_folder: Path) -> None:
     path = reachable_folder / ".env"
     path.write_text("A=1\n")
@@ -305,7 +303,6 @@ def test_check_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_disk_that_is_full(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     old = "A=" + "x" * 5000 + f"\n{NAME}=old\n"
