@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _GZIP_MARK = b"\x1f\x8b"
 _NAME = "kite_instruments_{moment:%Y-%m-%d_%H%M%S}_{digest}.csv.gz"
-_PATTERN = "kite_instruments_*.csv.gz"
+_PATTERN = "kite_instruments_*.csv.*"  # what a killed run left unfinished, too
 
 
 def read_saved_dump(path: Path) -> bytes:
@@ -70,10 +70,11 @@ def keep_dump(dump: RawDump, directory: Path, days: int, *, now: datetime) -> Pa
         unfinished.write_bytes(dump.packed)
         unfinished.replace(path)
     except OSError as exc:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         logger.warning("The dump could not be kept in %s: %s", directory, exc.strerror or exc)
         return None
+    finally:  # also where a signal comes
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -99,6 +99,7 @@ def import_instruments_from_kite(
     run = _Run(Summary(RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone()), dry_run))
     try:
         message = run.execute(force)
+        logger.info("DAG 1 completed: %s", message)
     except StockIngestionError as exc:
         run.end_in_failure(exc)
         raise DAGExecutionError(str(exc)) from exc
@@ -108,7 +109,6 @@ def import_instruments_from_kite(
     except BaseException as exc:  # a signal
         run.end_in_failure(exc)
         raise
-    logger.info("DAG 1 completed: %s", message)
     return message
 
 
@@ -162,7 +162,7 @@ class _Run:
         if self._root and not (is_stored or is_away):
             is_stored = record_failure(self._root.database, self.summary, error)
         if is_stored:
-            logger.warning("The list is stored all the same: the run ended after its commit.")
+            logger.warning("The list is stored: the run ended only after its commit.")
 
     def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
         summary = self.summary

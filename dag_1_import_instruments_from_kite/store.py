@@ -155,8 +155,8 @@ def predict_list(
 def record_failure(config: DatabaseConfig, summary: Summary, error: BaseException) -> bool:
     """Record a failed run in a transaction of its own, if the database lets us, and soon.
 
-    Returns whether its list turns out to be stored, and so recorded: the answer to COMMIT was lost,
-    or a signal came before it.
+    Returns True, and records nothing, if its list turns out to be stored: the answer to COMMIT was
+    lost, or a signal came before it. False also where that cannot be found out.
     """
     quick = replace(
         config,

@@ -353,15 +353,16 @@ def test_kept_lists_are_deleted_after_archive_days(cli: CommandLine) -> None:
     [old] = kept(cli)
     young = old.with_name("kite_instruments_2026-08-03_083012_0123456789ab.csv.gz")
     young.write_bytes(b"")
+    unfinished = old.with_suffix(".part")  # of a run that was killed
     others = cli.archive / "notes.txt", cli.archive / "mine.csv.gz"
-    for path in others:
+    for path in (unfinished, *others):
         path.write_bytes(b"")
         age(path, days=100)
     age(old, days=7.01)
     age(young, days=6.99)
     cli.load(SECOND)
     names = set(kept(cli))
-    assert old not in names
+    assert not {old, unfinished} & names
     assert {young, *others} < names
     assert len(names) == 4
 
@@ -397,19 +398,30 @@ def test_archive_that_cannot_be_written_is_a_warning(
         assert target.read_text() == "something else"
 
 
-def test_archive_leaves_no_unfinished_file_where_the_disk_is_full(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        pytest.param(OSError(28, "No space left"), 0, ": No space left\n", id="disk full"),
+        pytest.param(KeyboardInterrupt(), 130, "is rolled back.\n", id="SIGINT"),
+    ],
+)
+def test_archive_leaves_no_unfinished_file(
+    cli: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    message: str,
 ) -> None:
     """As far as can be: the file that is not whole never has a kept list's name."""
 
-    def fill_disk(path: Path, content: bytes) -> int:
+    def stop_midway(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
             file.write(content[:50])
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr(Path, "write_bytes", fill_disk)
+    monkeypatch.setattr(Path, "write_bytes", stop_midway)
     result = cli.load(FIRST)
-    assert result.status == 0
-    assert result.stderr.endswith("No space left on device\n")
+    assert result.status == status
+    assert result.stderr.endswith(message)
     assert [path for path in kept(cli) if path.name.endswith(".csv.gz")] == []
     assert kept(cli) == []

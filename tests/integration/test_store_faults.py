@@ -154,7 +154,7 @@ def assert_ends_with_the_list_stored(rig: Rig, status: int) -> None:
     """The run ends in an error, but says that its list is stored, and is recorded once."""
     result = rig.cli.load(to_csv(SECOND))
     assert result.status == status
-    warning = "WARNING: The list is stored all the same: the run ended after its commit.\n"
+    warning = "WARNING: The list is stored: the run ended only after its commit.\n"
     assert warning in result.stderr
     assert result.stderr.count("WARNING: ") == result.stderr.count("ERROR: ") == 1
     rig.model.merge(SECOND)
@@ -194,6 +194,24 @@ def test_signal_after_the_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(import_instruments, "keep_dump", interrupt)
     assert_ends_with_the_list_stored(rig, 130)
+
+
+def test_dry_run_that_ends_early_does_not_say_that_its_list_is_stored(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_list = import_instruments.predict_list
+
+    def interrupt(*arguments: Any) -> None:
+        predict_list(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_instruments, "predict_list", interrupt)
+    rig.cli.kite.dump = to_csv(SECOND)
+    result = rig.cli.run("--dag", "1", "--dry-run")
+    assert result.status == 130
+    assert result.stderr == "ERROR: Interrupted: what was not committed yet is rolled back.\n"
+    assert rig.read() == rig.before
+    assert rig.cli.runs("status") == [("succeeded",)]
 
 
 def test_rows_are_sent_in_batches_of_the_configured_size(
