@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _GZIP_MARK = b"\x1f\x8b"
 _NAME = "kite_instruments_{moment:%Y-%m-%d_%H%M%S}_{digest}.csv.gz"
-_PATTERN = "kite_instruments_*.csv.*"  # what a killed run left unfinished, too
+_PATTERNS = ("kite_instruments_*.csv.gz", "kite_instruments_*.csv.part")  # left by a killed run
 
 
 def read_saved_dump(path: Path) -> bytes:
@@ -79,6 +79,7 @@ def keep_dump(dump: RawDump, directory: Path, days: int, *, now: datetime) -> Pa
 
 
 def _delete_older(directory: Path, limit: datetime) -> None:
-    for path in directory.glob(_PATTERN):
-        if path.stat().st_mtime < limit.timestamp():
-            path.unlink()
+    for pattern in _PATTERNS:
+        for path in directory.glob(pattern):
+            if path.stat().st_mtime < limit.timestamp():
+                path.unlink()

@@ -99,7 +99,6 @@ def import_instruments_from_kite(
     run = _Run(Summary(RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone()), dry_run))
     try:
         message = run.execute(force)
-        logger.info("DAG 1 completed: %s", message)
     except StockIngestionError as exc:
         run.end_in_failure(exc)
         raise DAGExecutionError(str(exc)) from exc
@@ -109,6 +108,7 @@ def import_instruments_from_kite(
     except BaseException as exc:  # a signal
         run.end_in_failure(exc)
         raise
+    logger.info("DAG 1 completed: %s", message)
     return message
 
 

@@ -322,12 +322,14 @@ class _Server(ThreadingHTTPServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Refuse a new connection if a fault says so."""
-        if self.kite.take_fault(None) is None:
-            with self._connections_lock:
-                self._connections.add(request)
-            return True
-        reset_connection(request)
-        return False
+        if self.kite.take_fault(None) is not None:
+            reset_connection(request)
+            return False
+        with self._connections_lock:
+            if self.closing.is_set():  # nobody would wake its thread
+                return False
+            self._connections.add(request)
+        return True
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
@@ -337,8 +339,8 @@ class _Server(ThreadingHTTPServer):
 
     def end_connections(self) -> None:
         """Wake every thread that waits for a client or in a fault."""
-        self.closing.set()
         with self._connections_lock:
+            self.closing.set()
             for connection in self._connections:
                 try:
                     connection.shutdown(socket.SHUT_RDWR)

@@ -354,7 +354,11 @@ def test_kept_lists_are_deleted_after_archive_days(cli: CommandLine) -> None:
     young = old.with_name("kite_instruments_2026-08-03_083012_0123456789ab.csv.gz")
     young.write_bytes(b"")
     unfinished = old.with_suffix(".part")  # of a run that was killed
-    others = cli.archive / "notes.txt", cli.archive / "mine.csv.gz"
+    others = [
+        cli.archive / "notes.txt",
+        cli.archive / "mine.csv.gz",
+        old.with_name(f"{old.name}.bak"),
+    ]
     for path in (unfinished, *others):
         path.write_bytes(b"")
         age(path, days=100)
@@ -364,7 +368,7 @@ def test_kept_lists_are_deleted_after_archive_days(cli: CommandLine) -> None:
     names = set(kept(cli))
     assert not {old, unfinished} & names
     assert {young, *others} < names
-    assert len(names) == 4
+    assert len(names) == 5
 
 
 def test_failed_run_deletes_no_kept_list(cli: CommandLine) -> None:

@@ -413,15 +413,21 @@ def test_stop_ends_open_connections(fault: Fault | None) -> None:
     assert threading.active_count() == threads
 
 
-def test_signal_while_the_server_stops_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_shut_down", [True, False])
+def test_signal_while_the_server_stops_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch, is_shut_down: bool
+) -> None:
     """A program waits at its end for threads that are left, without a word."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     server = KiteServer(DUMP)
     server.start()
     shutdown = socketserver.BaseServer.shutdown
+    interrupted = []
 
     def interrupt(self: socketserver.BaseServer) -> None:
-        shutdown(self)
+        interrupted.append(self)
+        if is_shut_down:
+            shutdown(self)
         raise KeyboardInterrupt
 
     with closing(connect(server)) as connection:
@@ -429,7 +435,24 @@ def test_signal_while_the_server_stops_leaves_no_thread(monkeypatch: pytest.Monk
         monkeypatch.setattr(socketserver.BaseServer, "shutdown", interrupt)
         with pytest.raises(KeyboardInterrupt):
             server.stop()
-        assert threading.active_count() == threads
+        left = set(threading.enumerate()) - threads
+        assert all(thread.daemon for thread in left)
+        shutdown(interrupted[0])
+        for thread in left:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_connection_that_comes_while_the_server_stops_is_refused() -> None:
+    server = KiteServer(DUMP)
+    server.start()
+    threads = threading.active_count()
+    assert server._server is not None
+    server._server.end_connections()
+    with closing(connect(server)) as connection, suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
+    assert threading.active_count() == threads
+    server.stop()
 
 
 def test_signal_while_the_server_starts_leaves_no_thread_to_wait_for(
