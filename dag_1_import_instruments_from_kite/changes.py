@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
+from psycopg2 import sql
+
 from shared.exceptions import ValidationError
-from shared.utils.staged_merge import DELTA_NAME, STAGE_NAME
+from shared.models.instrument import INSTRUMENT_TABLE
+from shared.utils.kite_csv import RejectedRow
+from shared.utils.relations import Relation
+from shared.utils.run_history import LastRun
+from shared.utils.staged_merge import DELTA, STAGE
 
 logger = logging.getLogger(__name__)
 
@@ -29,24 +35,66 @@ CREATE TEMPORARY TABLE stock_ingestion_change (
     old text, new text)
 """
 COUNT_CHANGES = "SELECT kind, count(*) FROM stock_ingestion_change GROUP BY kind"
-KEEP_CHANGES = f"""
-INSERT INTO {CHANGES_TABLE}
+KEEP_CHANGES = sql.SQL(
+    """
+INSERT INTO {changes}
     (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
 SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM stock_ingestion_change
 """
-DROP_CHANGES = "DROP TABLE stock_ingestion_change"
+)
+DROP_CHANGES = "DROP TABLE IF EXISTS pg_temp.stock_ingestion_change"
 
-COUNT_DUMP = f"SELECT exchange, count(*) FROM {STAGE_NAME} GROUP BY 1"
+# What the last list had without having its moment now: somebody else gave it another one since; or
+# it was unclear whether the list had it (a rejected row may have been it), which this list tells.
+CARRY_ON = sql.SQL(
+    """
+UPDATE {delta} AS d SET was_current = true
+WHERE NOT was_current AND (
+    (old_instrument_token, old_exchange) IN (
+        SELECT instrument_token, exchange FROM {changes}
+        WHERE run_id = %(last_run)s AND kind = 'unclear')
+    OR was_touched AND NOT EXISTS (      -- unless it had left before
+        SELECT FROM (SELECT kind FROM {changes}
+                     WHERE tradingsymbol = d.old_tradingsymbol AND exchange = d.old_exchange
+                       AND instrument_token = d.old_instrument_token
+                       AND kind IN ('listed', 'gone', 'expired')
+                     ORDER BY run_id DESC LIMIT 1) AS latest
+        WHERE kind <> 'listed'))
+"""
+)
+CARRY_ON_ABSENT = sql.SQL(
+    """
+INSERT INTO {delta} ({old_columns}, was_current, was_touched)
+SELECT {columns}, true, false FROM {table} AS t
+WHERE (t.instrument_token, t.exchange) IN (
+        SELECT instrument_token, exchange FROM {changes}
+        WHERE run_id = %(last_run)s AND kind = 'unclear')
+  AND NOT EXISTS (SELECT FROM {stage} AS s
+                  WHERE s.instrument_token = t.instrument_token AND s.exchange = t.exchange)
+  AND NOT EXISTS (SELECT FROM {delta} AS d
+                  WHERE d.old_instrument_token = t.instrument_token AND d.old_exchange = t.exchange)
+"""
+)
+READ_ABSENT = sql.SQL(
+    """
+SELECT old_exchange, old_instrument_token::text, old_tradingsymbol FROM {delta}
+WHERE new_instrument_token IS NULL AND was_current
+"""
+)
+
+COUNT_DUMP = sql.SQL("SELECT exchange, count(*) FROM {stage} GROUP BY 1").format(stage=STAGE)
 
 # By exchange: the rows that only the last list has, less those that only the dump has. Counted in
 # the differences: counting the last list itself would read the whole table.
-COUNT_LOSSES = f"""
+COUNT_LOSSES = sql.SQL(
+    """
 SELECT coalesce(new_exchange, old_exchange),
-       count(*) FILTER (WHERE new_exchange IS NULL)
-       - count(*) FILTER (WHERE new_exchange IS NOT NULL AND was_current IS NOT TRUE)
-FROM {DELTA_NAME} GROUP BY 1
+       count(*) FILTER (WHERE new_exchange IS NULL AND was_current)
+       - count(*) FILTER (WHERE new_exchange IS NOT NULL AND NOT was_current)
+FROM {delta} GROUP BY 1
 """
+).format(delta=DELTA)
 
 # A smaller exchange may well lose half of its few rows from one day to the next.
 FEW_ROWS = 100
@@ -59,25 +107,36 @@ class Plausibility:
     exchanges: Sequence[str]
     max_drop_percent: float
     is_forced: bool = False
+    is_file: bool = False
 
-    def check(self, now: Mapping[str, int], before: Mapping[str, int]) -> None:
+    def check(
+        self, now: Mapping[str, int], before: Mapping[str, int], last: LastRun | None = None
+    ) -> None:
         """Raise ValidationError, with the figures, if an exchange lost too many of its rows.
 
         `now` and `before` are rows by exchange. An exchange that the configuration names may not
-        vanish; any with at least 100 rows may lose at most `max_drop_percent` of them.
+        vanish; any with at least 100 rows may lose at most `max_drop_percent` of them. Where the
+        table does not hold all rows of the `last` good run any more, the list as a whole may not
+        lose more than that against what this run stored (ruling 30).
         """
         faults = [
             f"{exchange} fell from {count:,} rows to {now.get(exchange, 0):,}"
             for exchange, count in sorted(before.items())
-            if self._is_wanted(exchange) and self._is_too_few(exchange, count, now)
+            if self._is_wanted(exchange) and self._is_too_few(count, now.get(exchange, 0), exchange)
         ]
-        if faults and not self.is_forced:
-            raise ValidationError(
-                f"Kite's list is not plausible: {'; '.join(faults)} since the last good run. "
-                "Nothing was stored, the list of that run stays. Kite may not have finished "
-                "today's list: run again in some minutes. If the exchange really has so few "
-                "instruments now, run once with --force."
+        left, total = sum(before.values()), sum(now.values())
+        if last is not None and left < last.stored:
+            logger.warning(
+                "The table holds %d of the %d rows that run %d stored; something else has changed "
+                "or removed the others",
+                left,
+                last.stored,
+                last.run_id,
             )
+            if self._is_too_few(last.stored, total):
+                faults.append(f"the list fell from {last.stored:,} rows to {total:,}")
+        if faults and not self.is_forced:
+            raise ValidationError(self._describe(faults, now))
         for exchange in sorted(before.keys() - now.keys()):
             if self._is_wanted(exchange):
                 logger.warning(
@@ -86,11 +145,39 @@ class Plausibility:
                     exchange,
                 )
 
+    def exchanges_of(self, now: Mapping[str, int]) -> Sequence[str]:
+        """The exchanges that the list speaks of (none named: all); the others' rows are not gone.
+
+        A file with rows of one exchange alone, as Kite gives it on demand, is no whole list.
+        """
+        is_part = self.is_file and not self.exchanges and len(now) == 1
+        return list(now) if is_part else self.exchanges
+
+    def _describe(self, faults: Sequence[str], now: Mapping[str, int]) -> str:
+        said = f"{'; '.join(faults)} since the last good run. Nothing was stored, the list of that "
+        if self.is_file and len(now) == 1:
+            (exchange,) = now
+            return (
+                f"The file is no whole list, its rows are of {exchange} alone: {said}run stays. "
+                "Import a whole list, with all exchanges. If only this exchange is wanted from now "
+                f'on, set parameters.exchanges to ["{exchange}"]. With --force the file is stored '
+                f"as it is: until the next whole list the views show {exchange} alone."
+            )
+        if self.is_file:
+            return (
+                f"The file's list is not plausible: {said}run stays. If it is the list that is "
+                "wanted, run once with --force."
+            )
+        return (
+            f"Kite's list is not plausible: {said}run stays. Kite may not have finished today's "
+            "list: run again in some minutes. If the exchange really has so few instruments now, "
+            "run once with --force."
+        )
+
     def _is_wanted(self, exchange: str) -> bool:
         return not self.exchanges or exchange in self.exchanges
 
-    def _is_too_few(self, exchange: str, count: int, now: Mapping[str, int]) -> bool:
-        left = now.get(exchange, 0)
+    def _is_too_few(self, count: int, left: int, exchange: str = "") -> bool:
         if exchange in self.exchanges and left == 0:
             return True
         return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
@@ -106,32 +193,97 @@ def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
 
 def classify_changes(
     cursor: Any,
-    run_id: int | None,
+    table: Relation,
+    changes: Relation,
+    last: LastRun | None,
     exchanges: Sequence[str] = (),
     *,
-    rejected: Sequence[tuple[str, str]] = (),
+    rejected: Sequence[RejectedRow] = (),
     is_replay: bool = False,
 ) -> Counter[str]:
-    """Classify the differences that the merge has found; keep them under `run_id` unless None.
+    """Classify the differences that the merge has found since the list of the `last` good run
+    (None: the newest rows).
 
-    `exchanges` are those that are stored (none named: all): the others' rows are not gone.
-    Neither are those of `rejected`, (instrument_token, exchange) as the dump has them. A replayed
-    dump is of another day than today.
-    Returns how many there are of each kind.
+    `exchanges` are those that are stored (none named: all): the others' rows are not gone. Whether
+    a row that one of the `rejected` may have been is gone is unclear. A replayed dump is of another
+    day than today.
+    Returns how many there are of each kind; `keep_changes` puts them into the table of changes.
     """
+    names = {
+        "table": table.identifier,
+        "changes": changes.identifier,
+        "delta": DELTA,
+        "stage": STAGE,
+        "columns": _listed(""),
+        "old_columns": _listed("old_"),
+    }
+    if last is not None:
+        for carry_on in (CARRY_ON, CARRY_ON_ABSENT):
+            cursor.execute(carry_on.format(**names), {"last_run": last.run_id})
+    unclear: list[Absent] = []
+    if rejected:
+        cursor.execute(READ_ABSENT.format(**names))
+        unclear = find_unclear([Absent(*row) for row in cursor.fetchall()], rejected)
+    cursor.execute(DROP_CHANGES)
     cursor.execute(CREATE_CHANGES)
     rules = {
         "series": SERIES_SUFFIX,
         "bond": BOND_SYMBOL,
         "exchanges": list(exchanges),
-        "rejected_tokens": [token for token, _ in rejected],
-        "rejected_exchanges": [exchange for _, exchange in rejected],
+        "unclear_tokens": [row.token for row in unclear],
+        "unclear_exchanges": [row.exchange for row in unclear],
         "is_replay": is_replay,
     }
     cursor.execute(CLASSIFY, rules)
     cursor.execute(COUNT_CHANGES)
-    counts = Counter(dict(cursor.fetchall()))
-    if run_id is not None:
-        cursor.execute(KEEP_CHANGES, (run_id,))
-    cursor.execute(DROP_CHANGES)
-    return counts
+    return Counter(dict(cursor.fetchall()))
+
+
+def keep_changes(cursor: Any, changes: Relation, run_id: int) -> None:
+    """Put what `classify_changes` has found into the table of changes, as the run's."""
+    cursor.execute(KEEP_CHANGES.format(changes=changes.identifier), (run_id,))
+
+
+class Absent(NamedTuple):
+    """A row of the last list that the dump has not."""
+
+    exchange: str
+    token: str
+    symbol: str
+
+
+def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> list[Absent]:
+    """The absent rows that may be among the rejected ones.
+
+    A reject may be the row whose token or symbol it has, in whatever column. One of which neither
+    token nor symbol can be told, and that is like no absent row, may be any of its exchange; where
+    that cannot be told either, any at all.
+    """
+    unclear: set[Absent] = set()
+    for row in rejected:
+        texts = {text for field in row.row for text in re.split('[,"]', field)}
+        exchange = row.key.exchange if row.key is not None and _is_told(row.key.exchange) else None
+        in_question = [each for each in absent if exchange in (None, each.exchange)]
+        alike = [each for each in in_question if each.token in texts or each.symbol in texts]
+        is_told = row.key is not None and (row.key.token.isdecimal() or _is_told(row.key.symbol))
+        if not alike and not is_told:
+            logger.warning(
+                "%d absences%s are not told as gone: line %s was rejected, and neither its token "
+                "nor its symbol can be told",
+                len(in_question),
+                f" of {exchange}" if exchange else "",
+                row.line_number,
+            )
+            alike = in_question
+        unclear.update(alike)
+    return sorted(unclear)
+
+
+def _is_told(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text
+
+
+def _listed(prefix: str) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.Identifier(prefix + name) for name in INSTRUMENT_TABLE.column_names
+    )

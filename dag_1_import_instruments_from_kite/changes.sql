@@ -8,7 +8,7 @@ WITH came AS (      -- a token that the last list did not have
       AND (old_instrument_token IS NULL OR NOT was_current)
 ), went AS (        -- a token that the dump does not have any more; what is left out is not gone
     SELECT * FROM stock_ingestion_delta
-    WHERE new_instrument_token IS NULL
+    WHERE new_instrument_token IS NULL AND was_current
       AND (%(exchanges)s::text[] = '{}' OR old_exchange = ANY(%(exchanges)s::text[]))
 ), symbol_before AS (   -- the symbols that a token had in the last list, and has no more
     SELECT old_exchange AS exchange, old_tradingsymbol AS symbol, old_instrument_token AS token,
@@ -43,14 +43,15 @@ WITH came AS (      -- a token that the last list did not have
     LEFT JOIN series_moved AS s ON s.exchange = new_exchange AND s.new_symbol = new_tradingsymbol
     WHERE s.new_symbol IS NULL
 ), gone AS (
-    SELECT went.* FROM went
+    SELECT went.*, EXISTS (     -- a row that could not be stored may have been it
+               SELECT FROM unnest(%(unclear_tokens)s::text[], %(unclear_exchanges)s::text[])
+                           AS u (token, exchange)
+               WHERE u.token = old_instrument_token::text AND u.exchange = old_exchange
+           ) AS is_unclear
+    FROM went
     JOIN vanished AS v ON v.exchange = old_exchange AND v.symbol = old_tradingsymbol
     LEFT JOIN series_moved AS s ON s.exchange = old_exchange AND s.old_symbol = old_tradingsymbol
     WHERE s.old_symbol IS NULL
-      AND NOT EXISTS (      -- the dump has it, in a row that could not be stored
-          SELECT FROM unnest(%(rejected_tokens)s::text[], %(rejected_exchanges)s::text[])
-                      AS r (token, exchange)
-          WHERE r.token = old_instrument_token::text AND r.exchange = old_exchange)
 ), stayed AS (      -- a token that both have, with something different about it
     SELECT d.*, new_tradingsymbol <> old_tradingsymbol AS is_relabelled,
            new_tradingsymbol <> old_tradingsymbol AND (
@@ -85,7 +86,8 @@ WITH came AS (      -- a token that the last list did not have
     UNION ALL
     SELECT old_exchange, old_instrument_token, old_tradingsymbol,
            -- A replayed dump has another today than the clock: its first expiry is what tells.
-           CASE WHEN old_expiry < (now() AT TIME ZONE 'Asia/Kolkata')::date
+           CASE WHEN is_unclear THEN 'unclear'
+                WHEN old_expiry < (now() AT TIME ZONE 'Asia/Kolkata')::date
                  AND (NOT %(is_replay)s OR old_expiry <= coalesce(f.expiry, old_expiry))
                 THEN 'expired' ELSE 'gone' END,
            NULL, NULL, NULL

@@ -44,7 +44,7 @@ from shared.utils.kite_client_wrapper import (
     RawDump,
     filter_by_exchange,
 )
-from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump, shorten
+from shared.utils.kite_csv import ParsedDump, RejectedRow, WrittenKey, parse_dump, shorten
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
 from shared.utils.run_history import RunKey
@@ -134,7 +134,10 @@ class _Run:
         summary.dump_sha256, summary.dump_bytes = raw_dump.sha256, raw_dump.size
         instruments = self._prepare(fetched, parameters, root.logging["directory"], force)
         plausibility = Plausibility(
-            parameters["exchanges"] or (), parameters["max_drop_percent"], force
+            parameters["exchanges"] or (),
+            parameters["max_drop_percent"],
+            force,
+            is_file=not summary.key.is_from_api,
         )
         if summary.dry_run:
             self._try_store(instruments, root, plausibility)
@@ -201,6 +204,9 @@ class _Run:
             try:
                 selected = select_exchanges(fetched, parameters["exchanges"], summary.left_out)
                 valid = validate_instruments(selected, summary.rejected)
+                summary.repeated = (
+                    summary.fetched - summary.left_out.total() - len(summary.rejected) - len(valid)
+                )
             finally:
                 if summary.rejected:
                     summary.rejected.sort(key=lambda row: row.line_number or 0)
@@ -312,8 +318,9 @@ def validate_instruments(
     """
     Validate instrument data.
 
-    An instrument that breaks a rule is left out by itself; so is one whose (tradingsymbol,
-    exchange) a later one has under another token (rulings 15 and 16).
+    An instrument that breaks a rule is left out by itself; so is one whose token an earlier one has
+    with another symbol, and one whose symbol a later one has under another token (rulings 15, 16
+    and 28). Of rows with the same token and symbol only the last is given: they are repeated.
 
     Args:
         instruments: List of instrument dictionaries
@@ -338,7 +345,8 @@ def validate_instruments(
             faults.append(_rejected(instrument, str(exc)))
         else:
             valid.append(instrument)
-    if quick_check.count_symbols() != len(valid):  # also where it missed some valid ones
+    if quick_check.may_have_repeated(len(valid)):
+        valid = _without_other_symbols(valid, faults)
         valid = _without_repeated_symbols(valid, faults)
     if faults:
         logger.warning("Validation errors for %d instruments", len(faults))
@@ -365,30 +373,41 @@ def validate_instrument(instrument: Mapping[str, Any]) -> bool:
         return Instrument.from_kite_response(instrument).validate()
 
 
+def _without_other_symbols(
+    instruments: list[dict[str, Any]], faults: list[RejectedRow]
+) -> list[dict[str, Any]]:
+    """One row for each key: of those with the symbol that came first, the last (ruling 28)."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for instrument in instruments:
+        key = instrument["instrument_token"], instrument["exchange"]
+        first = rows.get(key)
+        if first is not None and first["tradingsymbol"] != instrument["tradingsymbol"]:
+            reason = (
+                "instrument_token: an earlier row has the same with another symbol, "
+                f"{shorten(first['tradingsymbol'])}, got {shorten(instrument['tradingsymbol'])}"
+            )
+            faults.append(_rejected(instrument, reason))
+            continue
+        rows.pop(key, None)  # the later row keeps its own place
+        rows[key] = instrument
+    return list(rows.values())
+
+
 def _without_repeated_symbols(
     instruments: list[dict[str, Any]], faults: list[RejectedRow]
 ) -> list[dict[str, Any]]:
-    """Leave out the instruments whose symbol a later one has under another token (ruling 16).
-
-    Of rows with the same key only the last one counts here; the merge counts the earlier ones.
-    """
-    key_of = itemgetter("instrument_token", "exchange")
+    """Leave out the instruments whose symbol a later one has under another token (ruling 16)."""
     symbol_of = itemgetter("tradingsymbol", "exchange")
-    last_position = {key_of(instrument): i for i, instrument in enumerate(instruments)}
-    holder = {
-        symbol_of(instrument): key_of(instrument)
-        for i, instrument in enumerate(instruments)
-        if last_position[key_of(instrument)] == i
-    }
-    losers = {key for key, i in last_position.items() if holder[symbol_of(instruments[i])] != key}
+    last = {symbol_of(instrument): i for i, instrument in enumerate(instruments)}
+    kept = []
     for i, instrument in enumerate(instruments):
-        key = key_of(instrument)
-        if key in losers:
-            # An earlier row of the same key goes with it: its symbol is not the token's any more.
-            field = "tradingsymbol" if last_position[key] == i else "instrument_token"
-            reason = f"{field}: a later row has the same, got {shorten(instrument[field])}"
-            faults.append(_rejected(instrument, reason))
-    return [instrument for instrument in instruments if key_of(instrument) not in losers]
+        if last[symbol_of(instrument)] == i:
+            kept.append(instrument)
+            continue
+        symbol = shorten(instrument["tradingsymbol"])
+        reason = f"tradingsymbol: a later row has the same, got {symbol}"
+        faults.append(_rejected(instrument, reason))
+    return kept
 
 
 def transform_instruments(instruments: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -414,7 +433,9 @@ def transform_instrument(instrument: Mapping[str, Any]) -> dict[str, Any]:
 def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
     fields = map(instrument.get, KITE_ORDER)
     values = ["" if value is None else str(value) for value in fields]
-    key = (values[KITE_ORDER.index("instrument_token")], values[KITE_ORDER.index("exchange")])
+    key = WrittenKey(
+        *(values[KITE_ORDER.index(n)] for n in ("instrument_token", "exchange", "tradingsymbol"))
+    )
     return RejectedRow(instrument.get("line_number"), reason, values, key)
 
 

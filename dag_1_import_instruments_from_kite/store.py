@@ -14,6 +14,7 @@ from dag_1_import_instruments_from_kite.changes import (
     Plausibility,
     classify_changes,
     count_lists,
+    keep_changes,
 )
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE
 from dag_1_import_instruments_from_kite.summary import Summary
@@ -25,8 +26,15 @@ from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance
+from shared.utils.relations import find_relation
 from shared.utils.retry import RetryPolicy
-from shared.utils.staged_merge import MergeResult, lock_table
+from shared.utils.staged_merge import (
+    NEWEST_ROWS,
+    MergeResult,
+    is_stored,
+    lock_table,
+    merge_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +50,7 @@ _RECORD_DEADLINE_SECONDS = 3
 
 _HISTORY = (
     (run_history.TABLE_NAME, run_history.SCHEMA_FILE, ("SELECT", "INSERT", "UPDATE")),
-    (CHANGES_TABLE, _FOLDER / "changes_schema.sql", ("INSERT",)),
+    (CHANGES_TABLE, _FOLDER / "changes_schema.sql", ("SELECT", "INSERT")),
 )
 
 
@@ -95,41 +103,57 @@ def store_list(
 
     def work(cursor: Any) -> MergeResult:
         lock_table(cursor, INSTRUMENT_TABLE)  # first: runs are numbered in the order of their lists
-        run_id, last = None, None
-        if keeps_history:
-            last = run_history.read_last_good_run(cursor, summary.key.dag_id)
-            summary.same_as = last if last and last.dump_sha256 == summary.dump_sha256 else None
-            if not summary.dry_run:
-                run_id = run_history.insert_run(cursor, summary.key, "succeeded")
+        table = find_relation(cursor, INSTRUMENT_TABLE.name)
+        changes = find_relation(cursor, CHANGES_TABLE)
+        last = run_history.read_last_good_run(cursor, summary.key.dag_id) if keeps_history else None
+        summary.same_as = last if last and last.dump_sha256 == summary.dump_sha256 else None
 
-        def observe(cursor: Any, previous: datetime | None, _moment: datetime) -> None:
+        def observe(cursor: Any, previous: datetime | None) -> None:
             if previous is None:
                 return  # the first list is what later ones are compared with
-            plausibility.check(*count_lists(cursor))
-            if keeps_history and last is None:
-                return  # a table that something else filled is no list of a run
+            now, before = count_lists(cursor)
+            plausibility.check(now, before, last)
+            summary.is_compared_with_newest_rows = last is None
+            if keeps_history and (last is None or not before.total()):
+                return  # what the table holds is no list of a run
             summary.changes = classify_changes(
                 cursor,
-                run_id,
-                plausibility.exchanges,
-                rejected=[row.key for row in summary.rejected if row.key],
+                table,
+                changes,
+                last,
+                plausibility.exchanges_of(now),
+                rejected=summary.rejected,
                 is_replay=not summary.key.is_from_api,
             )
 
-        result = db_manager.merge(
+        def record(cursor: Any, result: MergeResult) -> None:
+            run_history.warn_of_clock(cursor, result.moment)
+            if keeps_history:
+                run_id = run_history.insert_run(cursor, summary.key, "succeeded")
+                if summary.changes is not None:
+                    keep_changes(cursor, changes, run_id)
+                durations = {**summary.durations, "store": time.perf_counter() - begin}
+                run_history.update_run(cursor, run_id, make_figures(summary, result, durations))
+
+        return merge_rows(
+            cursor,
             INSTRUMENT_TABLE,
             instruments,
             batch_size=batch_size,
             progress=advance,
+            last_moment=last.list_moment if last and last.list_moment else NEWEST_ROWS,
             observe=observe,
+            record=record,
             dry_run=summary.dry_run,
         )
-        if run_id is not None:
-            durations = {**summary.durations, "store": time.perf_counter() - begin}
-            run_history.update_run(cursor, run_id, make_figures(summary, result, durations))
-        return result
 
-    summary.merge = db_manager.run_in_transaction(work)
+    def was_stored(cursor: Any, result: MergeResult) -> bool:
+        if not keeps_history:
+            return is_stored(cursor, INSTRUMENT_TABLE, result)
+        lock_table(cursor, INSTRUMENT_TABLE)  # the attempt before may be about to end
+        return run_history.has_succeeded(cursor, summary.key)
+
+    summary.merge = db_manager.run_in_transaction(work, was_stored=was_stored)
 
 
 def predict_list(
@@ -142,13 +166,14 @@ def predict_list(
     if not db_manager.has_relation(INSTRUMENT_TABLE.name):
         summary.merge = MergeResult(inserted=len(instruments))
         return
+    names = [run_history.TABLE_NAME, CHANGES_TABLE]
     store_list(
         db_manager,
         instruments,
         summary,
         plausibility,
         batch_size=1000,
-        keeps_history=bool(db_manager.fetch_all(MAY_READ, (run_history.TABLE_NAME,))[0][0]),
+        keeps_history=all(db_manager.fetch_all(MAY_READ, (name,))[0][0] for name in names),
     )
 
 

@@ -34,11 +34,13 @@ class Summary:
     dump_sha256: str | None = None
     dump_bytes: int | None = None
     same_as: LastRun | None = None
+    is_compared_with_newest_rows: bool = False  # there is no run on record
     changes: Counter[str] | None = None
     fetched: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     rejected: list[RejectedRow] = field(default_factory=list)
     rejects_file: Path | None = None
+    repeated: int = 0
     stored: int = 0
     merge: MergeResult | None = None
     by_exchange: Counter[str] = field(default_factory=Counter)
@@ -127,6 +129,8 @@ def _headline(summary: Summary) -> str:
             f"\nThe list is the same, byte for byte, as that of run {summary.same_as.run_id} "
             f"({summary.same_as.started_at.astimezone(IST):%a %d %b %Y %H:%M IST})"
         )
+    if summary.is_compared_with_newest_rows:
+        text += "\nNo run is on record: it was compared with the newest rows of the table"
     return text
 
 
@@ -136,6 +140,8 @@ def _figures(summary: Summary) -> list[str]:
         "left out": sum(summary.left_out.values()),
         "rejected": len(summary.rejected),
     }
+    if summary.repeated:
+        figures["repeated"] = summary.repeated
     if summary.merge is not None:
         figures["inserted"] = summary.merge.inserted
         figures["updated"] = summary.merge.updated

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -92,6 +92,20 @@ class TableModel:
             values = {name: row[name] for name in COLUMNS}
             self.rows[key] = {**values, "created_at": created, "last_updated": self.runs}
         return Outcome(processed, len(new), processed - len(new), len(gone), len(dump) - processed)
+
+    def run(self, dump: Sequence[Mapping[str, Any]]) -> Outcome:
+        """A run of DAG 1: of the rows of one key the first symbol's last counts (ruling 28)."""
+        first = {}
+        for row in dump:
+            first.setdefault(key_of(row), row["tradingsymbol"])
+        kept: dict[Key, Mapping[str, Any]] = {}
+        for row in dump:
+            if row["tradingsymbol"] == first[key_of(row)]:
+                kept.pop(key_of(row), None)
+                kept[key_of(row)] = row
+        others = sum(row["tradingsymbol"] != first[key_of(row)] for row in dump)
+        outcome = self.merge(list(kept.values()))
+        return replace(outcome, rejected=outcome.rejected + others)
 
     def assert_equals(self, table: Mapping[Key, Mapping[str, Any]]) -> None:
         """The table has the same rows, and one moment for each run, later than those before."""

@@ -20,8 +20,9 @@ from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Table
 from shared.utils.db_errors import translate, translate_connect
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
+from shared.utils.relations import find_relation, read_path
 from shared.utils.retry import RetryPolicy
-from shared.utils.staged_merge import MergeResult, Observer, merge_rows
+from shared.utils.staged_merge import MergeResult, is_stored, merge_rows
 from shared.utils.table_setup import check_access, ensure_extra, ensure_table
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,6 @@ class DatabaseManager:
         *,
         batch_size: int = 1000,
         progress: Callable[[int, int], None] | None = None,
-        observe: Observer | None = None,
         dry_run: bool = False,
     ) -> MergeResult:
         """Merge `rows` into `table` in one transaction; see staged_merge.merge_rows.
@@ -174,14 +174,9 @@ class DatabaseManager:
         """
         result = self.run_in_transaction(
             lambda cursor: merge_rows(
-                cursor,
-                table,
-                rows,
-                batch_size=batch_size,
-                progress=progress,
-                observe=observe,
-                dry_run=dry_run,
-            )
+                cursor, table, rows, batch_size=batch_size, progress=progress, dry_run=dry_run
+            ),
+            was_stored=lambda cursor, result: is_stored(cursor, table, result),
         )
         logger.info(
             "%s: %d rows: %d inserted, %d updated, %d superseded",
@@ -204,8 +199,8 @@ class DatabaseManager:
         )
 
     def has_relation(self, name: str) -> bool:
-        """Whether there is a table or view of this name."""
-        return bool(self.fetch_all("SELECT to_regclass(%s) IS NOT NULL", (name,))[0][0])
+        """Whether there is a table or view of this name, other than a temporary one."""
+        return self.run_in_transaction(lambda cursor: find_relation(cursor, name)).exists
 
     def fetch_all(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """The rows that a query gives. Raises DatabaseError if it fails."""
@@ -247,19 +242,31 @@ class DatabaseManager:
 
         return self.run_in_transaction(work)
 
-    def run_in_transaction(self, work: Callable[[Cursor], T]) -> T:
+    def run_in_transaction(
+        self,
+        work: Callable[[Cursor], T],
+        *,
+        was_stored: Callable[[Cursor, T], bool] | None = None,
+    ) -> T:
         """`work` in a transaction of its own, repeated as a whole if the fault may pass by itself.
 
+        Where an attempt came to its end, and only the answer to its COMMIT was lost, `was_stored`
+        is asked first: if it finds that attempt's data, its result is returned, not repeated.
         Within an open `transaction()` it is a part of that one, and not repeated.
         """
         if self._cursor is not None:
             with self.transaction() as cursor:
                 return work(cursor)
+        ended: list[T] = []
 
         def attempt() -> T:
             self._open()  # not get_connection: its attempts would multiply with these
             with self.transaction() as cursor:
-                return work(cursor)
+                if was_stored is not None and ended and was_stored(cursor, ended[-1]):
+                    return ended[-1]
+                ended.clear()
+                ended.append(work(cursor))
+                return ended[-1]
 
         return self._retry.run(attempt, operation="database transaction")
 
@@ -279,7 +286,7 @@ class DatabaseManager:
         connection = self.get_connection()
         try:
             self._cursor = connection.cursor(cursor_factory=_InterruptibleCursor)
-            self._set_timeouts(self._cursor)
+            self._set_up(self._cursor)
             yield self._cursor
             _refuse_failed(connection)
             call_interruptibly(connection.commit, cancel=partial(_cancel, connection))
@@ -336,12 +343,17 @@ class DatabaseManager:
         connection.set_session(isolation_level="READ COMMITTED")
         return connection
 
-    def _set_timeouts(self, cursor: Cursor) -> None:
-        """Bound every wait of the transaction. SET LOCAL also works behind a connection pooler."""
+    def _set_up(self, cursor: Cursor) -> None:
+        """Bound every wait of the transaction, and pass over temporary tables of others.
+
+        What is set for the transaction alone also works behind a connection pooler.
+        """
         cursor.execute(
-            "SELECT set_config('lock_timeout', %s, true),"
-            " set_config('statement_timeout', %s, true)",
+            "SELECT pg_catalog.set_config('search_path', %s, true),"
+            " pg_catalog.set_config('lock_timeout', %s, true),"
+            " pg_catalog.set_config('statement_timeout', %s, true)",
             (
+                read_path(cursor),
                 f"{self._config.get('lock_timeout_seconds', 60.0) * 1000:.0f}ms",
                 f"{self._config.get('statement_timeout_seconds', 300.0) * 1000:.0f}ms",
             ),

@@ -17,7 +17,7 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from itertools import count, islice
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from shared.exceptions import APIError, TransientAPIError
 
@@ -43,17 +43,25 @@ _LINES_AT_ONCE = 50  # few enough for what is read of them to stay in the proces
 _INTEGER_DIGITS = 4000  # int() refuses longer texts with a message about interpreter settings
 
 
+class WrittenKey(NamedTuple):
+    """What a row is known by, as it is written."""
+
+    token: str
+    exchange: str
+    symbol: str
+
+
 @dataclass(frozen=True)
 class RejectedRow:
     """A row that was left out: its line in the dump (1 is the header), why, and what it held.
 
-    `key` is its instrument_token and exchange as written, if they could be told.
+    `key` is None where the row does not have its columns.
     """
 
     line_number: int | None
     reason: str
     row: Sequence[str]
-    key: tuple[str, str] | None = field(default=None, compare=False)
+    key: WrittenKey | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,9 @@ class _RowReader:
         self._converters = [
             (header.index(column), converters[column]) for column in REQUIRED_COLUMNS
         ]
-        self._key = (header.index("instrument_token"), header.index("exchange"))
+        self._key = [
+            header.index(name) for name in ("instrument_token", "exchange", "tradingsymbol")
+        ]
         self._width = len(header)
         self._is_utf8 = is_utf8
 
@@ -205,8 +215,8 @@ class _RowReader:
             (fields,) = map(_readable, _split([line]))
         except ValueError:
             return RejectedRow(number, reason, _readable([line.rstrip("\r\n")]))
-        token, exchange = self._key
-        key = (fields[token], fields[exchange]) if len(fields) == self._width else None
+        has_columns = len(fields) == self._width
+        key = WrittenKey(*(fields[place] for place in self._key)) if has_columns else None
         return RejectedRow(number, reason, fields, key)
 
 

@@ -7,15 +7,21 @@ transaction of its data, that of a failed one in its own, so that a rollback kee
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.kite_login import IST
+
+logger = logging.getLogger(__name__)
+
 TABLE_NAME = "ingestion_run"
+CLOCK_TOLERANCE = timedelta(hours=1)
 SCHEMA_FILE = Path(__file__).with_name("ingestion_run.sql")
 API_SOURCE = "api"
 
@@ -41,13 +47,19 @@ WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
 ORDER BY run_id DESC LIMIT %(limit)s
 """
 
+READ_CLOCK = """
+SELECT %(moment)s AT TIME ZONE current_setting('TimeZone'), clock_timestamp()
+"""
+
 HAS_SUCCEEDED = """
 SELECT EXISTS (SELECT FROM ingestion_run
                WHERE dag_id = %s AND started_at = %s AND status = 'succeeded')
 """
 
 READ_LAST_GOOD_RUN = """
-SELECT run_id, started_at, dump_sha256 FROM ingestion_run
+SELECT run_id, source, started_at, dump_sha256, list_moment,
+       coalesce(rows_inserted + rows_updated, 0)
+FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
 
@@ -121,13 +133,19 @@ class RecordedRun(NamedTuple):
         return self.status == "succeeded"
 
 
-@dataclass(frozen=True)
-class LastRun:
-    """The last good run before this one."""
+class LastRun(NamedTuple):
+    """The last good run before this one.
+
+    `list_moment` is what its rows have in last_updated, in the time zone of the run's sessions;
+    `stored` is how many there were.
+    """
 
     run_id: int
+    source: str
     started_at: datetime
     dump_sha256: str | None
+    list_moment: datetime | None
+    stored: int
 
 
 def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
@@ -166,6 +184,25 @@ def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | No
             run_id,
         ),
     )
+
+
+def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
+    """Warn of a list's moment that is more than an hour ahead of a clock: it is not to be believed.
+
+    `moment` is in the time zone of the session. The clocks are the server's and this machine's.
+    """
+    cursor.execute(READ_CLOCK, {"moment": moment})
+    row = cursor.fetchone()
+    assert row is not None
+    loaded_at, server_clock = row
+    own_clock = datetime.now(timezone.utc)
+    if loaded_at is not None and loaded_at - min(server_clock, own_clock) > CLOCK_TOLERANCE:
+        logger.warning(
+            "The list's moment, %s, is more than an hour ahead of a clock: the database server's "
+            "says %s, this machine's %s. One of the clocks is wrong, or was when a run before "
+            "stored its list; docs/errors.md says how to set such moments right",
+            *(f"{each.astimezone(IST):%Y-%m-%d %H:%M IST}" for each in (*row, own_clock)),
+        )
 
 
 def read_last_good_run(cursor: Cursor, dag_id: int) -> LastRun | None:

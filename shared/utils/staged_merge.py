@@ -1,7 +1,8 @@
 """Rows to a temporary staging table, and from there into their table, in a few statements.
 
 Takes a cursor inside a transaction and never commits. After a merge the table holds every given
-row exactly; rows whose key was not given stay, unless a unique key of theirs was taken over.
+row exactly, which is looked at before it is said; rows whose key was not given stay, unless a
+unique key of theirs was taken over.
 
 The order of the statements is what resolves unique keys that move (ruling 17): whatever row of
 the table holds a unique key that the stage gives to another row lets go of it first. Then neither
@@ -26,46 +27,66 @@ from psycopg2.extensions import cursor as Cursor
 from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
 from shared.utils.copy_stream import copy_rows
+from shared.utils.merge_proof import (
+    COUNT_AT_MOMENT,
+    COUNT_OFF,
+    FIRE_DEFERRED,
+    IS_STORED,
+    prove,
+    warn_of_hooks,
+)
+from shared.utils.relations import Relation, find_relation, only_own_functions
 
 logger = logging.getLogger(__name__)
 
 STAGE_NAME = "stock_ingestion_stage"
-STAGE = sql.Identifier(STAGE_NAME)
+STAGE = sql.Identifier("pg_temp", STAGE_NAME)
 DELTA_NAME = "stock_ingestion_delta"
-DELTA = sql.Identifier(DELTA_NAME)
+DELTA = sql.Identifier("pg_temp", DELTA_NAME)
 
 # One run at a time writes a table; held until the transaction ends (ruling 21).
-LOCK = sql.SQL("SELECT pg_advisory_xact_lock({table_id})")
+LOCK = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({table_id})")
 
-# The moment of the newest rows, and the run's own: now, and later than that one even if a clock
-# was set back (ruling 18).
-MOMENTS = sql.SQL(
-    """\
-SELECT max({last_updated}),
-       greatest(clock_timestamp()::timestamp, max({last_updated}) + interval '1 microsecond')
-FROM {table} WHERE isfinite({last_updated})"""
-)
+# No other session writes the table from here to the end of the transaction; who reads it does not
+# wait (ruling 24). It takes no more than the right to update or delete.
+LOCK_TABLE = sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+
+# The moment of the newest rows: where it is not known from elsewhere, that of the last list.
+NEWEST = sql.SQL("SELECT max({last_updated}) FROM {table} WHERE isfinite({last_updated})")
+
+# The run's own moment: now, and later than the last list's even if a clock was set back
+# (ruling 18).
+MOMENT = """\
+SELECT greatest(clock_timestamp()::timestamp, %(previous)s::timestamp + interval '1 microsecond')"""
 
 # Room for the join of all rows: with the default of 4 MB it goes over the disk.
 WORK_MEMORY = "SELECT set_config('work_mem', '64MB', true)"
 
+# What another transaction of a pooled session left behind, or a merge earlier in this one.
+DROP = sql.SQL("DROP TABLE IF EXISTS {stage}, {delta}")
+
 # A NUMERIC without a scale takes a value as it is; its CHECK refuses what would be rounded later.
-CREATE_STAGE = sql.SQL("CREATE TEMPORARY TABLE {stage} ({definitions})")
+CREATE_STAGE = sql.SQL("CREATE TEMPORARY TABLE {stage} ({definitions}) ON COMMIT DROP")
 
 COPY_TO_STAGE = sql.SQL("COPY {stage} ({columns}) FROM STDIN WITH (FORMAT text, NULL '')")
 
 # Where the staged rows differ from the table: a row each, new_* as staged, old_* as stored. A key
-# that only the table has is among them if it was current: one of the newest moment's rows.
+# that only the table has is among them if it was current: one of the last list's moment; or if
+# somebody else has given it another moment since.
 CREATE_DELTA = sql.SQL(
     """\
-CREATE TEMPORARY TABLE {delta} AS
-SELECT {new_and_old}, t.{last_updated} IS NOT DISTINCT FROM %(previous)s AS was_current
+CREATE TEMPORARY TABLE {delta} ON COMMIT DROP AS
+SELECT {new_and_old}, (t.{last_updated} = %(previous)s) IS TRUE AS was_current,
+       {was_touched} AS was_touched
 FROM {stage} AS s FULL JOIN {table} AS t ON {same_key}
 WHERE {t_first} IS NULL
-   OR ({s_first} IS NULL AND t.{last_updated} = %(previous)s)
+   OR ({s_first} IS NULL AND (t.{last_updated} = %(previous)s OR {was_touched}))
    OR ({s_first} IS NOT NULL
-       AND (t.{last_updated} IS DISTINCT FROM %(previous)s
+       AND ((t.{last_updated} = %(previous)s) IS NOT TRUE
             OR ({s_others}) IS DISTINCT FROM ({t_others})))"""
+)
+WAS_TOUCHED = sql.SQL(
+    "(t.{last_updated} > %(previous)s AND t.{created_at} <= %(previous)s) IS TRUE"
 )
 
 ANALYZE_DELTA = sql.SQL("ANALYZE {delta}")
@@ -96,7 +117,8 @@ MAKE_WAY = sql.SQL(
     WHERE {same_key} AND NOT s.is_staged
     RETURNING 1
 ), renamed AS (
-    UPDATE {table} AS t SET {name} = chr(1) || left(md5(random()::text), 16) || t.ctid::text
+    UPDATE {table} AS t SET {name} = pg_catalog.concat(
+        pg_catalog.chr(1), pg_catalog.left(pg_catalog.md5(pg_catalog.random()::text), 16), t.ctid)
     FROM holder AS s
     WHERE {same_key} AND s.is_staged
     RETURNING 1
@@ -106,14 +128,15 @@ SELECT (SELECT count(*) FROM removed), (SELECT count(*) FROM renamed)"""
 
 # The current rows that the delta has not are staged as they are: only their moment is new. (One
 # UPDATE from the stage would join all rows once more: 0.32 s for 118,000, against 0.19 s.)
-# NOT IN, since its subquery is hashed whatever the planner expects. It expects hardly any row of
-# the previous moment where the table was not analysed since, and would go through the delta once
+# NOT ... ANY, since its subquery is hashed whatever the planner expects. It expects hardly any row
+# of the previous moment where the table was not analysed since, and would go through the delta once
 # for each of them (30 s, with NOT EXISTS).
 TOUCH = sql.SQL(
     """\
 UPDATE {table} AS t SET {last_updated} = %(moment)s
-WHERE t.{last_updated} = %(previous)s
-  AND ({t_key}) NOT IN (SELECT {old_key} FROM {delta} AS d WHERE {old_first} IS NOT NULL)"""
+WHERE t.{last_updated} OPERATOR(pg_catalog.=) %(previous)s
+  AND NOT ({t_key}) OPERATOR(pg_catalog.=) ANY (
+      SELECT {old_key} FROM {delta} AS d WHERE {old_first} IS NOT NULL)"""
 )
 
 UPDATE = sql.SQL(
@@ -131,8 +154,6 @@ WHERE {old_first} IS NULL"""
 
 COUNT_INSERTED = sql.SQL("SELECT count(*) FROM {delta} AS d WHERE {old_first} IS NULL")
 
-DROP = sql.SQL("DROP TABLE {stage}, {delta}")
-
 
 @dataclass(frozen=True)
 class MergeResult:
@@ -149,9 +170,15 @@ class MergeResult:
     moment: datetime | None = None
 
 
-# Called with the cursor, the moment of the newest rows before the merge (None: there are none), and
-# the merge's own.
-Observer = Callable[[Cursor, "datetime | None", datetime], None]
+# Called with the cursor and the moment of the last list (None: there is none), before anything is
+# changed.
+Observer = Callable[[Cursor, "datetime | None"], None]
+
+# Called with the cursor and what the merge has done, before that is looked at.
+Recorder = Callable[[Cursor, MergeResult], None]
+
+# Stands for a last list whose moment is to be read from the table.
+NEWEST_ROWS = datetime.min
 
 
 def lock_table(cursor: Cursor, table: Table) -> None:
@@ -172,39 +199,75 @@ def merge_rows(
     *,
     batch_size: int = 1000,
     progress: Callable[[int, int], None] | None = None,
+    last_moment: datetime | None = NEWEST_ROWS,
     observe: Observer | None = None,
+    record: Recorder | None = None,
     dry_run: bool = False,
 ) -> MergeResult:
-    """Merge `rows` into `table` within the cursor's transaction.
+    """Merge `rows` into `table` within the cursor's transaction, and look whether they are there.
 
     Each row has an entry for each of the table's columns; of rows with the same key, or the same
     unique key, the last one counts. `batch_size` rows are streamed at a time, after each of which
-    `progress` is called with the rows streamed and the rows in all. `observe` is called before
-    anything is changed, while the rows are in the temporary table STAGE_NAME and the differences in
-    DELTA_NAME. A `dry_run` works out the result and changes nothing.
+    `progress` is called with the rows streamed and the rows in all. `last_moment` is that of the
+    last list (None: there was none); if it is not given, the newest rows are the last list.
+    `observe` is called before anything is changed, while the rows are in the temporary table
+    STAGE_NAME and the differences in DELTA_NAME; `record` when all is written, before the proof: no
+    statement of the transaction that could set something off comes after it (ruling 29).
+    A `dry_run` works out the result, and changes and locks nothing.
 
-    Raises DatabaseError if a row lacks a column, psycopg2.Error if the database refuses.
+    Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
+    after they were written; psycopg2.Error if the database refuses.
     """
     if not rows:
         return MergeResult()
     lock_table(cursor, table)
+    relation = find_relation(cursor, table.name)
     kept, repeated = _last_of_each_key(table, rows)
-    merge = render_merge(table)
-    cursor.execute(WORK_MEMORY)
-    cursor.execute(merge.create_stage)
-    copy_rows(cursor, merge.copy, kept, table.column_names, batch_size, progress)
-    cursor.execute(merge.moments)
-    previous, moment = _only_row(cursor)
-    cursor.execute(merge.create_delta, {"previous": previous})
-    cursor.execute(merge.analyze_delta)
-    if observe is not None:
-        observe(cursor, previous, moment)
+    merge = render_merge(table, relation)
+    with only_own_functions(cursor):
+        cursor.execute(WORK_MEMORY)
+        cursor.execute(merge.drop)
+        cursor.execute(merge.create_stage)
+        copy_rows(cursor, merge.copy, kept, table.column_names, batch_size, progress)
+        if not dry_run:
+            cursor.execute(merge.lock_table)
+        previous, moment = _read_moments(cursor, merge, last_moment)
+        cursor.execute(merge.create_delta, {"previous": previous})
+        cursor.execute(merge.analyze_delta)
+        if observe is not None:
+            observe(cursor, previous)
+        if dry_run:
+            inserted, updated, superseded = _predict(cursor, merge, len(kept))
+            warn_of_hooks(cursor, relation)
     if dry_run:
-        inserted, updated, superseded = _predict(cursor, merge, len(kept))
-    else:
-        inserted, updated, superseded = _apply(cursor, merge, previous, moment)
-    cursor.execute(merge.drop)
-    return MergeResult(inserted, updated + repeated, superseded, moment)
+        return MergeResult(inserted, updated + repeated, superseded, moment)
+    inserted, updated, superseded = _apply(cursor, merge, previous, moment)
+    result = MergeResult(inserted, updated + repeated, superseded, moment)
+    if record is not None:
+        record(cursor, result)
+    cursor.execute(FIRE_DEFERRED)
+    with only_own_functions(cursor):
+        prove(cursor, merge, relation, moment, len(kept))
+    return result
+
+
+def is_stored(cursor: Cursor, table: Table, result: MergeResult) -> bool:
+    """Whether a merge whose COMMIT went unanswered was committed: its moment is in the table."""
+    lock_table(cursor, table)  # its own transaction may be about to end
+    merge = render_merge(table, find_relation(cursor, table.name))
+    cursor.execute(merge.is_stored, {"moment": result.moment})
+    return bool(_only_row(cursor)[0])
+
+
+def _read_moments(
+    cursor: Cursor, merge: MergeStatements, last_moment: datetime | None
+) -> tuple[datetime | None, datetime]:
+    """The moment of the last list (None: there is none), and the run's own."""
+    if last_moment is NEWEST_ROWS:
+        cursor.execute(merge.newest)
+        last_moment = _only_row(cursor)[0]
+    cursor.execute(MOMENT, {"previous": last_moment})
+    return last_moment, _only_row(cursor)[0]
 
 
 def _apply(
@@ -236,9 +299,11 @@ def _predict(cursor: Cursor, merge: MergeStatements, staged: int) -> tuple[int, 
 class MergeStatements:
     """The statements of a merge, in the order in which they run."""
 
+    drop: sql.Composed
     create_stage: sql.Composed
     copy: sql.Composed
-    moments: sql.Composed
+    lock_table: sql.Composed
+    newest: sql.Composed
     create_delta: sql.Composed
     analyze_delta: sql.Composed
     count_superseded: sql.Composed | None  # None: the table has no further unique key
@@ -247,15 +312,17 @@ class MergeStatements:
     touch: sql.Composed
     update: sql.Composed
     insert: sql.Composed
-    drop: sql.Composed
+    count_at_moment: sql.Composed
+    count_off: sql.Composed
+    is_stored: sql.Composed
 
 
-def render_merge(table: Table) -> MergeStatements:
-    """The statements that merge a staged dump into `table`."""
+def render_merge(table: Table, relation: Relation) -> MergeStatements:
+    """The statements that merge a staged dump into `table`, which is at `relation`."""
     names = table.column_names
     others = [name for name in names if name not in table.key]
     parts = {
-        "table": sql.Identifier(table.name),
+        "table": relation.identifier,
         "stage": STAGE,
         "delta": DELTA,
         "columns": _listed(names),
@@ -270,8 +337,10 @@ def render_merge(table: Table) -> MergeStatements:
         "s_first": sql.Identifier("s", table.key[0]),
         "t_first": sql.Identifier("t", table.key[0]),
         "old_first": sql.Identifier("d", f"old_{table.key[0]}"),
+        "new_first": sql.Identifier("d", f"new_{table.key[0]}"),
         "s_others": _listed(others, "s"),
         "t_others": _listed(others, "t"),
+        "new_others": _listed([f"new_{name}" for name in others], "d"),
         "t_key": _listed(table.key, "t"),
         "same_key": _equal(table.key, "t", "s"),
         "new_has_key": _equal(table.key, "t", "d", "new_"),
@@ -284,6 +353,7 @@ def render_merge(table: Table) -> MergeStatements:
             for name in others
         ),
     }
+    parts["was_touched"] = WAS_TOUCHED.format(**parts)
     per_unique = [
         {
             **parts,
@@ -294,9 +364,11 @@ def render_merge(table: Table) -> MergeStatements:
     ]
     superseded = [SUPERSEDED.format(**each) for each in per_unique]
     return MergeStatements(
+        drop=DROP.format(**parts),
         create_stage=CREATE_STAGE.format(**parts),
         copy=COPY_TO_STAGE.format(**parts),
-        moments=MOMENTS.format(**parts),
+        lock_table=LOCK_TABLE.format(**parts),
+        newest=NEWEST.format(**parts),
         create_delta=CREATE_DELTA.format(**parts),
         analyze_delta=ANALYZE_DELTA.format(**parts),
         count_superseded=COUNT_SUPERSEDED.format(superseded=sql.SQL("\nUNION\n").join(superseded))
@@ -307,7 +379,9 @@ def render_merge(table: Table) -> MergeStatements:
         touch=TOUCH.format(**parts),
         update=UPDATE.format(**parts),
         insert=INSERT.format(**parts),
-        drop=DROP.format(**parts),
+        count_at_moment=COUNT_AT_MOMENT.format(**parts),
+        count_off=COUNT_OFF.format(**parts),
+        is_stored=IS_STORED.format(**parts),
     )
 
 
@@ -318,7 +392,9 @@ def _listed(names: Sequence[str], alias: str | None = None) -> sql.Composed:
 
 def _equal(names: Sequence[str], left: str, right: str, prefix: str = "") -> sql.Composed:
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, prefix + name))
+        sql.SQL("{} OPERATOR(pg_catalog.=) {}").format(
+            sql.Identifier(left, name), sql.Identifier(right, prefix + name)
+        )
         for name in names
     )
 

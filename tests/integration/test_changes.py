@@ -633,12 +633,24 @@ def test_expiry_is_past_by_the_clock_and_in_a_replay_by_its_own_expiries(
 
 
 def test_row_that_was_rejected_is_not_gone(days: Days) -> None:
-    """Kite lists it, if in a way that cannot be stored."""
+    """Kite lists it, if in a way that cannot be stored. What the next list says of it is told."""
     days.load([STAYS, share(256, "ABAN"), share(256, "ABAN", "BSE")])
     broken = share(256, "ABAN", tick_size=Decimal("0.00001"))
+    unclear = Change("unclear", "NSE", 256, "ABAN")
     summary = days.load([STAYS, broken])
     assert len(summary.rejected) == 1
-    assert days.changes() == Counter([Change("gone", "BSE", 256, "ABAN")])
+    assert days.changes() == Counter([Change("gone", "BSE", 256, "ABAN"), unclear])
+    days.load([STAYS, broken])
+    assert days.changes() == Counter([unclear])
+    days.load([STAYS, share(256, "ABAN", lot_size=5)])
+    assert days.changes() == Counter(
+        [Change("terms changed", "NSE", 256, "ABAN", "lot_size", "1", "5")]
+    )
+    days.load([STAYS, broken])
+    days.load([STAYS])
+    assert days.changes() == Counter([Change("gone", "NSE", 256, "ABAN")])
+    days.load([STAYS, share(256, "ABAN")])
+    assert days.changes() == Counter([Change("listed", "NSE", 256, "ABAN")])
 
 
 def test_table_that_no_run_has_filled_is_compared_with_nothing(days: Days) -> None:

@@ -437,7 +437,7 @@ def test_role_that_may_not_keep_a_history_imports_with_one_warning(
 
 GRANTED = (
     "GRANT SELECT, INSERT, UPDATE ON ingestion_run TO {role}",
-    "GRANT INSERT ON kite_instrument_change TO {role}",
+    "GRANT SELECT, INSERT ON kite_instrument_change TO {role}",
 )
 
 
@@ -456,7 +456,7 @@ def test_role_that_lacks_rights_on_a_history_that_is_there_is_told_what_to_grant
     as_role(*rights)
     result = cli.load(to_csv(ROWS[1:]))
     assert result.status == 0
-    wanted = "SELECT, INSERT, UPDATE" if lacking == "ingestion_run" else "INSERT"
+    wanted = "SELECT, INSERT, UPDATE" if lacking == "ingestion_run" else "SELECT, INSERT"
     assert result.stderr == (
         f"{WARNING} {lacking}. Let the table's owner run this DAG once, and grant {wanted} on it.\n"
     )

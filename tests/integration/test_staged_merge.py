@@ -16,6 +16,7 @@ from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Column, Table
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.relations import Relation
 from shared.utils.staged_merge import (
     DELTA_NAME,
     MergeResult,
@@ -28,6 +29,7 @@ from tests.conftest import Server
 from tests.instruments import instrument
 from tests.table_model import fields_of, key_of, read_table
 
+MASTER = Relation("public", "kite_instrument_master")
 PINNED = Path(__file__).with_name("merge_kite_instrument_master.sql")
 
 SHOPS = Table(
@@ -72,16 +74,23 @@ def render_pinned(statements: MergeStatements, connection: Any) -> str:
     (make_way,) = statements.make_way
     assert statements.count_superseded is not None
     described = (
+        ("What another merge may have left in a pooled session.", statements.drop),
         ("The rows of the run, gone when the transaction ends.", statements.create_stage),
         ("Filled from the client, as text.", statements.copy),
-        ("The newest moment in the table, and the run's own, which is later.", statements.moments),
+        ("From here on nobody else writes, and everybody reads.", statements.lock_table),
+        ("Where no history tells it: the moment of the last list.", statements.newest),
         ("What the run changes.", statements.create_delta),
         ("So that the planner knows how much that is.", statements.analyze_delta),
         ("Stored rows let go of a symbol that the run gives to another key.", make_way),
         ("Keys that are there, with nothing new about them but the moment.", statements.touch),
         ("Keys that are there, with something new.", statements.update),
         ("Keys that are new.", statements.insert),
-        ("The transaction may merge again.", statements.drop),
+        (
+            "How many rows the run has, and how many of its changes are off.",
+            statements.count_at_moment,
+        ),
+        ("Where something may change rows on their way: how many are off.", statements.count_off),
+        ("After an answer to COMMIT that was lost: is it stored?", statements.is_stored),
         (
             "In a dry run, in place of the changes: how many rows are superseded.",
             statements.count_superseded,
@@ -95,7 +104,7 @@ def render_pinned(statements: MergeStatements, connection: Any) -> str:
 
 
 def test_statements_equal_the_pinned_file(module_connection: Any) -> None:
-    rendered = render_pinned(render_merge(INSTRUMENT_TABLE), module_connection)
+    rendered = render_pinned(render_merge(INSTRUMENT_TABLE, MASTER), module_connection)
     assert rendered == PINNED.read_text(encoding="utf-8"), (
         f"the merge has changed: review it, then put this into {PINNED.name}:\n{rendered}"
     )
@@ -121,8 +130,6 @@ def test_two_merges_in_one_transaction(
     with emptied_manager.transaction() as cursor:
         first = merge_rows(cursor, INSTRUMENT_TABLE, [instrument(1, "A"), instrument(2, "B")])
         second = merge_rows(cursor, INSTRUMENT_TABLE, [instrument(2, "A"), instrument(3, "B")])
-        cursor.execute("SELECT to_regclass('pg_temp.stock_ingestion_stage')")
-        assert cursor.fetchone() == (None,)
     assert (counts(first), counts(second)) == ((2, 0, 0), (1, 1, 1))
     table = read_table(module_connection)
     assert sorted((key[0], row["tradingsymbol"]) for key, row in table.items()) == [
@@ -266,27 +273,26 @@ def test_observer_sees_the_differences_before_anything_has_changed(
     before = read_table(module_connection)
     seen: list[Any] = []
 
-    def observe(cursor: Any, previous: datetime | None, moment: datetime) -> None:
-        assert previous == before[1, "NFO"]["last_updated"] < moment
+    def observe(cursor: Any, previous: datetime | None) -> None:
+        assert previous == before[1, "NFO"]["last_updated"]
         cursor.execute(
             "SELECT old_instrument_token, old_tradingsymbol, new_instrument_token,"
             f" new_tradingsymbol, new_lot_size, was_current FROM {DELTA_NAME}"
             " ORDER BY coalesce(old_instrument_token, new_instrument_token)"
         )
         seen.extend(cursor.fetchall())
-        cursor.execute("SELECT tradingsymbol FROM kite_instrument_master ORDER BY 1")
+        cursor.execute("SELECT tradingsymbol FROM public.kite_instrument_master ORDER BY 1")
         assert [row[0] for row in cursor.fetchall()] == ["A", "B", "C", "D", "OLD", "OLD TOO"]
 
-    emptied_manager.merge(
-        INSTRUMENT_TABLE,
-        [
-            instrument(1, "A"),
-            instrument(2, "X"),
-            instrument(3, "C", lot_size=1),
-            old,
-            instrument(5, "B"),
-        ],
-        observe=observe,
+    rows = [
+        instrument(1, "A"),
+        instrument(2, "X"),
+        instrument(3, "C", lot_size=1),
+        old,
+        instrument(5, "B"),
+    ]
+    emptied_manager.run_in_transaction(
+        lambda cursor: merge_rows(cursor, INSTRUMENT_TABLE, rows, observe=observe)
     )
     assert seen == [
         (2, "B", 2, "X", 2025, True),  # renamed
@@ -547,7 +553,7 @@ def test_merge_of_a_table_without_a_further_unique_key(
         "CREATE TABLE plain (id int PRIMARY KEY, value varchar(5),"
         " last_updated timestamp, created_at timestamp)"
     )
-    assert render_merge(table).make_way == ()
+    assert render_merge(table, Relation("public", "plain")).make_way == ()
     rows = [{"id": 1, "value": "a"}, {"id": 2, "value": "a"}, {"id": 1, "value": "b"}]
     assert counts(db_manager.merge(table, rows, dry_run=True)) == (2, 1, 0)
     assert counts(db_manager.merge(table, rows)) == (2, 1, 0)
@@ -572,14 +578,16 @@ def test_touch_hashes_the_delta_whatever_the_statistics_expect(
         db_manager.upsert_instruments(rows)
     plans = []
 
-    def explain(cursor: Any, previous: datetime | None, moment: datetime) -> None:
-        touch = render_merge(INSTRUMENT_TABLE).touch
-        parameters = {"previous": previous, "moment": moment}
+    def explain(cursor: Any, previous: datetime | None) -> None:
+        touch = render_merge(INSTRUMENT_TABLE, MASTER).touch
+        parameters = {"previous": previous, "moment": datetime(2199, 12, 31)}
         cursor.execute(b"EXPLAIN " + cursor.mogrify(touch, parameters))
         plans.append("\n".join(line for (line,) in cursor.fetchall()))
 
     changed = [{**row, "lot_size": 1} if row["instrument_token"] % 2 else row for row in rows]
-    db_manager.merge(INSTRUMENT_TABLE, changed, observe=explain)
+    db_manager.run_in_transaction(
+        lambda cursor: merge_rows(cursor, INSTRUMENT_TABLE, changed, observe=explain)
+    )
     assert "hashed SubPlan" in plans[0]
     assert "Nested Loop" not in plans[0]
 

@@ -218,9 +218,9 @@ def test_logged_counts_are_right_and_add_up(
     model = TableModel()
     manager.execute_query("DELETE FROM kite_instrument_master")
     if stored:
-        model.merge(stored)
+        model.run(stored)
         manager.upsert_instruments(validate_instruments(stored))
-    expected = model.merge(dump)
+    expected = model.run(dump)
     valid = validate_instruments(dump)
     handler = ListHandler()
     logger = logging.getLogger("shared.utils.db_manager")

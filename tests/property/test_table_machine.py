@@ -205,7 +205,7 @@ class TableMachine(RuleBasedStateMachine):
         dump = list(good)
         for row, position in bad or []:
             dump.insert(position, row)
-        expected = self.model.merge(good)
+        expected = self.model.run(good)
         rejected: list[RejectedRow] = []
         valid = validate_instruments(dump, rejected)
         assert len(rejected) == expected.rejected + len(bad or [])

@@ -135,7 +135,10 @@ def test_validate_instruments_leaves_out_the_invalid_and_keeps_order_and_reasons
         (None, "lot_size: expected a whole number from 0 to 2147483647, got '-1'"),
     ]
     assert rejected[0].row[:3] == ["2", "0", ""]  # Kite's order of columns
-    assert [row.key for row in rejected] == [("2", "NFO"), ("3", "NFO")]  # they are not gone
+    assert [row.key for row in rejected] == [
+        ("2", "NFO", ""),
+        ("3", "NFO", "C"),
+    ]  # they are not gone
 
 
 def test_validate_instruments_logs_how_many_and_each_reason(
@@ -165,20 +168,25 @@ def test_validate_instrument_takes_text_and_floats_as_the_client_gives_them() ->
         validate_instrument({**A, "strike": 0.1 + 0.2})
 
 
-# Rows as (token, symbol) in the order of the dump; which of them (by position) are left out, and
-# the field that the reason names.
+# Rows as (token, symbol) in the order of the dump; which of them (by position) are left out: those
+# that are rejected, with the field that the reason names, and those that are repeated (rulings 16
+# and 28).
+REPEATED = "repeated"
 REPEATS = [
     pytest.param("1A 2B", {}, id="nothing-repeated"),
-    pytest.param("1A 1A", {}, id="same-row-twice"),
-    pytest.param("1A 1B", {}, id="same-key-new-symbol"),
+    pytest.param("1A 1A", {0: REPEATED}, id="same-row-twice"),
+    pytest.param("1A 1B", {1: "instrument_token"}, id="same-key-new-symbol"),
+    pytest.param("1A 1B 1A", {0: REPEATED, 1: "instrument_token"}, id="and-the-first-again"),
     pytest.param("1A 2A", {0: "tradingsymbol"}, id="same-symbol-two-tokens"),
     pytest.param("1A 2A 3A", {0: "tradingsymbol", 1: "tradingsymbol"}, id="symbol-three-times"),
-    pytest.param("1A 2A 1A", {1: "tradingsymbol"}, id="first-token-has-the-last-word"),
-    pytest.param("1A 2A 1B", {}, id="first-token-moves-on"),
-    pytest.param("1A 2B 1B 2A", {}, id="swap-by-later-rows"),
-    pytest.param("1B 1A 2A", {0: "instrument_token", 1: "tradingsymbol"}, id="loser-twice"),
-    pytest.param("1A 1A 2A", {0: "instrument_token", 1: "tradingsymbol"}, id="loser-same-twice"),
-    pytest.param("2A 1B 2B", {1: "tradingsymbol"}, id="taken-over-by-a-later-row"),
+    pytest.param("1A 2A 1A", {0: REPEATED, 1: "tradingsymbol"}, id="first-token-has-the-last-word"),
+    pytest.param(
+        "1A 2A 1B", {2: "instrument_token", 0: "tradingsymbol"}, id="neither-symbol-is-left-for-one"
+    ),
+    pytest.param("1A 2B 1B 2A", {2: "instrument_token", 3: "instrument_token"}, id="no-swap"),
+    pytest.param("1B 1A 2A", {1: "instrument_token"}, id="the-later-symbol-is-anothers"),
+    pytest.param("1A 1A 2A", {0: REPEATED, 1: "tradingsymbol"}, id="loser-same-twice"),
+    pytest.param("2A 1B 2B", {2: "instrument_token"}, id="not-taken-over-by-a-later-row"),
 ]
 
 
@@ -192,8 +200,26 @@ def test_validate_instruments_when_keys_or_symbols_repeat(
     valid = validate_instruments(rows, rejected)
 
     assert valid == [row for i, row in enumerate(rows) if i not in left_out]
-    assert [row.reason.split(", got ")[0] for row in rejected] == [
-        f"{field}: a later row has the same" for field in left_out.values()
+    assert [row.reason.split(":")[0] for row in rejected] == [
+        field for field in left_out.values() if field != REPEATED
+    ]
+    assert all("row has the same" in row.reason for row in rejected)
+
+
+def test_rows_of_one_key_and_symbol_that_differ_otherwise_the_last_counts() -> None:
+    """Seen 36 times in a real list, by segment alone (ruling 28)."""
+    rows = [instrument(1, "A"), B, instrument(1, "A", segment="NFO-FUT")]
+    rejected: list[RejectedRow] = []
+    assert validate_instruments(rows, rejected) == [B, rows[2]]
+    assert rejected == []
+
+
+def test_second_symbol_of_a_token_is_rejected_with_both_symbols_named() -> None:
+    rejected: list[RejectedRow] = []
+    row = {**instrument(1, "NEW"), "line_number": 3}
+    assert validate_instruments([instrument(1, "OLD"), row], rejected) == [instrument(1, "OLD")]
+    assert [(fault.line_number, fault.reason) for fault in rejected] == [
+        (3, "instrument_token: an earlier row has the same with another symbol, 'OLD', got 'NEW'")
     ]
 
 
@@ -206,18 +232,18 @@ def test_validate_instruments_when_keys_or_symbols_repeat(
     ],
 )
 def test_validate_instruments_when_repeats_come_in_any_order(rows: list[str]) -> None:
-    """Of each key the last row counts; of each symbol the last of these (ruling 16)."""
+    """Of each key the first row counts; of each symbol the last of these (rulings 16, 28)."""
     for order in itertools.permutations(rows):
-        effective = {text[0]: (position, text[1]) for position, text in enumerate(order)}
-        winners: dict[str, str] = {}
-        for token, (_, symbol) in sorted(effective.items(), key=lambda item: item[1][0]):
-            winners[symbol] = token
+        first: dict[str, str] = {}
+        for text in order:
+            first.setdefault(text[0], text)
+        winners = {text[1]: text for text in order if text in first.values()}
         rejected: list[RejectedRow] = []
 
         valid = validate_instruments([instrument(int(t[0]), t[1]) for t in order], rejected)
 
         kept = [f"{row['instrument_token']}{row['tradingsymbol']}" for row in valid]
-        assert kept == [text for text in order if text[0] in winners.values()], order
+        assert kept == [text for text in order if text in winners.values()], order
         assert len(valid) + len(rejected) == len(order)
         last = {row["instrument_token"]: row["tradingsymbol"] for row in valid}
         assert len(set(last.values())) == len(last), order
@@ -238,7 +264,7 @@ def test_repeat_on_one_exchange_leaves_the_rows_of_another_alone() -> None:
     rejected: list[RejectedRow] = []
     assert validate_instruments(rows, rejected) == rows[1:]
     assert [(row.key, row.reason) for row in rejected] == [
-        (("1", "NSE"), "tradingsymbol: a later row has the same, got 'A'")
+        (("1", "NSE", "A"), "tradingsymbol: a later row has the same, got 'A'")
     ]
 
 

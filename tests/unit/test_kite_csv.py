@@ -273,16 +273,22 @@ def test_rejected_row_that_is_no_csv_is_kept_as_it_was_written(last: str, end: b
 @pytest.mark.parametrize(
     ("bad", "key"),
     [
-        pytest.param(SHARE.replace(b"0.05", b"x"), ("1002", "NSE"), id="number-that-is-none"),
-        pytest.param(SHARE.replace(b"INFY", b"\xff"), ("1002", "NSE"), id="not-utf-8"),
-        pytest.param(b"x" + SHARE, ("x1002", "NSE"), id="token-that-is-none"),
+        pytest.param(
+            SHARE.replace(b"0.05", b"x"), ("1002", "NSE", "INFY"), id="number-that-is-none"
+        ),
+        pytest.param(
+            SHARE.replace(b"INFY", b"\xff"),
+            ("1002", "NSE", "\N{REPLACEMENT CHARACTER}"),
+            id="not-utf-8",
+        ),
+        pytest.param(b"x" + SHARE, ("x1002", "NSE", "INFY"), id="token-that-is-none"),
         pytest.param(SHARE.replace(b"INFY", b"IN,FY"), None, id="too-many-columns"),
         pytest.param(b"1002,4,INFY\n", None, id="too-few-columns"),
         pytest.param(SHARE.replace(b"INFY", b'"INFY'), None, id="no-csv"),
     ],
 )
 def test_rejected_row_has_its_key_as_written_if_that_can_be_told(
-    bad: bytes, key: tuple[str, str] | None
+    bad: bytes, key: tuple[str, str, str] | None
 ) -> None:
     """By its key a row that was rejected is told from one that is gone."""
     (rejected,) = parse_dump(HEADER + OPTION + bad + BLANK).rejected

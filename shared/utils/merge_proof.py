@@ -1,0 +1,136 @@
+"""The proof of a merge: is what was written in the table, before anybody is told that it is?
+
+A trigger, a rule, row security or a coarser type may make other rows of those that are written,
+and nothing of it is an error. So the table is looked at (ruling 29).
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any, Protocol
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from shared.exceptions import DatabaseError
+from shared.utils.relations import Relation
+
+logger = logging.getLogger(__name__)
+
+# What is deferred to the end of the transaction happens now, where it can still be looked at.
+FIRE_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
+
+# The proof (ruling 29): how many rows have the run's moment, and how many that the run has changed
+# or inserted are not as they are staged.
+COUNT_AT_MOMENT = sql.SQL(
+    """\
+SELECT (SELECT count(*) FROM {table} AS t WHERE t.{last_updated} = %(moment)s),
+       (SELECT count(*) FROM {delta} AS d
+        WHERE {new_first} IS NOT NULL AND NOT EXISTS (
+            SELECT FROM {table} AS t WHERE {new_has_key} AND t.{last_updated} = %(moment)s
+            AND ({t_others}) IS NOT DISTINCT FROM ({new_others})))"""
+)
+# And how many of all staged rows are not.
+COUNT_OFF = sql.SQL(
+    """\
+SELECT count(*) FROM {stage} AS s LEFT JOIN {table} AS t
+  ON {same_key} AND t.{last_updated} = %(moment)s
+ AND ({s_others}) IS NOT DISTINCT FROM ({t_others})
+WHERE {t_first} IS NULL"""
+)
+
+# What may make other rows of those that are written. Triggers and rules count wherever they are:
+# a foreign key or the run's own record may set off those of another table, and they write this one.
+READ_HOOKS = """\
+WITH own AS (
+    SELECT format('%%I.%%I', %(schema)s, %(name)s)::regclass AS oid
+), part AS (
+    SELECT relid AS oid FROM own, pg_partition_tree(own.oid) UNION SELECT oid FROM own
+)
+SELECT format('the trigger %%I on %%s', tgname, tgrelid::regclass) FROM pg_trigger
+WHERE NOT tgisinternal AND tgenabled <> 'D'
+UNION ALL
+SELECT format('the rule %%I on %%s', rulename, ev_class::regclass) FROM pg_rewrite
+WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384
+UNION ALL
+SELECT format('row security on %%s', oid::regclass) FROM pg_class
+WHERE oid IN (SELECT oid FROM part) AND relrowsecurity
+UNION ALL
+SELECT format('the generated column %%I', attname) FROM pg_attribute
+WHERE attrelid = (SELECT oid FROM own) AND attgenerated <> '' AND NOT attisdropped
+UNION ALL
+SELECT format('the foreign key %%I', conname) FROM pg_constraint
+WHERE contype = 'f' AND conrelid IN (SELECT oid FROM part)
+  AND (confupdtype NOT IN ('a', 'r') OR confdeltype NOT IN ('a', 'r'))
+UNION ALL
+SELECT format('the inheriting table %%s', inhrelid::regclass) FROM pg_inherits
+WHERE inhparent = (SELECT oid FROM own)
+  AND NOT (SELECT relispartition FROM pg_class WHERE oid = inhrelid)"""
+
+IS_STORED = sql.SQL(
+    """\
+SELECT EXISTS (SELECT FROM {table} AS t WHERE t.{last_updated} OPERATOR(pg_catalog.=) %(moment)s)"""
+)
+
+
+class _Statements(Protocol):
+    @property
+    def count_at_moment(self) -> sql.Composed: ...
+
+    @property
+    def count_off(self) -> sql.Composed: ...
+
+
+def prove(
+    cursor: Cursor, merge: _Statements, relation: Relation, moment: datetime, staged: int
+) -> None:
+    """Look whether the rows with the run's moment are exactly the `staged` ones, as they are there.
+
+    Rows that were only touched need no look at their values, which were compared in the same
+    transaction while no other session could write: unless something in the database may have
+    changed them on the way; then every row is compared.
+
+    Raises DatabaseError that says how many rows are off, and what may have made them so.
+    """
+    cursor.execute(merge.count_at_moment, {"moment": moment})
+    at_moment, off = _row(cursor)
+    hooks = _read_hooks(cursor, relation)
+    if at_moment == staged and not off and not hooks:
+        return
+    cursor.execute(merge.count_off, {"moment": moment})
+    (off,) = _row(cursor)
+    extra = at_moment - (staged - off)
+    if not off and not extra:
+        return
+    more = f", and {extra:,} rows that it has not" if extra else ""
+    suspects = (
+        f"Here that may be: {', '.join(hooks)}." if hooks else "Here none of these was found."
+    )
+    raise DatabaseError(
+        f"Nothing was stored: {off:,} of the list's {staged:,} rows are not in {relation} as the "
+        f"list has them after they were written{more}. Triggers, rules, row security, generated "
+        f"columns and cascading foreign keys do such things. {suspects} Take away, or change, what "
+        "keeps the list from being stored as it is."
+    )
+
+
+def warn_of_hooks(cursor: Cursor, relation: Relation) -> None:
+    """Say what may make a run end otherwise than a dry run predicts."""
+    hooks = _read_hooks(cursor, relation)
+    if hooks:
+        logger.warning(
+            "A run may end otherwise than this dry run, since the database has %s",
+            ", ".join(hooks),
+        )
+
+
+def _read_hooks(cursor: Cursor, relation: Relation) -> list[str]:
+    cursor.execute(READ_HOOKS, {"schema": relation.schema, "name": relation.name})
+    return [text for (text,) in cursor.fetchall()]
+
+
+def _row(cursor: Cursor) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    assert row is not None  # the statement is an aggregate
+    return row

@@ -1,0 +1,106 @@
+"""Which schema a table is in, and whose functions the statements on it call.
+
+A name without its schema means whatever the session's search_path makes of it: a temporary table
+of the same name comes first, and a function or operator of another role that takes exactly the
+given types is preferred to PostgreSQL's own. Here names get their schema, and statements run where
+only PostgreSQL's own functions are found (ruling 33).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from shared.exceptions import DatabaseError
+
+logger = logging.getLogger(__name__)
+
+READ_SCHEMAS = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
+
+READ_PLACES = """
+SELECT n.nspname, c.oid IS NOT NULL
+FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
+JOIN pg_namespace AS n ON n.nspname = path.name AND n.nspname !~ '^pg_(temp|catalog)'
+LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = %s
+ORDER BY path.place
+"""
+
+READ_PATH = "SELECT current_setting('search_path')"
+CHANGE_PATH = "SELECT set_config('search_path', %s, true)"
+OWN_NAMES_ALONE = "pg_catalog, pg_temp"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table or view by its full name. It need not be there yet."""
+
+    schema: str
+    name: str
+    exists: bool = True
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Its name for a statement."""
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+def read_path(cursor: Cursor) -> str:
+    """A search_path for the transaction: the session's own, where temporary relations come last.
+
+    PostgreSQL's own names come first by themselves.
+    """
+    cursor.execute(READ_SCHEMAS)
+    row = cursor.fetchone()
+    assert row is not None
+    schemas = [name for name in row[0] if name != "pg_catalog" and not name.startswith("pg_temp")]
+    quoted = [sql.Identifier(name).as_string(cursor) for name in schemas]
+    return ", ".join([*quoted, "pg_temp"])
+
+
+def find_relation(cursor: Cursor, name: str) -> Relation:
+    """Where `name` is, or where it would be made: the first schema of the search_path.
+
+    One that is in another schema of the path alone is used. Temporary relations are passed over.
+
+    Raises DatabaseError if the path has no schema, or two other schemas of it have the name.
+    """
+    cursor.execute(READ_PLACES, (name,))
+    places = cursor.fetchall()
+    if not places:
+        raise DatabaseError(
+            "The search_path of DB_USER names no schema that exists and that it may use. Set it: "
+            "ALTER ROLE ... SET search_path = public."
+        )
+    first, is_in_first = places[0]
+    others = [schema for schema, is_there in places if is_there]
+    if is_in_first or not others:
+        return Relation(first, name, is_in_first)
+    if len(others) > 1:
+        raise DatabaseError(
+            f"{name} is in two schemas of the search_path: {' and '.join(others)}. Name the one "
+            "that is meant first in it: ALTER ROLE ... SET search_path = ..."
+        )
+    logger.info("%s is in the schema %s, not in the first of the search_path", name, others[0])
+    return Relation(others[0], name)
+
+
+@contextmanager
+def only_own_functions(cursor: Cursor) -> Iterator[None]:
+    """A body whose statements find PostgreSQL's functions and operators, and no others.
+
+    Tables need their schema there; only temporary ones are found without.
+    """
+    cursor.execute(READ_PATH)
+    row = cursor.fetchone()
+    assert row is not None
+    cursor.execute(CHANGE_PATH, (OWN_NAMES_ALONE,))
+    yield
+    cursor.execute(CHANGE_PATH, row)  # after an error the transaction is at its end anyway
