@@ -392,6 +392,31 @@ def cli(
 
 
 @pytest.fixture
+def as_role(
+    cli: CommandLine,
+    server: Server,
+    database: str,
+    make_role: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., str]:
+    """From now on runs are those of a role that has rights on the instrument table alone."""
+
+    def become(*further: str) -> str:
+        role = make_role()
+        for statement in (
+            "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON kite_instrument_master TO {role}",
+            *(right.format(role=role) for right in further),
+        ):
+            server.execute(statement, dbname=database)
+        monkeypatch.setenv("DB_USER", role)
+        monkeypatch.setenv("DB_PASSWORD", "Role-Secret-3f9")
+        return role
+
+    return become
+
+
+@pytest.fixture
 def real_dump() -> Callable[[str], bytes]:
     """The bytes of a real dump or mock; the test is skipped where the data is not at hand."""
     import gzip
