@@ -200,14 +200,14 @@ def _find_ahead(name: str, load: LastLoad, now: _Now) -> str | None:
 
 
 def _find_lost_rows(name: str, load: LastLoad) -> str | None:
-    if load.stored_rows == load.rows:
+    if load.rows and load.stored_rows == load.rows:
         return None
     table = INSTRUMENT_TABLE.name
-    found = f"has {load.stored_rows:,}" if load.stored_rows is not None else "is not there"
+    found = f"has {load.stored_rows:,} rows now" if load.stored_rows is not None else "is not there"
     return (
         f"STALE: {name}: its table is not as it was stored.\n"
         f"Run {load.run_id} ({_in_words(load.started_at)}) stored {load.rows:,} rows.\n"
-        f"Of these, {table} {found}.\n"
+        f"Of its list, {table} {found}.\n"
         "Something else has changed it since. Run the DAG again: it stores the list."
     )
 

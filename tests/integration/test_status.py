@@ -339,26 +339,25 @@ def restore(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        pytest.param("TRUNCATE kite_instrument_master", "has 0", id="emptied"),
+        pytest.param("TRUNCATE kite_instrument_master", "has 0 rows now", id="emptied"),
         pytest.param(
-            "DELETE FROM kite_instrument_master WHERE tradingsymbol = 'A'", "has 1", id="deleted"
+            "DELETE FROM kite_instrument_master WHERE tradingsymbol = 'A'",
+            "has 1 rows now",
+            id="deleted",
         ),
         pytest.param(
             "UPDATE kite_instrument_master SET last_updated = now() WHERE tradingsymbol = 'A'",
-            "has 1",
+            "has 1 rows now",
             id="touched",
-        ),
-        pytest.param(
-            "UPDATE kite_instrument_master SET last_updated = NULL", "has 0", id="without moments"
         ),
         pytest.param(
             "INSERT INTO kite_instrument_master"
             " (instrument_token, exchange, tradingsymbol, last_updated)"
             " SELECT 3, 'NSE', 'C', max(last_updated) FROM kite_instrument_master",
-            "has 3",
+            "has 3 rows now",
             id="added",
         ),
-        pytest.param(restore, "has 0", id="restored"),
+        pytest.param(restore, "has 0 rows now", id="restored"),
         pytest.param("DROP TABLE kite_instrument_master CASCADE", "is not there", id="dropped"),
     ],
 )
@@ -373,7 +372,7 @@ def test_table_that_is_not_as_the_last_run_left_it_is_stale_until_the_next_run(
     assert verdict_of(status_at(cli, "2026-11-24 12:00")) == (
         f"STALE: {NAME}: its table is not as it was stored.\n"
         "Run 1 (Tue 24 Nov 2026 08:31 IST) stored 2 rows.\n"
-        f"Of these, kite_instrument_master {found}.\n"
+        f"Of its list, kite_instrument_master {found}.\n"
         "Something else has changed it since. Run the DAG again: it stores the list.\n"
     )
     load_at(cli, "2026-11-24 11:00", GOOD)
@@ -384,7 +383,22 @@ def test_table_under_another_name_is_not_there(cli: CommandLine) -> None:
     load_at(cli, "2026-11-24 08:31", GOOD)
     cli.query("ALTER TABLE kite_instrument_master RENAME TO kite_instrument_master_old")
     verdict = verdict_of(status_at(cli, "2026-11-24 12:00"))
-    assert "\nOf these, kite_instrument_master is not there.\n" in verdict
+    assert "\nOf its list, kite_instrument_master is not there.\n" in verdict
+
+
+def test_rows_without_a_moment_are_those_of_no_list(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("UPDATE kite_instrument_master SET last_updated = NULL")
+    verdict = verdict_of(status_at(cli, "2026-11-24 12:00"))
+    assert "\nOf its list, kite_instrument_master has 0 rows now.\n" in verdict
+
+
+def test_run_that_recorded_no_rows_is_no_list(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("UPDATE ingestion_run SET rows_inserted = NULL, list_moment = NULL")
+    assert "\nOf its list, kite_instrument_master has 0 rows now.\n" in verdict_of(
+        status_at(cli, "2026-11-24 12:00")
+    )
 
 
 def test_rows_that_are_gone_from_the_list_are_not_counted(cli: CommandLine) -> None:
