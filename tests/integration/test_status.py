@@ -251,6 +251,9 @@ def test_same_list_on_the_next_day_counts_until_its_new_one_must_be_there(
         "Expected: a new list since Fri 27 Nov 2026 08:00 IST.\n"
         "Run the DAG again later. A day without trading belongs in calendar.holidays.\n"
     )
+    cli.holidays.append("2026-11-27")
+    assert verdict_of(status_at(cli, "2026-11-27 09:30")).startswith("FRESH: ")
+    cli.holidays.clear()
     load_at(cli, "2026-11-27 09:40", OTHER)
     assert verdict_of(status_at(cli, "2026-11-27 09:45")) == (
         f"FRESH: {NAME} was loaded on\nFri 27 Nov 2026 09:40 IST.\n"
