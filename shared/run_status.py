@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import Any
 
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
-from shared.freshness import fresh_since
+from shared.freshness import DEFAULT_FRESHNESS, FRESHNESS, Freshness
 from shared.kite_login import IST
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.run_history import RecordedRun
+from shared.utils.run_history import LastLoad, RecordedRun
 
 SHOWN_RUNS = 10
-NEWEST_ROWS = (
-    "SELECT max(last_updated) AT TIME ZONE current_setting('TimeZone')"
-    f" FROM {INSTRUMENT_TABLE.name}"
+READ_CLOCK = "SELECT clock_timestamp()"
+
+# The DAG that stores INSTRUMENT_TABLE.
+_INSTRUMENT_DAG = 1
+
+# How many rows of the last list are in the table. Both moments were written in one transaction:
+# they are equal, whatever the time zones are.
+COUNT_ROWS = (
+    "(SELECT count(*) FROM {table} AS t"
+    " WHERE last.dag_id = {dag_id} AND t.last_updated = last.list_moment)"
 )
+
+# The newest moment that can be, and how many rows are later than that. The moments are read in the
+# session's time zone.
+NEWEST_ROWS = """
+SELECT max(moment) FILTER (WHERE isfinite(moment) AND moment <= %(limit)s),
+       count(*) FILTER (WHERE moment > %(limit)s)
+FROM (SELECT last_updated::timestamptz AS moment FROM {table}) AS t
+"""
+
 # Within 80 columns up to a million rows.
 _LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
 _COLUMNS = (
@@ -28,48 +45,100 @@ _COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class _Now:
+    """What it is now: by the clock of this machine, and by that of the database server.
+
+    Which of them is right cannot be known: a list has to be fresh by the later one, and no moment
+    may be ahead of the earlier one.
+    """
+
+    here: datetime
+    server: datetime
+    holidays: Collection[date]
+
+    @property
+    def latest(self) -> datetime:
+        return max(self.here, self.server)
+
+    @property
+    def limit(self) -> datetime:
+        return min(self.here, self.server) + run_history.CLOCK_TOLERANCE
+
+    def describe(self) -> str:
+        """What the clocks say, and the way out if they are behind what is stored."""
+        return (
+            f"Now it is {_in_words(self.here)} by the clock of this machine,\n"
+            f"and {_in_words(self.server)} by that of the database server.\n"
+            'Set the wrong clock right; then see "A clock that was ahead" in\n'
+            "docs/production.md."
+        )
+
+
 def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
     """Show the last runs (of these DAGs, or of all) and return whether every list is fresh.
 
-    Raises ConfigurationError or DatabaseError if the history cannot be read.
+    Raises ConfigurationError or DatabaseError if the history or the table cannot be read.
     """
     wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
     config = ConfigLoader.load_database_config()
     holidays = ConfigLoader.load_holidays()
-    since = fresh_since(now or datetime.now(IST), holidays)
     with DatabaseManager(asdict(config)) as manager:
+        [(server_now,)] = manager.fetch_all(READ_CLOCK)
+        moment = _Now(now or datetime.now(IST), server_now, holidays)
+        table = _find_table(manager)
         if not manager.has_relation(run_history.TABLE_NAME):
-            return _judge_by_rows(manager, since)
+            return _judge_by_rows(manager, table, moment)
         runs = [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
-        loads = manager.fetch_all(run_history.READ_LAST_LOADS, wanted)
+        count = COUNT_ROWS.format(table=table, dag_id=_INSTRUMENT_DAG) if table else "NULL"
+        query = run_history.READ_LAST_LOADS.format(stored_rows=count)
+        loads = manager.fetch_all(query, wanted)
     if runs:
         for line in (_COLUMNS, *map(_describe_run, runs)):
             say(_LINE.format(*line).rstrip())
         _say_remarks(runs)
     if not loads:
         say("STALE: nothing was ever loaded.")
-    verdicts = [_is_fresh(since, *load) for load in loads]
+    verdicts = [_judge(moment, *row) for row in loads]
     return bool(verdicts) and all(verdicts)
 
 
-def _judge_by_rows(manager: DatabaseManager, since: datetime) -> bool:
+def _find_table(manager: DatabaseManager) -> str | None:
+    """The instrument table as a statement names it; None if it is not there."""
+    return INSTRUMENT_TABLE.name if manager.has_relation(INSTRUMENT_TABLE.name) else None
+
+
+def _judge_by_rows(manager: DatabaseManager, table: str | None, now: _Now) -> bool:
     """Without a history (DB_USER may not make one) the newest rows tell how old the list is."""
-    name = INSTRUMENT_TABLE.name
-    rows = manager.fetch_all(NEWEST_ROWS) if manager.has_relation(name) else []
-    if not rows or rows[0][0] is None:
+    query = NEWEST_ROWS.format(table=table)
+    rows = manager.fetch_all(query, {"limit": now.limit}) if table else []
+    loaded_at, ahead = rows[0] if rows else (None, 0)
+    if loaded_at is None and not ahead:
         say("STALE: nothing was ever loaded (there is no history of runs).")
         return False
-    say(f"There is no history of runs; the newest rows of {name} have to tell.")
-    return _judge(name, rows[0][0], since)
+    say(
+        f"There is no history of runs; the newest rows of {table} have to tell.\n"
+        "They cannot tell whether the list is a new one, and whole."
+    )
+    since = FRESHNESS[_INSTRUMENT_DAG].fresh_since(now.latest, now.holidays)
+    fault = None
+    if ahead:
+        fault = f"CLOCK: {table} has rows ahead of the clock: {ahead:,}.\n{now.describe()}"
+    elif loaded_at < since:
+        fault = _describe_old_load(str(table), loaded_at, since)
+    say(f"\n{fault or _describe_fresh_load(str(table), loaded_at)}")
+    return fault is None
 
 
 def _describe_run(run: RecordedRun) -> tuple[str, ...]:
+    seconds = f"{(run.ended_at - run.started_at).total_seconds():.1f}"
     return (
         str(run.run_id),
         str(run.dag_id),
         f"{run.started_at.astimezone(IST):%Y-%m-%d %H:%M}",
         run.status,
-        f"{(run.ended_at - run.started_at).total_seconds():.1f}",
+        # The machine's clock began it and the database server's ended it.
+        seconds if len(seconds) <= len("seconds") else "?",
         *map(_count, (run.fetched, run.rejected, run.inserted, run.updated)),
     )
 
@@ -92,25 +161,98 @@ def _say_remarks(runs: Sequence[RecordedRun]) -> None:
         say(f"\nRun {last.run_id} brought the same list, byte for byte, as run {before.run_id}.")
 
 
-def _is_fresh(
-    since: datetime, dag_id: int, dag_name: str, source: str | None, loaded_at: datetime | None
-) -> bool:
+def _judge(now: _Now, dag_id: int, dag_name: str, *values: Any) -> bool:
+    """Say whether a DAG's list is fresh, and return it. `values` are those of a LastLoad."""
     name = f"DAG {dag_id} {dag_name}"
-    expected = f"Expected: a load since {since:%a %d %b %Y %H:%M IST}."
-    if source is None:
-        say(f"\nSTALE: {name} was never loaded.\n{expected}")
+    freshness = FRESHNESS.get(dag_id, DEFAULT_FRESHNESS)
+    since = freshness.fresh_since(now.latest, now.holidays)
+    if values[0] is None:
+        say(f"\nSTALE: {name} was never loaded.\nExpected: a load since {_in_words(since)}.")
         return False
-    if loaded_at is None:
-        say(f"\nSTALE: {name} holds the list of a saved dump:\n{source}\n{expected}")
-        return False
-    return _judge(name, loaded_at, since)
+    load = LastLoad(*values)
+    repeat = _describe_repeat(load, freshness, now.holidays)
+    fault = _find_ahead(name, load, now)
+    if fault is None and dag_id == _INSTRUMENT_DAG:
+        fault = _find_lost_rows(name, load)
+    if fault is None:
+        fault = _find_old_list(name, load, since, repeat)
+    say(f"\n{fault or _describe_fresh_load(name, load.served_at, repeat)}")
+    return fault is None
 
 
-def _judge(name: str, loaded_at: datetime, since: datetime) -> bool:
-    expected = f"Expected: a load since {since:%a %d %b %Y %H:%M IST}."
-    when = f"{loaded_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
-    if loaded_at < since:
-        say(f"\nSTALE: {name} was last loaded on\n{when}. {expected}")
-        return False
-    say(f"\nFRESH: {name} was loaded on\n{when}.")
-    return True
+def _find_ahead(name: str, load: LastLoad, now: _Now) -> str | None:
+    moments = {
+        "It started": load.started_at,
+        "It ended": load.ended_at,
+        "Its rows are of": load.list_moment,
+        "Its list came": load.served_at,
+    }
+    ahead = {what: at for what, at in moments.items() if at is not None and at > now.limit}
+    if not ahead:
+        return None
+    lines = [f"{what} {_in_words(at)}." for what, at in ahead.items()]
+    return "\n".join(
+        (f"CLOCK: {name}: run {load.run_id} is ahead of the clock.", *lines, now.describe())
+    )
+
+
+def _find_lost_rows(name: str, load: LastLoad) -> str | None:
+    if load.rows and load.stored_rows == load.rows:
+        return None
+    table = INSTRUMENT_TABLE.name
+    found = f"has {load.stored_rows:,} rows now" if load.stored_rows is not None else "is not there"
+    return (
+        f"STALE: {name}: its table is not as it was stored.\n"
+        f"Run {load.run_id} ({_in_words(load.started_at)}) stored {load.rows:,} rows.\n"
+        f"Of its list, {table} {found}.\n"
+        "Something else has changed it since. Run the DAG again: it stores the list."
+    )
+
+
+def _find_old_list(name: str, load: LastLoad, since: datetime, repeat: str | None) -> str | None:
+    if load.served_at is None:
+        return (
+            f"STALE: {name} holds the list of a saved dump:\n{load.source}\n"
+            f"Expected: a load since {_in_words(since)}."
+        )
+    if load.served_at < since:
+        return "\n".join(filter(None, (_describe_old_load(name, load.served_at, since), repeat)))
+    if repeat and load.first_started_at < since:
+        return (
+            f"STALE: {name} was last loaded on\n"
+            f"{_in_words(load.served_at)}. {repeat}\n"
+            f"Expected: a new list since {_in_words(since)}.\n"
+            "Run the DAG again later. A day without trading belongs in calendar.holidays."
+        )
+    return None
+
+
+def _describe_repeat(
+    load: LastLoad, freshness: Freshness, holidays: Collection[date]
+) -> str | None:
+    """Whose list it is, where the source has served the list of an earlier day."""
+    if not freshness.changes_daily or load.served_at is None:
+        return None
+    day = freshness.day_of(load.first_started_at, holidays)
+    if day >= freshness.day_of(load.served_at, holidays):
+        return None
+    return (
+        f"It has the list of {day:%a %d %b %Y},\nthe same list as that of run {load.first_run_id} "
+        f"({_in_words(load.first_started_at)})."
+    )
+
+
+def _describe_old_load(name: str, loaded_at: datetime, since: datetime) -> str:
+    return (
+        f"STALE: {name} was last loaded on\n{_in_words(loaded_at)}. "
+        f"Expected: a load since {_in_words(since)}."
+    )
+
+
+def _describe_fresh_load(name: str, loaded_at: datetime | None, repeat: str | None = None) -> str:
+    assert loaded_at is not None  # else it is stale
+    return " ".join(filter(None, (f"FRESH: {name} was loaded on\n{_in_words(loaded_at)}.", repeat)))
+
+
+def _in_words(moment: datetime) -> str:
+    return f"{moment.astimezone(IST):%a %d %b %Y %H:%M IST}"

@@ -21,6 +21,8 @@ from shared.kite_login import IST
 logger = logging.getLogger(__name__)
 
 TABLE_NAME = "ingestion_run"
+
+# Clocks go apart by seconds; what is further ahead than this is no moment of a right clock.
 CLOCK_TOLERANCE = timedelta(hours=1)
 SCHEMA_FILE = Path(__file__).with_name("ingestion_run.sql")
 API_SOURCE = "api"
@@ -63,20 +65,35 @@ FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
 
-# What each DAG has stored last: where it came from, and when the API gave it. A replayed file is an
-# old list, unless the API gave the very same one.
+# What each DAG has stored last, how much of it is in the table now ({stored_rows}), and since when
+# there are its bytes. The list of a replayed file is old, unless the API gave the very same one; so
+# is a list that an earlier run had, even one that failed. One statement: no run comes in between.
 READ_LAST_LOADS = """
-WITH last AS (
-    SELECT DISTINCT ON (dag_id) dag_id, source, dump_sha256 FROM ingestion_run
+WITH dag AS (
+    SELECT DISTINCT ON (dag_id) dag_id, dag_name FROM ingestion_run
+    WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
+    ORDER BY dag_id, run_id DESC
+), last AS (
+    SELECT DISTINCT ON (dag_id) * FROM ingestion_run
     WHERE status = 'succeeded' ORDER BY dag_id, run_id DESC
 )
-SELECT dag_id, (array_agg(run.dag_name ORDER BY run_id DESC))[1], last.source,
-       max(run.started_at) FILTER (
-           WHERE run.status = 'succeeded' AND run.source = 'api'
-             AND run.dump_sha256 IS NOT DISTINCT FROM last.dump_sha256)
-FROM ingestion_run AS run LEFT JOIN last USING (dag_id)
-WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
-GROUP BY dag_id, last.source ORDER BY dag_id
+SELECT dag.dag_id, dag.dag_name, last.run_id, last.source, last.started_at, last.ended_at,
+       last.list_moment::timestamptz, coalesce(last.rows_inserted + last.rows_updated, 0),
+       {stored_rows}, served.started_at, first.run_id, first.started_at
+FROM dag LEFT JOIN last USING (dag_id)
+LEFT JOIN LATERAL (
+    SELECT started_at FROM ingestion_run AS run
+    WHERE run.dag_id = last.dag_id AND run.status = 'succeeded' AND run.source = 'api'
+      AND (run.run_id = last.run_id OR run.dump_sha256 = last.dump_sha256)
+    ORDER BY run.run_id DESC LIMIT 1
+) AS served ON true
+LEFT JOIN LATERAL (
+    SELECT run_id, started_at FROM ingestion_run AS run
+    WHERE run.dag_id = last.dag_id
+      AND (run.run_id = last.run_id OR run.dump_sha256 = last.dump_sha256)
+    ORDER BY run.started_at, run.run_id LIMIT 1
+) AS first ON true
+ORDER BY dag.dag_id
 """
 
 
@@ -131,6 +148,26 @@ class RecordedRun(NamedTuple):
     def succeeded(self) -> bool:
         """Whether its list was stored."""
         return self.status == "succeeded"
+
+
+class LastLoad(NamedTuple):
+    """A row of READ_LAST_LOADS after the DAG: its last good run, and where its list came from.
+
+    `list_moment` is read in the session's time zone. `stored_rows` of the `rows` that the run
+    stored are in the table now. `served_at` is when the API gave that list, to the last run that it
+    did; `first_run_id` is the first run that had its bytes, from wherever.
+    """
+
+    run_id: int
+    source: str
+    started_at: datetime
+    ended_at: datetime
+    list_moment: datetime | None
+    rows: int
+    stored_rows: int | None
+    served_at: datetime | None
+    first_run_id: int
+    first_started_at: datetime
 
 
 class LastRun(NamedTuple):
@@ -199,8 +236,8 @@ def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
     if loaded_at is not None and loaded_at - min(server_clock, own_clock) > CLOCK_TOLERANCE:
         logger.warning(
             "The list's moment, %s, is more than an hour ahead of a clock: the database server's "
-            "says %s, this machine's %s. One of the clocks is wrong, or was when a run before "
-            "stored its list; docs/errors.md says how to set such moments right",
+            "says %s, this machine's %s. One of them is wrong, or was when a run before stored its "
+            'list: see "A clock that was ahead" in docs/production.md',
             *(f"{each.astimezone(IST):%Y-%m-%d %H:%M IST}" for each in (*row, own_clock)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import shared.run_status
 from shared.kite_login import IST
 from tests.command_line import CommandLine, Result
+from tests.conftest import Server
 from tests.instruments import instrument, to_csv
 
 GOOD = to_csv([instrument(1, "A", "NSE"), instrument(2, "B", "NSE")])
+OTHER = to_csv([instrument(1, "A", "NSE")])
 NAME = "DAG 1 import_instruments_from_kite"
 
 
@@ -23,27 +26,50 @@ def ist(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=IST)
 
 
-def status_at(cli: CommandLine, now: str, *arguments: str) -> Result:
-    """The verdict at a moment in India."""
+def status_at(cli: CommandLine, now: str, *arguments: str, server_now: str = "") -> Result:
+    """The verdict at a moment in India; the database server's clock may say another one."""
 
     class Clock(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
             return ist(now).astimezone(tz)
 
+    server_clock = f"SELECT timestamptz '{ist(server_now or now).isoformat()}'"
     cli.monkeypatch.setattr(shared.run_status, "datetime", Clock)
+    cli.monkeypatch.setattr(shared.run_status, "READ_CLOCK", server_clock)
     return cli.run("--status", *arguments)
 
 
 def say_it_began(cli: CommandLine, moment: str, run_id: int | None = None) -> None:
-    """Let a run, or the last one, have been at another moment."""
+    """Let a run, or the last one, have been at another moment, and its list with it."""
+    if run_id is None:
+        [(run_id,)] = cli.query("SELECT max(run_id) FROM ingestion_run")
+    ended_at = ist(moment) + timedelta(seconds=90, milliseconds=60)
     cli.query(
-        "UPDATE ingestion_run SET started_at = %s, ended_at = %s"
-        " WHERE run_id = coalesce(%s, (SELECT max(run_id) FROM ingestion_run)) RETURNING 1",
-        ist(moment),
-        ist(moment) + timedelta(seconds=90, milliseconds=60),
-        run_id,
+        "UPDATE kite_instrument_master SET last_updated = %s::timestamptz"
+        " WHERE last_updated = (SELECT list_moment FROM ingestion_run WHERE run_id = %s)",
+        *(ended_at, run_id),
     )
+    cli.query(
+        "UPDATE ingestion_run SET started_at = %s, ended_at = %s,"
+        " list_moment = CASE WHEN list_moment IS NOT NULL THEN %s::timestamptz END"
+        " WHERE run_id = %s",
+        *(ist(moment), ended_at, ended_at, run_id),
+    )
+
+
+def load_at(cli: CommandLine, moment: str, dump: bytes) -> None:
+    assert cli.load(dump).status == 0
+    say_it_began(cli, moment)
+
+
+def verdict_of(result: Result) -> str:
+    """The verdict on DAG 1, the last thing that is said."""
+    found = re.search(r"^(?:FRESH|STALE|CLOCK): .*", result.stdout, re.M | re.S)
+    assert found
+    assert max(map(len, found[0].splitlines())) < 80
+    assert result.status == (0 if found[0].startswith("FRESH") else 1)
+    return found[0]
 
 
 TABLE = (
@@ -63,7 +89,7 @@ def test_fresh_list(cli: CommandLine) -> None:
 def test_stale_list(cli: CommandLine) -> None:
     cli.load(GOOD)
     say_it_began(cli, "2026-11-24 08:31")
-    assert status_at(cli, "2026-11-25 09:00") == Result(
+    assert status_at(cli, "2026-11-25 09:30") == Result(
         1,
         f"{TABLE}\nSTALE: {NAME} was last loaded on\nTue 24 Nov 2026 08:31 IST. "
         "Expected: a load since Wed 25 Nov 2026 08:00 IST.\n",
@@ -74,15 +100,17 @@ def test_stale_list(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("loaded", "now", "is_fresh"),
     [
-        pytest.param("2026-11-24 08:00", "2026-11-24 08:01", True, id="at eight"),
-        pytest.param("2026-11-24 07:59", "2026-11-24 08:01", False, id="just before eight"),
-        pytest.param("2026-11-23 08:31", "2026-11-24 07:59", True, id="before today's eight"),
-        pytest.param("2026-11-23 08:31", "2026-11-24 08:00", False, id="today's eight has come"),
+        pytest.param("2026-11-24 08:00", "2026-11-24 09:30", True, id="at eight"),
+        pytest.param("2026-11-24 07:59", "2026-11-24 09:29", True, id="too early, for now"),
+        pytest.param("2026-11-24 07:59", "2026-11-24 09:30", False, id="too early"),
+        pytest.param("2026-11-23 08:31", "2026-11-24 09:29", True, id="within the grace"),
+        pytest.param("2026-11-23 08:31", "2026-11-24 09:30", False, id="the grace is over"),
         pytest.param("2026-11-27 08:31", "2026-11-29 23:00", True, id="over the weekend"),
-        pytest.param("2026-11-28 08:31", "2026-11-30 07:59", True, id="loaded on a weekend"),
-        pytest.param("2026-11-27 08:31", "2026-11-30 08:05", False, id="after the weekend"),
+        pytest.param("2026-11-28 08:31", "2026-11-30 09:29", True, id="loaded on a weekend"),
+        pytest.param("2026-11-27 08:31", "2026-11-30 09:30", False, id="after the weekend"),
         pytest.param("2026-10-01 08:31", "2026-10-05 20:00", True, id="over holidays"),
-        pytest.param("2026-10-01 08:31", "2026-10-06 08:05", False, id="after holidays"),
+        pytest.param("2026-10-01 08:31", "2026-10-06 09:29", True, id="grace after holidays"),
+        pytest.param("2026-10-01 08:31", "2026-10-06 09:30", False, id="after holidays"),
     ],
 )
 def test_verdict_by_the_clock_of_india(
@@ -121,7 +149,7 @@ def test_history_that_was_emptied(cli: CommandLine) -> None:
 def test_only_failed_runs(cli: CommandLine) -> None:
     cli.kite.expire_token()
     assert cli.run("--dag", "1").status == 3
-    result = status_at(cli, "2026-11-24 09:00")
+    result = status_at(cli, "2026-11-24 09:30")
     assert result.status == 1
     assert re.search(r"^ +1 +1 \S+ \S+ failed +\d+\.\d +0 +0 +- +-$", result.stdout, re.M)
     assert "\nRun 1 failed: Kite refused the session" in result.stdout
@@ -177,11 +205,10 @@ def test_replay_of_an_old_list_over_a_fresh_one(
 
 
 def test_replay_of_yesterdays_list(cli: CommandLine, saved: Callable[[bytes], str]) -> None:
-    cli.load(GOOD)
-    say_it_began(cli, "2026-11-23 08:31")
-    cli.load(to_csv([instrument(1, "A", "NSE")]))
-    say_it_began(cli, "2026-11-24 08:31")
+    load_at(cli, "2026-11-23 08:31", GOOD)
+    load_at(cli, "2026-11-24 08:31", OTHER)
     cli.run("--dag", "1", "--from-file", saved(GOOD))
+    say_it_began(cli, "2026-11-24 11:00")
     result = status_at(cli, "2026-11-24 12:00")
     assert result.status == 1
     assert f"STALE: {NAME} was last loaded on\nMon 23 Nov 2026 08:31 IST." in result.stdout
@@ -201,6 +228,350 @@ def test_failed_replay_is_not_said_to_have_imported(cli: CommandLine) -> None:
     output = cli.run("--status").stdout
     assert "Run 2 failed: The saved dump /nowhere.csv cannot be read" in output
     assert "imported" not in output
+
+
+# The list of an earlier day
+
+
+def test_same_list_on_the_next_day_counts_until_its_new_one_must_be_there(
+    cli: CommandLine,
+) -> None:
+    load_at(cli, "2026-11-26 08:31", GOOD)
+    load_at(cli, "2026-11-27 08:35", GOOD)
+    repeat = (
+        "It has the list of Thu 26 Nov 2026,\n"
+        "the same list as that of run 1 (Thu 26 Nov 2026 08:31 IST).\n"
+    )
+    assert verdict_of(status_at(cli, "2026-11-27 09:29")) == (
+        f"FRESH: {NAME} was loaded on\nFri 27 Nov 2026 08:35 IST. {repeat}"
+    )
+    assert verdict_of(status_at(cli, "2026-11-27 09:30")) == (
+        f"STALE: {NAME} was last loaded on\n"
+        f"Fri 27 Nov 2026 08:35 IST. {repeat}"
+        "Expected: a new list since Fri 27 Nov 2026 08:00 IST.\n"
+        "Run the DAG again later. A day without trading belongs in calendar.holidays.\n"
+    )
+    cli.holidays.append("2026-11-27")
+    assert verdict_of(status_at(cli, "2026-11-27 09:30")).startswith("FRESH: ")
+    cli.holidays.clear()
+    load_at(cli, "2026-11-27 09:40", OTHER)
+    assert verdict_of(status_at(cli, "2026-11-27 09:45")) == (
+        f"FRESH: {NAME} was loaded on\nFri 27 Nov 2026 09:40 IST.\n"
+    )
+
+
+def test_list_of_an_earlier_day_that_came_back_is_stale_at_once(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-25 08:31", GOOD)
+    load_at(cli, "2026-11-26 08:31", OTHER)
+    load_at(cli, "2026-11-27 08:35", GOOD)
+    verdict = verdict_of(status_at(cli, "2026-11-27 08:40"))
+    assert verdict.startswith("STALE: ")
+    assert (
+        "It has the list of Wed 25 Nov 2026,\nthe same list as that of run 1 (Wed 25 Nov" in verdict
+    )
+    assert "Expected: a new list since Thu 26 Nov 2026 08:00 IST." in verdict
+
+
+@pytest.mark.parametrize(
+    ("moments", "now", "word"),
+    [
+        pytest.param(("11-27 08:31", "11-27 12:00"), "11-27 12:30", "FRESH", id="the same day"),
+        pytest.param(("11-27 08:31", "11-28 10:00"), "11-28 12:00", "FRESH", id="on Saturday"),
+        pytest.param(("11-28 10:00", "11-30 08:35"), "11-30 09:30", "STALE", id="Saturday's"),
+        pytest.param(("10-01 08:31", "10-02 08:35"), "10-02 12:00", "FRESH", id="on a holiday"),
+        pytest.param(("11-26 23:58", "11-27 00:02"), "11-27 09:29", "FRESH", id="over midnight"),
+        pytest.param(("11-26 23:58", "11-27 08:31"), "11-27 09:30", "STALE", id="yesterday's"),
+        pytest.param(("11-27 07:55", "11-27 08:35"), "11-27 09:30", "STALE", id="before it is due"),
+    ],
+)
+def test_same_list_twice(cli: CommandLine, moments: list[str], now: str, word: str) -> None:
+    cli.holidays += ["2026-10-02"]
+    for moment in moments:
+        load_at(cli, f"2026-{moment}", GOOD)
+    assert verdict_of(status_at(cli, f"2026-{now}")).startswith(word)
+
+
+def test_list_that_could_not_be_stored_the_day_before_is_that_days(cli: CommandLine) -> None:
+    cli.query("ALTER TABLE kite_instrument_master ADD CONSTRAINT lot CHECK (lot_size < 0)")
+    assert cli.load(GOOD).status == 1
+    say_it_began(cli, "2026-11-26 08:31")
+    cli.query("ALTER TABLE kite_instrument_master DROP CONSTRAINT lot")
+    load_at(cli, "2026-11-27 08:35", GOOD)
+    verdict = verdict_of(status_at(cli, "2026-11-27 09:30"))
+    assert verdict.startswith("STALE: ")
+    assert re.search(r"\nthe same list as that of run \d+ \(Thu 26 Nov 2026 08:31 IST\)", verdict)
+
+
+def test_list_without_a_hash_is_judged_by_its_load_alone(
+    cli: CommandLine, saved: Callable[[bytes], str]
+) -> None:
+    """As runs before the hash was recorded left them."""
+    load_at(cli, "2026-11-26 08:31", GOOD)
+    load_at(cli, "2026-11-27 08:35", OTHER)
+    cli.query("UPDATE ingestion_run SET dump_sha256 = NULL")
+    assert verdict_of(status_at(cli, "2026-11-27 12:00")).startswith("FRESH: ")
+    cli.run("--dag", "1", "--from-file", saved(GOOD))
+    say_it_began(cli, "2026-11-27 11:00")
+    cli.query("UPDATE ingestion_run SET dump_sha256 = NULL")
+    result = status_at(cli, "2026-11-27 12:00")
+    assert result.status == 1
+    assert f"STALE: {NAME} holds the list of a saved dump:" in result.stdout
+
+
+def test_feed_that_does_not_change_daily_may_repeat_itself(cli: CommandLine) -> None:
+    cli.load(GOOD)
+    for moment in ("2026-11-26 08:31", "2026-11-27 08:35"):
+        add_run(cli, 2, "other", moment, "succeeded")
+    cli.query("UPDATE ingestion_run SET dump_sha256 = 'same'")
+    assert status_at(cli, "2026-11-27 12:00").stdout.endswith(
+        "\nFRESH: DAG 2 other was loaded on\nFri 27 Nov 2026 08:35 IST.\n"
+    )
+
+
+# The table itself
+
+
+def restore(cli: CommandLine) -> None:
+    """A backup of the day before over the table."""
+    cli.query("CREATE TABLE backup AS TABLE kite_instrument_master")
+    cli.query("UPDATE backup SET last_updated = last_updated - interval '1 day'")
+    cli.query("TRUNCATE kite_instrument_master")
+    cli.query("INSERT INTO kite_instrument_master TABLE backup")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        pytest.param("TRUNCATE kite_instrument_master", "has 0 rows now", id="emptied"),
+        pytest.param(
+            "DELETE FROM kite_instrument_master WHERE tradingsymbol = 'A'",
+            "has 1 rows now",
+            id="deleted",
+        ),
+        pytest.param(
+            "UPDATE kite_instrument_master SET last_updated = now() WHERE tradingsymbol = 'A'",
+            "has 1 rows now",
+            id="touched",
+        ),
+        pytest.param(
+            "INSERT INTO kite_instrument_master"
+            " (instrument_token, exchange, tradingsymbol, last_updated)"
+            " SELECT 3, 'NSE', 'C', max(last_updated) FROM kite_instrument_master",
+            "has 3 rows now",
+            id="added",
+        ),
+        pytest.param(restore, "has 0 rows now", id="restored"),
+        pytest.param("DROP TABLE kite_instrument_master CASCADE", "is not there", id="dropped"),
+    ],
+)
+def test_table_that_is_not_as_the_last_run_left_it_is_stale_until_the_next_run(
+    cli: CommandLine, change: str | Callable[[CommandLine], None], found: str
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    if isinstance(change, str):
+        cli.query(change)
+    else:
+        change(cli)
+    assert verdict_of(status_at(cli, "2026-11-24 12:00")) == (
+        f"STALE: {NAME}: its table is not as it was stored.\n"
+        "Run 1 (Tue 24 Nov 2026 08:31 IST) stored 2 rows.\n"
+        f"Of its list, kite_instrument_master {found}.\n"
+        "Something else has changed it since. Run the DAG again: it stores the list.\n"
+    )
+    load_at(cli, "2026-11-24 11:00", GOOD)
+    assert verdict_of(status_at(cli, "2026-11-24 12:00")).startswith("FRESH: ")
+
+
+def test_table_under_another_name_is_not_there(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("ALTER TABLE kite_instrument_master RENAME TO kite_instrument_master_old")
+    verdict = verdict_of(status_at(cli, "2026-11-24 12:00"))
+    assert "\nOf its list, kite_instrument_master is not there.\n" in verdict
+
+
+def test_rows_without_a_moment_are_those_of_no_list(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("UPDATE kite_instrument_master SET last_updated = NULL")
+    verdict = verdict_of(status_at(cli, "2026-11-24 12:00"))
+    assert "\nOf its list, kite_instrument_master has 0 rows now.\n" in verdict
+
+
+def test_run_that_recorded_no_rows_is_no_list(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("UPDATE ingestion_run SET rows_inserted = NULL, list_moment = NULL")
+    assert "\nOf its list, kite_instrument_master has 0 rows now.\n" in verdict_of(
+        status_at(cli, "2026-11-24 12:00")
+    )
+
+
+def test_rows_that_are_gone_from_the_list_are_not_counted(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-23 08:31", GOOD)
+    load_at(cli, "2026-11-24 08:31", OTHER)
+    assert cli.query("SELECT count(*) FROM kite_instrument_master") == [(2,)]
+    assert verdict_of(status_at(cli, "2026-11-24 12:00")).startswith("FRESH: ")
+
+
+def test_role_that_may_only_read(
+    cli: CommandLine,
+    server: Server,
+    database: str,
+    make_role: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    role = make_role()
+    server.execute(
+        f"GRANT SELECT ON ingestion_run, kite_instrument_master TO {role}", dbname=database
+    )
+    monkeypatch.setenv("DB_USER", role)
+    monkeypatch.setenv("DB_PASSWORD", "Role-Secret-3f9")
+    assert verdict_of(status_at(cli, "2026-11-24 12:00")).startswith("FRESH: ")
+
+
+# Clocks
+
+
+@pytest.mark.parametrize(
+    ("zone", "machine"),
+    [
+        pytest.param("Asia/Kolkata", "America/New_York", id="server east of the machine"),
+        pytest.param("America/New_York", "Pacific/Auckland", id="server west of the machine"),
+    ],
+)
+@pytest.mark.parametrize("has_history", [True, False], ids=["history", "rows alone"])
+def test_verdict_does_not_depend_on_time_zones(
+    cli: CommandLine,
+    server: Server,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    zone: str,
+    machine: str,
+    has_history: bool,
+) -> None:
+    server.execute(f"ALTER DATABASE {database} SET timezone = '{zone}'")
+    cli.query(f"SET timezone = '{zone}'")
+    monkeypatch.setenv("TZ", machine)
+    time.tzset()
+    try:
+        load_at(cli, "2026-11-23 08:31", OTHER)
+        load_at(cli, "2026-11-24 08:00", GOOD)
+        if not has_history:
+            cli.query("DROP TABLE ingestion_run CASCADE")
+        assert status_at(cli, "2026-11-24 08:01").status == 0
+        assert status_at(cli, "2026-11-25 09:29").status == 0
+        assert status_at(cli, "2026-11-25 09:30").status == 1
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("here", "server_now"),
+    [
+        pytest.param("2025-11-24 09:00", "2025-11-24 09:00", id="the run's clocks were ahead"),
+        pytest.param("2026-11-24 09:00", "2025-11-24 09:00", id="the server's clock is behind"),
+        pytest.param("2025-11-24 09:00", "2026-11-24 09:00", id="this machine's clock is behind"),
+    ],
+)
+def test_run_that_is_ahead_of_a_clock_is_never_fresh(
+    cli: CommandLine, here: str, server_now: str
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    in_words = {
+        "2025-11-24 09:00": "Mon 24 Nov 2025 09:00 IST",
+        "2026-11-24 09:00": "Tue 24 Nov 2026 09:00 IST",
+    }
+    assert verdict_of(status_at(cli, here, server_now=server_now)) == (
+        f"CLOCK: {NAME}: run 1 is ahead of the clock.\n"
+        "It started Tue 24 Nov 2026 08:31 IST.\n"
+        "It ended Tue 24 Nov 2026 08:32 IST.\n"
+        "Its rows are of Tue 24 Nov 2026 08:32 IST.\n"
+        "Its list came Tue 24 Nov 2026 08:31 IST.\n"
+        f"Now it is {in_words[here]} by the clock of this machine,\n"
+        f"and {in_words[server_now]} by that of the database server.\n"
+        'Set the wrong clock right; then see "A clock that was ahead" in\n'
+        "docs/production.md.\n"
+    )
+
+
+@pytest.mark.parametrize("column", ["started_at", "ended_at", "list_moment"])
+def test_each_moment_of_a_run_may_be_an_hour_ahead_and_no_more(
+    cli: CommandLine, column: str
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query(f"UPDATE ingestion_run SET {column} = %s::timestamptz", ist("2026-11-24 10:00"))
+    cli.query("UPDATE kite_instrument_master SET last_updated = list_moment FROM ingestion_run")
+    assert verdict_of(status_at(cli, "2026-11-24 09:00")).startswith("FRESH: ")
+    cli.query(f"UPDATE ingestion_run SET {column} = {column} + interval '1 second'")
+    cli.query("UPDATE kite_instrument_master SET last_updated = list_moment FROM ingestion_run")
+    assert verdict_of(status_at(cli, "2026-11-24 09:00")).startswith("CLOCK: ")
+
+
+def test_clocks_that_are_apart_the_later_one_says_what_is_expected(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-23 08:31", GOOD)
+    for here, server_now in (("23 12:00", "24 12:00"), ("24 12:00", "23 12:00")):
+        result = status_at(cli, f"2026-11-{here}", server_now=f"2026-11-{server_now}")
+        assert "Expected: a load since Tue 24 Nov 2026 08:00 IST." in verdict_of(result)
+
+
+def test_good_run_after_one_that_was_ahead_counts(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-20 08:31", OTHER)
+    cli.query("UPDATE ingestion_run SET started_at = %s", ist("2027-11-20 08:31"))
+    assert verdict_of(status_at(cli, "2026-11-20 12:00")).startswith("CLOCK: ")
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    assert verdict_of(status_at(cli, "2026-11-24 12:00")).startswith("FRESH: ")
+    assert verdict_of(status_at(cli, "2026-11-25 12:00")).startswith("STALE: ")
+
+
+def test_duration_between_clocks_that_are_apart_is_not_told(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("UPDATE ingestion_run SET ended_at = ended_at + interval '1 year'")
+    result = status_at(cli, "2026-11-24 12:00")
+    assert "succeeded       ?        2" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) < 80
+
+
+# Without a history
+
+
+NO_HISTORY = (
+    "There is no history of runs; the newest rows of kite_instrument_master have to tell.\n"
+    "They cannot tell whether the list is a new one, and whole.\n"
+)
+
+
+@pytest.mark.parametrize(
+    "column_type", ["timestamp", "timestamptz"], ids=["without zone", "with zone"]
+)
+def test_newest_rows_tell_where_there_is_no_history(cli: CommandLine, column_type: str) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("DROP TABLE ingestion_run CASCADE")
+    cli.query(f"ALTER TABLE kite_instrument_master ALTER last_updated TYPE {column_type}")
+    assert status_at(cli, "2026-11-24 12:00").stdout == (
+        f"{NO_HISTORY}\nFRESH: kite_instrument_master was loaded on\nTue 24 Nov 2026 08:32 IST.\n"
+    )
+    assert status_at(cli, "2026-11-25 12:00").stdout == (
+        f"{NO_HISTORY}\nSTALE: kite_instrument_master was last loaded on\n"
+        "Tue 24 Nov 2026 08:32 IST. Expected: a load since Wed 25 Nov 2026 08:00 IST.\n"
+    )
+
+
+@pytest.mark.parametrize("moment", ["2027-11-24 08:31+05:30", "infinity"])
+def test_rows_that_are_ahead_of_the_clock_are_not_fresh(cli: CommandLine, moment: str) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("DROP TABLE ingestion_run CASCADE")
+    cli.query(
+        "UPDATE kite_instrument_master SET last_updated = %s::timestamptz"
+        " WHERE tradingsymbol = 'A'",
+        moment,
+    )
+    assert verdict_of(status_at(cli, "2026-11-24 12:00")) == (
+        "CLOCK: kite_instrument_master has rows ahead of the clock: 1.\n"
+        "Now it is Tue 24 Nov 2026 12:00 IST by the clock of this machine,\n"
+        "and Tue 24 Nov 2026 12:00 IST by that of the database server.\n"
+        'Set the wrong clock right; then see "A clock that was ahead" in\n'
+        "docs/production.md.\n"
+    )
 
 
 # Which DAGs
