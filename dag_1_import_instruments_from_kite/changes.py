@@ -26,8 +26,9 @@ CLASSIFY = Path(__file__).with_name("changes.sql").read_text(encoding="utf-8")
 # The series of NSE's shares that trade under a suffix: a share moves among them, and to none.
 SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
 
-# A debt security's symbol: its rate, its issuer, its year (642AS43-SG, 1023NABARD29).
-BOND_SYMBOL = "^[0-9]+[A-Z]+[0-9]"
+# A debt security's symbol: its rate, its issuer, its year (642AS43-SG, 1023NABARD29), or one in a
+# series that is no share's (HUDX-N2).
+BOND_SYMBOL = "^[0-9]+[A-Z]+[0-9]|-(?!(BE|BZ|BT|SM|ST|SZ|IV|RR)$)[A-Z0-9]{2}$"
 
 CREATE_CHANGES = """
 CREATE TEMPORARY TABLE stock_ingestion_change (

@@ -61,11 +61,20 @@ WITH came AS (      -- a token that the last list did not have
                -- with both it is another contract.
                OR (new_expiry IS NOT NULL AND new_name IS DISTINCT FROM old_name
                    AND new_strike IS DISTINCT FROM old_strike)
-               -- A bond's symbol states its terms: with another it is another bond.
-               OR new_tradingsymbol ~ %(bond)s OR old_tradingsymbol ~ %(bond)s
+               -- A bond's symbol states its terms: it is the same bond if only letters differ, in
+               -- the same series (its issuer has a new name).
+               OR (new_instrument_type IS NOT DISTINCT FROM 'EQ'
+                   AND (new_tradingsymbol ~ %(bond)s OR old_tradingsymbol ~ %(bond)s)
+                   AND (n.bond IS DISTINCT FROM o.bond OR n.bond !~ '^[0-9]'))
                OR b.symbol IS NOT NULL     -- the symbol was another token's
                OR source.old_symbol IS NOT NULL OR target.new_symbol IS NOT NULL) AS is_another
     FROM stock_ingestion_delta AS d
+    CROSS JOIN LATERAL (SELECT      -- the digits of a symbol, and its series
+        regexp_replace(regexp_replace(new_tradingsymbol, '-..$', ''), '[^0-9]', '', 'g')
+        || coalesce(substring(new_tradingsymbol FROM '-..$'), '') AS bond) AS n
+    CROSS JOIN LATERAL (SELECT
+        regexp_replace(regexp_replace(old_tradingsymbol, '-..$', ''), '[^0-9]', '', 'g')
+        || coalesce(substring(old_tradingsymbol FROM '-..$'), '') AS bond) AS o
     LEFT JOIN symbol_before AS b ON b.exchange = new_exchange AND b.symbol = new_tradingsymbol
     LEFT JOIN series_moved AS source
       ON source.exchange = old_exchange AND source.old_symbol = old_tradingsymbol

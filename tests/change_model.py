@@ -155,7 +155,23 @@ def _is_another(old: Row, new: Row) -> bool:
         return True
     if new["expiry"] and old["name"] != new["name"] and old["strike"] != new["strike"]:
         return True
-    return any(re.match("[0-9]+[A-Z]+[0-9]", row["tradingsymbol"]) for row in (old, new))
+    symbols = [old["tradingsymbol"], new["tradingsymbol"]]
+    if new["instrument_type"] != "EQ" or not any(map(_is_bond, symbols)):
+        return False
+    # The same bond if only letters differ, in the same series.
+    (old_base, old_series), (new_base, new_series) = map(_split_series, symbols)
+    old_digits, new_digits = (re.findall("[0-9]", base) for base in (old_base, new_base))
+    return not new_digits or (old_digits, old_series) != (new_digits, new_series)
+
+
+def _split_series(symbol: str) -> tuple[str, str]:
+    return (symbol[:-3], symbol[-3:]) if symbol[-3:-2] == "-" else (symbol, "")
+
+
+def _is_bond(symbol: str) -> bool:
+    series = _split_series(symbol)[1]
+    has_series_of_shares = series in ("", *SERIES, "-IV", "-RR")
+    return not has_series_of_shares or bool(re.match("[0-9]+[A-Z]+[0-9]", symbol))
 
 
 def _compare_terms(old: Row, new: Row) -> list[Change]:

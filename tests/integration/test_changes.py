@@ -78,6 +78,10 @@ def days(emptied_manager: DatabaseManager, module_connection: Any) -> Days:
     return days
 
 
+SYMBOL = ("tradingsymbol",)
+bond = partial(share, name=None)
+
+
 @dataclass(frozen=True)
 class Example:
     before: list[dict[str, Any]]
@@ -355,6 +359,47 @@ EXAMPLES = {
                 "642AS43-SG",
                 "717KA41-SG",
             )
+        ],
+    ),
+    "renamed: a bond whose issuer has a new name, told by the same digits and series": Example(
+        [bond(256, "9ISSU31A-NA"), bond(512, "ISSU230125-N0"), bond(768, "930PCHFL27-N0")],
+        [bond(256, "9ISS31A-NA"), bond(512, "ISS230125A-N0"), bond(768, "930PFL27-N0")],
+        [
+            Change("renamed", "NSE", 256, "9ISS31A-NA", *SYMBOL, "9ISSU31A-NA", "9ISS31A-NA"),
+            Change(
+                "renamed", "NSE", 512, "ISS230125A-N0", *SYMBOL, "ISSU230125-N0", "ISS230125A-N0"
+            ),
+            Change("renamed", "NSE", 768, "930PFL27-N0", *SYMBOL, "930PCHFL27-N0", "930PFL27-N0"),
+        ],
+    ),
+    "token reused: a bond with other digits, without any, or in another series": Example(
+        [
+            share(256, "HUDX-N2"),
+            share(512, "CHOLAFIN-N6"),
+            share(768, "OLD-N4"),
+            share(1024, "9ISS31-NA"),
+        ],
+        [
+            share(256, "82HUDX27-N2"),
+            share(512, "925IHFL25D-N6"),
+            share(768, "NEW-N4"),
+            share(1024, "9ISX31-NB"),
+        ],
+        [
+            Change("token reused", "NSE", 256, "82HUDX27-N2", *SYMBOL, "HUDX-N2", "82HUDX27-N2"),
+            Change(
+                "token reused", "NSE", 512, "925IHFL25D-N6", *SYMBOL, "CHOLAFIN-N6", "925IHFL25D-N6"
+            ),
+            Change("token reused", "NSE", 768, "NEW-N4", *SYMBOL, "OLD-N4", "NEW-N4"),
+            Change("token reused", "NSE", 1024, "9ISX31-NB", *SYMBOL, "9ISS31-NA", "9ISX31-NB"),
+        ],
+    ),
+    "renamed: a trust's series is no bond's": Example(
+        [bond(256, "MINDSPACE-RR"), bond(512, "INDIGRID-IV")],
+        [bond(256, "MINDSPC-RR"), bond(512, "INDIGRIDTR-IV")],
+        [
+            Change("renamed", "NSE", 256, "MINDSPC-RR", *SYMBOL, "MINDSPACE-RR", "MINDSPC-RR"),
+            Change("renamed", "NSE", 512, "INDIGRIDTR-IV", *SYMBOL, "INDIGRID-IV", "INDIGRIDTR-IV"),
         ],
     ),
     "token reused: a bond after a share, and a share after a bond": Example(

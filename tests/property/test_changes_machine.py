@@ -43,7 +43,9 @@ SYMBOLS = (
     "Y",
     "Y-ST",
     "642AS43-SG",
+    "642ASM43-SG",
     "7KA41",
+    "7KAR41",
     "360ONE",
 )
 PAST, LATER, FUTURE = date(2025, 7, 31), date(2025, 8, 28), date(2199, 8, 26)
