@@ -27,7 +27,7 @@ from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump
 from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
-from shared.utils.strict_session import Progress, StrictSession
+from shared.utils.strict_session import NO_PROVEN_END, Progress, StrictSession
 
 logger = logging.getLogger(__name__)
 
@@ -258,9 +258,9 @@ def _translate(error: Exception, root: str, deadline_seconds: float) -> StockIng
         return APIError(f"No trusted connection to {root}: {_reason(error)}")
     if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
         return TransientAPIError(f"Kite at {root} did not answer in time.")
-    if isinstance(error, (requests.exceptions.ConnectionError, OSError)) and not isinstance(
-        error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
-    ):
+    if any(isinstance(item, urllib3.exceptions.InvalidHeader) for item in error.args):
+        return TransientAPIError(NO_PROVEN_END)  # two lengths
+    if isinstance(error, OSError) and not isinstance(error, ValueError):  # those are of requests
         return TransientAPIError(f"No connection to Kite at {root}: {_reason(error)}")
     if isinstance(error, urllib3.exceptions.HTTPError):
         return TransientAPIError(f"Kite's answer was cut short or damaged: {_reason(error)}")
@@ -271,6 +271,11 @@ def _translate_kite(error: kite_exceptions.KiteException) -> StockIngestionError
     said = f"HTTP {error.code}, {type(error).__name__}"
     if isinstance(error, kite_exceptions.TokenException):
         return AuthenticationError(f"Kite refused the session ({said}: {error}). {_LOG_IN_AGAIN}")
+    if isinstance(error, kite_exceptions.PermissionException):
+        return APIError(
+            f"Kite lets this app not do that ({said}: {error}). A new login does not help: see "
+            "what the app of KITE_API_KEY may do, at https://developers.kite.trade."
+        )
     if isinstance(error, kite_exceptions.DataException):
         # Its text is the whole answer: never shown.
         return TransientAPIError("Kite's answer is neither JSON nor CSV.")
