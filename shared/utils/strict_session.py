@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, NoReturn
 
 import requests
+import urllib3
 
 from shared.exceptions import APIError, TransientAPIError
 from shared.utils.interruptible import DeadlineExceededError
@@ -38,7 +39,7 @@ _CHUNK_BYTES = 64 * 1024
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
-NO_PROVEN_END = (
+_NO_PROVEN_END = (
     "Kite's answer may be cut short: no one length (Content-Length) and no chunks tell where it "
     "ends. Check what is between this machine and Kite if this stays."
 )
@@ -86,8 +87,7 @@ class StrictSession(requests.Session):
 
         Raises TransientAPIError or APIError for any other.
         """
-        response = super().request(*args, **{**kwargs, "stream": True})
-        with response:
+        with self._begin(*args, **{**kwargs, "stream": True}) as response:
             media_type = _refuse_head(response)
             is_list = "csv" in media_type
             body = self._read_body(
@@ -98,6 +98,19 @@ class StrictSession(requests.Session):
         if response.status_code != 200 and not _is_error_of_kite(body):
             raise APIError(f"Kite answered {_status(response)}.")
         return response
+
+    def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request and read the answer's head."""
+        try:
+            return super().request(*args, **kwargs)
+        except (TypeError, ValueError) as exc:
+            if any(isinstance(cause, urllib3.exceptions.InvalidHeader) for cause in exc.args):
+                raise TransientAPIError(_NO_PROVEN_END) from exc  # two lengths
+            # Nothing was sent. The text of these can hold a part of a proxy's password.
+            raise APIError(
+                "Kite cannot be asked: check KITE_API_ROOT, and HTTP_PROXY and HTTPS_PROXY in the "
+                "environment. Expected addresses such as http://host:8080."
+            ) from None
 
     def _read_body(
         self, response: requests.Response, bounds: _Bounds, progress: Progress | None
@@ -200,7 +213,7 @@ def _announced_length(response: requests.Response, *, is_packed: bool) -> int | 
         chunks is not None and chunks.lower() != "chunked"
     )
     if is_odd or (length is None and chunks is None and not is_packed):
-        raise TransientAPIError(NO_PROVEN_END)
+        raise TransientAPIError(_NO_PROVEN_END)
     if chunks is not None:
         answer: Any = response.raw
         answer._fp.fp = _WholeLines(answer._fp.fp)

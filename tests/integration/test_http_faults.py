@@ -380,6 +380,32 @@ def test_rejected_rows_are_counted_shown_and_kept_in_a_file(
     rig.assert_no_secret(result)
 
 
+def test_line_of_10_mb_is_one_rejected_row(rig: Rig, stored: dict[Key, Row]) -> None:
+    rig.kite.dump = to_csv(NEW) + b"x" * 10**7 + b"\n" + to_csv(NEW[:1]).splitlines(True)[-1]
+    result = rig.run()
+    assert result.returncode == 0, result.stderr
+    assert_new_list_is_stored(rig)
+    assert "line 6: longer than 64,000 characters" in result.stdout
+    logs = Path(rig.project.environment["LOG_DIR"])
+    assert sum(path.stat().st_size for path in logs.iterdir()) < 50_000
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_of_the_list_is_not_followed(
+    rig: Rig, stored: dict[Key, Row], status: int
+) -> None:
+    with KiteServer(HALF, api_secret=API_SECRET, access_token=ACCESS_TOKEN) as other:
+        location = ("Location", f"{other.root}/instruments?checksum=5ecret")
+        rig.kite.fail_next("/instruments", CustomAnswer(b"", status=status, headers=(location,)))
+        result = rig.run()
+        message = f"HTTP {status} .*: a redirect to '{other.root}/instruments'. Redirects are not"
+        assert other.requests == []
+    assert result.returncode == 1
+    assert re.search(message, result.stderr)
+    assert rig.table() == stored
+    rig.assert_no_secret(result)
+
+
 def test_log_keeps_no_page_of_a_gateway(rig: Rig, stored: dict[Key, Row]) -> None:
     page = b"<html>" + b"padding " * 100_000 + b"</html>"
     rig.kite.fail_next("/instruments", CustomAnswer(page, "text/plain"), None)
