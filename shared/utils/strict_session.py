@@ -96,7 +96,7 @@ class StrictSession(requests.Session):
         response.raw = io.BytesIO(body)
         response.headers["Content-Type"] = media_type  # kiteconnect knows it in lower case only
         if response.status_code != 200 and not _is_error_of_kite(body):
-            raise APIError(f"Kite answered {_status(response)}.")
+            raise APIError(f"Kite answered HTTP {_status(response)}.")
         return response
 
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
@@ -148,17 +148,17 @@ def _refuse_head(response: requests.Response) -> str:
     if status in _TRANSIENT_STATUS:
         seconds = _retry_after(response.headers.get("Retry-After"))
         raise TransientAPIError(
-            f"Kite answered {_status(response)}.{_wish(seconds)}", retry_after_seconds=seconds
+            f"Kite answered HTTP {_status(response)}.{_wish(seconds)}", retry_after_seconds=seconds
         )
     if 300 <= status < 400:
         _refuse_redirect(response)
     if status < 300 and status != 200:  # of a cache in between: the next may be whole
         raise TransientAPIError(
-            f"Expected a whole answer from Kite (HTTP 200), got {_status(response)}."
+            f"Expected a whole answer from Kite (HTTP 200), got HTTP {_status(response)}."
         )
     if status != 200:
         if "json" not in media_type:
-            raise APIError(f"Kite answered {_status(response)}.")
+            raise APIError(f"Kite answered HTTP {_status(response)}.")
     elif "html" in media_type:
         raise TransientAPIError("Kite answered with an HTML page: it may be down.")
     elif not re.search("json|csv", media_type):
@@ -168,13 +168,13 @@ def _refuse_head(response: requests.Response) -> str:
 
 
 def _status(response: requests.Response) -> str:
-    return f"HTTP {response.status_code} ({response.reason})"
+    return f"{response.status_code} ({response.reason})"
 
 
 def _refuse_redirect(response: requests.Response) -> NoReturn:
     location = re.split("[?#]", response.headers.get("Location", ""))[0]
     raise APIError(
-        f"Kite answered {_status(response)}: a redirect "
+        f"Kite answered HTTP {_status(response)}: a redirect "
         f"{f'to {shorten(location, 100)}' if location else 'without an address'}. Redirects are "
         "not followed, and nothing was sent there: check KITE_API_ROOT, and what is between this "
         "machine and Kite."

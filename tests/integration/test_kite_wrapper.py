@@ -631,6 +631,15 @@ def test_no_part_of_a_foreign_page_is_in_the_error_or_its_causes(
     assert "<pre>" not in text
 
 
+@pytest.mark.parametrize("status", [400, 403])
+def test_message_of_kite_is_cut(kite: KiteServer, proven: KiteClientWrapper, status: int) -> None:
+    kite.fail_next("/instruments", HttpError(status, "long " * 100_000))
+    with pytest.raises(APIError if status == 400 else AuthenticationError) as caught:
+        proven.fetch_instruments()
+    assert "Exception: long long" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
 def test_causes_of_an_error_come_to_an_end(kite: KiteServer, proven: KiteClientWrapper) -> None:
     kite.fail_next("/instruments", HttpError(500), None)
     with pytest.raises(TransientAPIError) as caught:
