@@ -177,6 +177,15 @@ def test_echo_of_the_proxy_s_password_is_masked(
     assert "S3cret" not in result.stdout + result.stderr + configured_project.log
 
 
+def test_bundle_of_certificates_is_heeded(configured_project: Project, tmp_path: Path) -> None:
+    bundle = str(tmp_path / "nowhere.crt")
+    result = configured_project.run(
+        "--check", KITE_API_ROOT="https://127.0.0.2:9", REQUESTS_CA_BUNDLE=bundle
+    )
+    assert result.returncode == 1
+    assert f"TLS CA certificate bundle, invalid path: {bundle}" in result.stdout
+
+
 # libpq's variables
 
 
