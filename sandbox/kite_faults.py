@@ -203,7 +203,7 @@ class Hang:
 class Trickle:
     """One byte every `interval_seconds`, from the headers or the body on, without end.
 
-    The body's announced length is so large that it is never reached.
+    The body's announced length is within what a list may have, and never reached.
     """
 
     where: Literal["headers", "body"] = "body"
@@ -215,7 +215,7 @@ class Trickle:
         wire.end()
         if self.where == "body":
             plain = Answer(answer.status, CSV_HEADER, (("Content-Type", CSV_TYPE),))
-            wire.send_head(plain, ("Content-Length", str(10**9)))
+            wire.send_head(plain, ("Content-Length", str(30 * 10**6)))
             self._trickle(wire, plain.body)
         else:
             wire.note_status(answer)
@@ -277,6 +277,25 @@ class CutShort:
             wire.send_answer(_replace_body(answer, cut, ("Content-Encoding", "gzip")))
         else:
             wire.send_answer(_replace_body(answer, plain[: row_end + 20]))
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes in place of an answer, and then the end of the connection.
+
+    Where there are `endless` bytes, they follow again and again, as fast as they are taken.
+    """
+
+    data: bytes
+    endless: bytes = b""
+
+    def play(self, wire: Wire, make_answer: Callable[[], Answer]) -> None:
+        """Send them."""
+        wire.end()
+        wire.note_status(make_answer())
+        wire.send(self.data)
+        while self.endless and wire.pause(0):
+            wire.send(self.endless)
 
 
 EMPTY_BODY = CustomAnswer(body=b"")

@@ -73,7 +73,7 @@ class RecordedRequest:
 
 
 class KiteServer:
-    """Kite Connect on 127.0.0.1, in threads of this process, from `start()` to `stop()`."""
+    """Kite Connect on this machine, in threads of this process, from `start()` to `stop()`."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class KiteServer:
         api_key: str = "sandbox_key",
         api_secret: str = "sandbox_secret",  # noqa: S107 - protects nothing
         access_token: str = "sandbox_token",  # noqa: S107
+        host: str = "127.0.0.1",
     ) -> None:
         """Prepare a server; it listens from `start()` on.
 
@@ -90,10 +91,12 @@ class KiteServer:
             api_key: The only key that is known.
             api_secret: The secret that checksums must be made with.
             access_token: The token that is valid at first; a login replaces it.
+            host: The address of this machine to listen on.
         """
         self.dump = dump
         self.api_key = api_key
         self.api_secret = api_secret
+        self._host = host
         self._access_token: str | None = access_token
         self._request_tokens: set[str] = set()
         self._requests: list[RecordedRequest] = []
@@ -122,7 +125,7 @@ class KiteServer:
         """The server's address, for `KiteConnect(root=...)`."""
         if self._server is None:
             raise RuntimeError("the server has not been started")
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://{self._host}:{self._server.server_port}"
 
     @property
     def access_token(self) -> str:
@@ -137,7 +140,7 @@ class KiteServer:
 
     def start(self) -> None:
         """Listen on a free port."""
-        self._server = _Server(self)
+        self._server = _Server(self, self._host)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             args=(_POLL_SECONDS,),
@@ -307,18 +310,18 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
     request_queue_size = 64
 
-    def __init__(self, kite: KiteServer) -> None:
+    def __init__(self, kite: KiteServer, host: str) -> None:
         self.kite = kite
         self.closing = threading.Event()
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((host, 0), _Handler)
 
     def server_bind(self) -> None:
         """Bind, without the look-up of the host's name, which can take seconds."""
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "127.0.0.1", self.socket.getsockname()[1]
+        self.server_name, self.server_port = self.socket.getsockname()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Refuse a new connection if a fault says so."""

@@ -6,7 +6,6 @@ data are kept in the sandbox's folder, and nothing outside of it is touched.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from sandbox.kite_faults import CutShort, Fault, Hang, HtmlError, HttpError
 from sandbox.kite_server import KiteServer
 from shared.config.config_loader import override_config
 from shared.exceptions import ConfigurationError
+from shared.utils.libpq_environment import without_libpq_variables
 
 DATABASE = "moneytree"
 INSTRUMENTS = "/instruments"
@@ -78,7 +78,11 @@ def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSess
     dump = generate_dump(day)
     if fault == "bad-rows":
         dump = _spoil(dump)
-    with _without_libpq_variables(), _start_postgres(folder) as postgres, KiteServer(dump) as kite:
+    with (
+        without_libpq_variables(kept=()),  # PGSSLMODE too: this server has no certificate
+        _start_postgres(folder) as postgres,
+        KiteServer(dump) as kite,
+    ):
         if fault in DOWNLOAD_FAULTS:
             kite.fail_next(INSTRUMENTS, DOWNLOAD_FAULTS[fault], times=None)
         credentials = {
@@ -107,16 +111,6 @@ def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSess
         with override_config("the sandbox", values):
             address = f"{postgres.host}:{postgres.port}"
             yield SandboxSession(folder, day, kite, address)
-
-
-@contextmanager
-def _without_libpq_variables() -> Iterator[None]:
-    """No PGHOSTADDR or PGSERVICE leads to another server; they are back at the end."""
-    found = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
-    try:
-        yield
-    finally:
-        os.environ.update(found)
 
 
 @contextmanager

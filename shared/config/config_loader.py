@@ -19,10 +19,11 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 
-from shared.config.fields import DAG_FIELDS, REQUIRED, ROOT_FIELDS, Field
+from shared.config.fields import DAG_FIELDS, REQUIRED, ROOT_FIELDS, Field, HiddenValueError
 from shared.config.logging_config import register_secrets
 from shared.exceptions import ConfigurationError
 
@@ -323,7 +324,16 @@ def _read_environment() -> dict[str, str]:
     environment = {**set_in_file, **_read_process_environment()}
     # As soon as they are known, whatever the JSON files do with them.
     register_secrets(environment[name] for name in SECRET_VARIABLES if name in environment)
+    register_secrets(_proxy_passwords(environment))
     return environment
+
+
+def _proxy_passwords(environment: Mapping[str, str]) -> Iterator[str]:
+    """The passwords in HTTPS_PROXY=http://user:password@host and its like, as requests reads it."""
+    for name, value in environment.items():
+        if name.lower().endswith("_proxy"):
+            _, _, password = value.rpartition("@")[0].split("://", 1)[-1].partition(":")
+            yield from (password, unquote(password))
 
 
 def _read_process_environment() -> dict[str, str]:
@@ -444,7 +454,8 @@ def _check_field(
     try:
         section[name] = item.convert(value)
     except ValueError as exc:
-        got = "" if item.is_secret else f", got {json.dumps(value, default=str)}"
+        is_hidden = item.is_secret or isinstance(exc, HiddenValueError)
+        got = "" if is_hidden else f", got {json.dumps(value, default=str)}"
         yield f"{_owner(sources, item.path)}: {item.path}: {exc}{got}"
     else:
         if item.is_secret:

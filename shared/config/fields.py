@@ -20,6 +20,10 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
+class HiddenValueError(ValueError):
+    """What was expected in place of a value that must not be shown: it holds a password."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One setting. `convert` takes the JSON value and gives the typed one, or raises ValueError
@@ -122,8 +126,10 @@ def dates(value: Any) -> list[date]:
 
 
 def address(value: Any) -> str:
-    """An http or https address."""
+    """An http or https address, without a user and password in it (ruling 36)."""
     expected = "expected an address that begins with https:// (or http://)"
+    if isinstance(value, str) and "@" in value:
+        raise HiddenValueError("expected an address without user and password (user:password@)")
     if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
         raise ValueError(expected)
     try:

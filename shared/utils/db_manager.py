@@ -20,6 +20,7 @@ from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Table
 from shared.utils.db_errors import translate, translate_connect
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
+from shared.utils.libpq_environment import without_libpq_variables
 from shared.utils.relations import find_relation, read_path
 from shared.utils.retry import RetryPolicy
 from shared.utils.staged_merge import MergeResult, is_stored, merge_rows
@@ -323,20 +324,21 @@ class DatabaseManager:
     def _connect(self) -> Connection:
         config = self._config
         try:
-            connection: Connection = call_interruptibly(
-                lambda: psycopg2.connect(
-                    host=config["host"],
-                    port=config["port"],
-                    dbname=config["database"],
-                    user=config["user"],
-                    password=config.get("password") or None,
-                    sslmode=config.get("sslmode", "prefer"),
-                    connect_timeout=config.get("connect_timeout_seconds", 10),
-                    application_name="stock_ingestion",
-                    client_encoding="UTF8",
-                    **_KEEPALIVE,
+            with without_libpq_variables():
+                connection: Connection = call_interruptibly(
+                    lambda: psycopg2.connect(
+                        host=config["host"],
+                        port=config["port"],
+                        dbname=config["database"],
+                        user=config["user"],
+                        password=config.get("password") or None,
+                        sslmode=config.get("sslmode", "prefer"),
+                        connect_timeout=config.get("connect_timeout_seconds", 10),
+                        application_name="stock_ingestion",
+                        client_encoding="UTF8",
+                        **_KEEPALIVE,
+                    )
                 )
-            )
         except psycopg2.Error as exc:
             raise translate_connect(exc, self._where) from exc
         # The statements after the lock must see what the run before committed.

@@ -8,9 +8,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -36,6 +38,7 @@ T = TypeVar("T")
 DEFAULT_ROOT = "https://api.kite.trade"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_DEADLINE_SECONDS = 300.0
+_LONGEST_MESSAGE = 500  # characters of Kite's
 _LOG_IN_AGAIN = (
     "Kite's access tokens die at about 6 AM IST every day, and on a login or logout elsewhere. "
     "Log in again: run 'python execute_dags.py --login', or put a new token into "
@@ -64,6 +67,7 @@ class KiteClientWrapper:
         progress: Progress | None = None,
     ) -> None:
         """Initialize with Kite API credentials. Nothing is sent yet."""
+        _warn_if_readable(root)
         self._api_secret = api_secret
         self.user_id = ""
         self._root = root
@@ -136,9 +140,9 @@ class KiteClientWrapper:
             return self._client.generate_session(request_token, self._api_secret)
         except (kite_exceptions.TokenException, kite_exceptions.InputException) as exc:
             raise AuthenticationError(
-                f"Kite refused the login (HTTP {exc.code}, {type(exc).__name__}: {exc}). A request "
-                "token is good once, for a few minutes: open the login address again. If that "
-                "fails too, check KITE_API_KEY and KITE_API_SECRET."
+                f"Kite refused the login ({_said(exc)}). A request token is good once, for a few "
+                "minutes: open the login address again. If that fails too, check KITE_API_KEY and "
+                "KITE_API_SECRET."
             ) from exc
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
@@ -170,8 +174,7 @@ class KiteClientWrapper:
             return self._client.profile()
         except kite_exceptions.InputException as exc:
             raise AuthenticationError(
-                "Kite found the credentials missing or malformed "
-                f"(HTTP {exc.code}, {type(exc).__name__}: {exc}). {_LOG_IN_AGAIN}"
+                f"Kite found the credentials missing or malformed ({_said(exc)}). {_LOG_IN_AGAIN}"
             ) from exc
 
     def _fetch_dump(self) -> ParsedDump:
@@ -193,6 +196,23 @@ class KiteClientWrapper:
                 raise translated from exc
 
         return (retry or self._retry).run(attempt, operation=operation)
+
+
+@lru_cache(maxsize=8)  # a run makes several clients, the warning is wanted once
+def _warn_if_readable(root: str) -> None:
+    """Warn of an http:// address outside this machine."""
+    parts = urlsplit(root)
+    host = parts.hostname or ""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    if parts.scheme == "http" and not is_loopback:
+        logger.warning(
+            "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
+            "and change the list.",
+            root,
+        )
 
 
 def filter_by_exchange(
@@ -258,9 +278,7 @@ def _translate(error: Exception, root: str, deadline_seconds: float) -> StockIng
         return APIError(f"No trusted connection to {root}: {_reason(error)}")
     if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
         return TransientAPIError(f"Kite at {root} did not answer in time.")
-    if isinstance(error, (requests.exceptions.ConnectionError, OSError)) and not isinstance(
-        error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
-    ):
+    if isinstance(error, OSError):  # requests.RequestException is one
         return TransientAPIError(f"No connection to Kite at {root}: {_reason(error)}")
     if isinstance(error, urllib3.exceptions.HTTPError):
         return TransientAPIError(f"Kite's answer was cut short or damaged: {_reason(error)}")
@@ -268,15 +286,27 @@ def _translate(error: Exception, root: str, deadline_seconds: float) -> StockIng
 
 
 def _translate_kite(error: kite_exceptions.KiteException) -> StockIngestionError:
-    said = f"HTTP {error.code}, {type(error).__name__}"
+    said = _said(error)
     if isinstance(error, kite_exceptions.TokenException):
-        return AuthenticationError(f"Kite refused the session ({said}: {error}). {_LOG_IN_AGAIN}")
+        return AuthenticationError(f"Kite refused the session ({said}). {_LOG_IN_AGAIN}")
+    if isinstance(error, kite_exceptions.PermissionException):
+        return APIError(
+            f"Kite lets this app not do that ({said}). A new login does not help: see "
+            "what the app of KITE_API_KEY may do, at https://developers.kite.trade."
+        )
     if isinstance(error, kite_exceptions.DataException):
         # Its text is the whole answer: never shown.
         return TransientAPIError("Kite's answer is neither JSON nor CSV.")
     if isinstance(error, kite_exceptions.NetworkException):
-        return TransientAPIError(f"Kite cannot reach its back end ({said}: {error}).")
-    return APIError(f"Kite refused the request ({said}: {error}).")
+        return TransientAPIError(f"Kite cannot reach its back end ({said}).")
+    return APIError(f"Kite refused the request ({said}).")
+
+
+def _said(error: kite_exceptions.KiteException) -> str:
+    """What an error of Kite's says, cut to a length that is fit for a message."""
+    text = str(error)
+    shown = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+    return f"HTTP {error.code}, {type(error).__name__}: {shown}"
 
 
 def _reason(error: BaseException) -> str:

@@ -40,6 +40,8 @@ _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", 
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _LINES_AT_ONCE = 50  # few enough for what is read of them to stay in the processor's cache
+_LONGEST_LINE = 64_000  # characters, its end among them; a real line has about 80
+_SHOWN_OF_LONG_LINE = 200
 _INTEGER_DIGITS = 4000  # int() refuses longer texts with a message about interpreter settings
 
 
@@ -200,6 +202,8 @@ class _RowReader:
 
     def read(self, lines: Sequence[str], first_number: int) -> list[dict[str, Any]]:
         """The rows of these lines. Raises ValueError if one of them is no good row."""
+        if max(map(len, lines)) > _LONGEST_LINE:
+            raise ValueError(f"longer than {_LONGEST_LINE:,} characters")
         records = _split(lines)
         if bad_widths := set(map(len, records)) - {self._width}:
             raise ValueError(f"expected {self._width} columns, got {min(bad_widths)}")
@@ -210,7 +214,9 @@ class _RowReader:
         return list(map(vars, map(_Row, *values, count(first_number))))
 
     def reject(self, line: str, number: int, reason: str) -> RejectedRow:
-        """The line as a rejected row."""
+        """The line as a rejected row; of one that is too long only the beginning is kept."""
+        if len(line) > _LONGEST_LINE:
+            return RejectedRow(number, reason, _readable([f"{line[:_SHOWN_OF_LONG_LINE]}..."]))
         try:
             (fields,) = map(_readable, _split([line]))
         except ValueError:
@@ -258,10 +264,31 @@ def parse_dump(body: bytes) -> ParsedDump:
 
 
 def _read_lines(body: bytes) -> Iterator[str]:
-    """The lines with their ends: LF, CRLF or CR."""
-    return io.TextIOWrapper(
+    """The lines with their ends: LF, CRLF or CR. Too long a line is cut, and is still too long."""
+    text = io.TextIOWrapper(
         io.BytesIO(body), encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
+    return _cut_lines(text) if _has_long_line(body) else text
+
+
+def _has_long_line(body: bytes) -> bool:
+    """Whether a line may be too long, found by jumps from line end to line end."""
+    start = 0
+    while start + _LONGEST_LINE < len(body):
+        window = (start, start + _LONGEST_LINE)
+        end = max(body.rfind(b"\n", *window), body.rfind(b"\r", *window))
+        if end < start:
+            return True
+        start = end + 1
+    return False
+
+
+def _cut_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(_LONGEST_LINE + 1):
+        rest = line
+        while len(rest) > _LONGEST_LINE and not rest.endswith(("\n", "\r")):
+            rest = text.readline(_LONGEST_LINE + 1)
+        yield line
 
 
 def _is_utf8(body: bytes) -> bool:

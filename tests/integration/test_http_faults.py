@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 import uuid
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -33,6 +34,7 @@ from sandbox.kite_faults import (
     Hang,
     HtmlError,
     HttpError,
+    Raw,
     Reset,
     Trickle,
 )
@@ -167,7 +169,32 @@ ECHO = (
     f"no, {ACCESS_TOKEN} {quote(ACCESS_TOKEN)} {API_SECRET} {quote_plus(API_SECRET)} {DB_PASSWORD}"
 )
 
+HALF = to_csv(NEW[:2])  # ends where a row ends: looks like a whole list
+
+
+def answer(body: bytes, *headers: str, endless: bytes = b"") -> Raw:
+    """An answer with status 200 and these headers alone; the connection closes after it."""
+    lines = ["HTTP/1.1 200 OK", "Content-Type: text/csv", *headers, "", ""]
+    return Raw("\r\n".join(lines).encode() + body, endless)
+
+
+def pack_zeros(megabytes: int) -> bytes:
+    """A whole gzip member of about a thousandth of that size."""
+    packer = zlib.compressobj(wbits=31)
+    return b"".join(packer.compress(bytes(10**6)) for _ in range(megabytes)) + packer.flush()
+
+
 TRANSIENT = {
+    "partial content": Case(CustomAnswer(HALF, status=206), r"got HTTP 206 \(Partial Content\)"),
+    "ended by the closing": Case(answer(HALF, "Connection: close"), "may be cut short"),
+    "length of -1": Case(answer(HALF, "Content-Length: -1"), "may be cut short"),
+    "two lengths": Case(
+        answer(HALF, f"Content-Length: {len(HALF)}", "Content-Length: 9999"), "may be cut short"
+    ),
+    "two of three gzip members": Case(
+        answer(gzip.compress(HALF) + gzip.compress(b"\n"), "Content-Encoding: gzip"),
+        "its gzip stream goes on after its end",
+    ),
     "429": Case(HttpError(429), r"HTTP 429 \(Too Many Requests\)"),
     "500": Case(HttpError(500, ECHO), r"HTTP 500 \(Internal Server Error\)"),
     "502 with HTML": Case(HtmlError(502), r"HTTP 502 \(Bad Gateway\)"),
@@ -211,6 +238,39 @@ PERMANENT = {
     ),
     "profile 403": Case(
         HttpError(403, ECHO), "HTTP 403.*6 AM IST", path="/user/profile", attempts=1, status=3
+    ),
+    "redirect without an address": Case(
+        CustomAnswer(HALF, status=302),
+        r"HTTP 302 \(Found\): a redirect without an address",
+        attempts=1,
+    ),
+    "403 of the app's permissions": Case(
+        HttpError(403, ECHO, "PermissionException"),
+        "HTTP 403, PermissionException.*A new login does not help",
+        attempts=1,
+    ),
+    "list without an end": Case(
+        answer(CSV_HEADER, "Connection: close", "Content-Encoding: gzip", endless=b"x" * 10**6),
+        "larger than 32 MB",
+        attempts=1,
+    ),
+    "profile without an end": Case(
+        Raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n",
+            endless=b"10000\r\n" + b" " * 0x10000 + b"\r\n",
+        ),
+        "larger than 1 MB",
+        path="/user/profile",
+        attempts=1,
+    ),
+    "length of a gigabyte": Case(
+        answer(CSV_HEADER, "Content-Length: 1000000000"), "larger than 32 MB", attempts=1
+    ),
+    "gzip of 150 MB of zeros": Case(
+        CustomAnswer(pack_zeros(150), headers=(("Content-Encoding", "gzip"),)),
+        "larger than 128 MB",
+        attempts=1,
     ),
     "another CSV": Case(CustomAnswer(ECHO.encode() + b"\n1\n"), "not Kite's", attempts=1),
     "header only": Case(HEADER_ONLY, r"list is empty \(a header and no rows\)", attempts=1),
@@ -317,6 +377,32 @@ def test_rejected_rows_are_counted_shown_and_kept_in_a_file(
     match = re.search(r"(/\S+/rejected_rows_\S+\.csv)", result.stdout)
     assert match
     assert Path(match[1]).read_text().count("instrument_token: expected a whole number") == 3
+    rig.assert_no_secret(result)
+
+
+def test_line_of_10_mb_is_one_rejected_row(rig: Rig, stored: dict[Key, Row]) -> None:
+    rig.kite.dump = to_csv(NEW) + b"x" * 10**7 + b"\n" + to_csv(NEW[:1]).splitlines(True)[-1]
+    result = rig.run()
+    assert result.returncode == 0, result.stderr
+    assert_new_list_is_stored(rig)
+    assert "line 6: longer than 64,000 characters" in result.stdout
+    logs = Path(rig.project.environment["LOG_DIR"])
+    assert sum(path.stat().st_size for path in logs.iterdir()) < 50_000
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_of_the_list_is_not_followed(
+    rig: Rig, stored: dict[Key, Row], status: int
+) -> None:
+    with KiteServer(HALF, api_secret=API_SECRET, access_token=ACCESS_TOKEN) as other:
+        location = ("Location", f"{other.root}/instruments?checksum=5ecret")
+        rig.kite.fail_next("/instruments", CustomAnswer(b"", status=status, headers=(location,)))
+        result = rig.run()
+        message = f"HTTP {status} .*: a redirect to '{other.root}/instruments'. Redirects are not"
+        assert other.requests == []
+    assert result.returncode == 1
+    assert re.search(message, result.stderr)
+    assert rig.table() == stored
     rig.assert_no_secret(result)
 
 

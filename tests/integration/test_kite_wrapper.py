@@ -23,6 +23,7 @@ from sandbox.kite_faults import (
     Hang,
     HtmlError,
     HttpError,
+    Raw,
     Reset,
     Trickle,
 )
@@ -197,6 +198,48 @@ def test_raw_client_gives_the_exact_bytes(
     assert raw_client.instruments() == body
 
 
+WHOLE = to_csv(INSTRUMENTS)
+LENGTH = f"Content-Length: {len(WHOLE)}"
+GZIP = "Content-Encoding: gzip"
+
+
+def raw(*headers: str, body: bytes = WHOLE, version: str = "HTTP/1.1") -> Raw:
+    """A whole list, of which nothing but these headers tells where it ends."""
+    lines = [f"{version} 200 OK", "Content-Type: text/csv", *headers, "", ""]
+    return Raw("\r\n".join(lines).encode() + body)
+
+
+def chunks(*sizes: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """The list in chunks whose sizes are written so."""
+    return b"".join(size + b"\r\n" + WHOLE + b"\r\n" for size in sizes) + end
+
+
+IN_CHUNKS = chunks(b"%x" % len(WHOLE))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(raw(LENGTH), id="length"),
+        pytest.param(raw(LENGTH, version="HTTP/1.0"), id="HTTP/1.0 with a length"),
+        pytest.param(
+            raw("Transfer-Encoding: Chunked", body=chunks(b"%06X" % len(WHOLE))), id="chunks"
+        ),
+        pytest.param(raw(GZIP, body=gzip.compress(WHOLE)), id="gzip ended by the closing"),
+        pytest.param(raw("Content-Encoding: X-GZIP", body=gzip.compress(WHOLE)), id="X-GZIP"),
+        pytest.param(raw(LENGTH, "Content-Encoding: identity"), id="identity"),
+        pytest.param(CustomAnswer(content_type="TEXT/CSV; Charset=UTF-8"), id="TEXT/CSV"),
+    ],
+)
+def test_answer_whose_end_is_proven(
+    kite: KiteServer, proven: KiteClientWrapper, delays: list[float], answer: Any
+) -> None:
+    kite.dump = WHOLE
+    kite.fail_next("/instruments", answer)
+    assert len(proven.fetch_instruments()) == 2
+    assert delays == []
+
+
 # Retries
 
 
@@ -226,6 +269,54 @@ def test_raw_client_gives_the_exact_bytes(
         pytest.param(NO_CONTENT_TYPE, "Content-Type", id="no content type"),
         pytest.param(CustomAnswer(b"{", "application/json"), "JSON", id="broken JSON"),
         pytest.param(EMPTY_BODY, "empty", id="empty body"),
+        pytest.param(CustomAnswer(status=206), "HTTP 206", id="206"),
+        pytest.param(CustomAnswer(status=203), "HTTP 203", id="203"),
+        pytest.param(CustomAnswer(b"", status=204), "HTTP 204", id="204"),
+        pytest.param(raw(), "may be cut short", id="ended by the closing"),
+        pytest.param(raw(version="HTTP/1.0"), "may be cut short", id="HTTP/1.0"),
+        pytest.param(raw("Content-Length: -1"), "may be cut short", id="length of -1"),
+        pytest.param(raw("Content-Length: much"), "may be cut short", id="length of no number"),
+        pytest.param(
+            raw(LENGTH, "Content-Length: 20"), "may be cut short", id="two different lengths"
+        ),
+        pytest.param(raw(LENGTH, LENGTH), "may be cut short", id="the same length twice"),
+        pytest.param(
+            raw("Content-Length: " + "9" * 5000), "may be cut short", id="length for no integer"
+        ),
+        pytest.param(
+            raw(GZIP, "Content-Length: -1", body=gzip.compress(WHOLE)),
+            "may be cut short",
+            id="gzip with a length of -1",
+        ),
+        pytest.param(
+            raw("Transfer-Encoding: gzip, chunked", body=IN_CHUNKS),
+            "may be cut short",
+            id="another transfer encoding",
+        ),
+        pytest.param(
+            raw("Transfer-Encoding: chunked", body=chunks(b"%x" % len(WHOLE), end=b"0")),
+            "cut short",
+            id="chunks cut within a size that begins with 0",
+        ),
+        pytest.param(
+            raw("Transfer-Encoding: chunked", body=chunks(b"-5")), "cut short", id="chunk of -5"
+        ),
+        pytest.param(
+            raw(
+                "Transfer-Encoding: chunked", "Content-Length: 20", body=chunks(b"%x" % len(WHOLE))
+            ),
+            "cut short",
+            id="chunks of another length than said",
+        ),
+        pytest.param(
+            raw(GZIP, body=gzip.compress(WHOLE) * 2), "goes on after its end", id="gzip twice"
+        ),
+        pytest.param(
+            raw(GZIP, body=gzip.compress(WHOLE) + b"\0"),
+            "goes on after its end",
+            id="gzip and more",
+        ),
+        pytest.param(raw(GZIP, body=b""), "cut short", id="gzip of nothing"),
     ],
 )
 class TestTransientFault:
@@ -282,8 +373,65 @@ def test_each_attempt_after_a_fault_has_a_connection_of_its_own(
         pytest.param(
             HttpError(403, error_type="PermissionException"),
             APIError,
-            "Permission",
+            "HTTP 403, PermissionException.* A new login does not help",
             id="permission",
+        ),
+        pytest.param(
+            CustomAnswer(b'{"status": "success", "data": []}', "application/json", 400),
+            APIError,
+            "HTTP 400",
+            id="400 that says success",
+        ),
+        pytest.param(CustomAnswer(status=301), APIError, "redirect without", id="301"),
+        pytest.param(CustomAnswer(b"", status=304), APIError, "redirect without", id="304"),
+        pytest.param(
+            CustomAnswer(status=302, headers=(("Location", "http://[::1"),)),
+            APIError,
+            r"redirect to 'http://\[::1'",
+            id="302 to no address",
+        ),
+        pytest.param(
+            CustomAnswer(WHOLE, headers=(("Content-Encoding", "br"),)),
+            APIError,
+            "got Content-Encoding 'br'",
+            id="another packing",
+        ),
+        pytest.param(
+            raw("Content-Encoding: gzip, gzip", body=gzip.compress(gzip.compress(WHOLE))),
+            APIError,
+            "got Content-Encoding 'gzip, gzip'",
+            id="packed twice",
+        ),
+        pytest.param(
+            raw("Content-Length: 32000001"),
+            APIError,
+            "larger than 32 MB",
+            id="length over it",
+        ),
+        pytest.param(
+            raw(
+                "Transfer-Encoding: chunked",
+                body=b"%x\r\n%s\r\n0\r\n\r\n" % (32_000_001, b" " * 32_000_001),
+            ),
+            APIError,
+            "larger than 32 MB",
+            id="chunks over the bound",
+        ),
+        pytest.param(
+            CustomAnswer(b" " * 1_000_001, "application/json"),
+            APIError,
+            "larger than 1 MB",
+            id="JSON over the bound",
+        ),
+        pytest.param(
+            CustomAnswer(
+                gzip.compress(b" " * 1_000_001),
+                "application/json",
+                headers=(("Content-Encoding", "gzip"),),
+            ),
+            APIError,
+            "larger than 1 MB",
+            id="packed JSON over the bound",
         ),
         pytest.param(HttpError(404), APIError, "HTTP 404", id="404"),
         pytest.param(HtmlError(404), APIError, "HTTP 404", id="404 with HTML"),
@@ -364,6 +512,7 @@ def test_reset_while_connecting(
         pytest.param(0, [0.5, 1.0], id="shorter than the backoff"),
         pytest.param("soon", [0.5, 1.0], id="no number and no date"),
         pytest.param("-5", [0.5, 1.0], id="negative"),
+        pytest.param(f"Fri, 01 Jan {10**30} 00:00:00 GMT", [0.5, 1.0], id="after all years"),
         pytest.param(datetime(2020, 1, 1), [0.5, 1.0], id="date that has passed"),
         pytest.param(int(MAX_RETRY_AFTER_SECONDS), [MAX_RETRY_AFTER_SECONDS, 1.0], id="longest"),
     ],
@@ -480,6 +629,15 @@ def test_no_part_of_a_foreign_page_is_in_the_error_or_its_causes(
     assert "sandbox_token" not in text
     assert "PAGE-TEXT" not in text
     assert "<pre>" not in text
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_message_of_kite_is_cut(kite: KiteServer, proven: KiteClientWrapper, status: int) -> None:
+    kite.fail_next("/instruments", HttpError(status, "long " * 100_000))
+    with pytest.raises(APIError if status == 400 else AuthenticationError) as caught:
+        proven.fetch_instruments()
+    assert "Exception: long long" in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_causes_of_an_error_come_to_an_end(kite: KiteServer, proven: KiteClientWrapper) -> None:

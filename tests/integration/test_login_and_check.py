@@ -300,6 +300,33 @@ def test_login_when_kite_fails_is_one_attempt(login: Login, fault: Fault, messag
     assert login.exchanges == 1  # a request token is good once
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_login_that_is_redirected_sends_nothing_there(login: Login, status: int) -> None:
+    with KiteServer(b"") as other:
+        token = CustomAnswer(
+            b'{"status": "success", "data": {"access_token": "0fAnother"}}', "application/json"
+        )
+        other.fail_next(LOGIN_PATH, token, None)
+        location = ("Location", other.root + LOGIN_PATH)
+        redirect = CustomAnswer(b"", status=status, headers=(location,))
+        login.kite.fail_next(LOGIN_PATH, redirect, None)
+        exit_status, output, errors = login.run(login.kite.issue_request_token().encode())
+        assert other.requests == []
+        assert f"a redirect to '{other.root}{LOGIN_PATH}'. Redirects are not followed" in errors
+    assert (exit_status, output) == (1, "")
+    assert login.is_untouched
+    assert login.exchanges == 1
+
+
+def test_login_when_the_app_may_not(login: Login) -> None:
+    login.kite.fail_next(LOGIN_PATH, HttpError(403, error_type="PermissionException"), None)
+    status, output, errors = login.run(login.kite.issue_request_token().encode())
+    assert (status, output) == (1, "")
+    assert "HTTP 403, PermissionException" in errors
+    assert "A new login does not help" in errors
+    assert login.is_untouched
+
+
 def test_login_when_the_network_is_down(login: Login) -> None:
     token = login.kite.issue_request_token().encode()
     status, output, errors = login.run(token, KITE_API_ROOT=CLOSED_PORT)

@@ -38,6 +38,7 @@ def exact(value: Any) -> str:
 
 
 ADDRESS = "expected an address that begins with https:// (or http://)"
+NO_USER = "expected an address without user and password (user:password@)"
 CREDENTIAL = "expected letters, digits and signs of ASCII, and no blank"
 DATES = 'expected a list of dates such as ["2026-01-26"]'
 EXCHANGES = 'expected a list of exchange codes such as ["NSE", "NFO"], or null'
@@ -128,6 +129,8 @@ def test_value_that_is_right(convert: Any, value: Any, expected: Any) -> None:
         pytest.param(fields.address, "https://", ADDRESS, id="address, no host"),
         pytest.param(fields.address, "https://[::1", ADDRESS, id="address, half a bracket"),
         pytest.param(fields.address, "https://x/\x07", ADDRESS, id="address, a control character"),
+        pytest.param(fields.address, "https://u:p@x", NO_USER, id="address, a password"),
+        pytest.param(fields.address, "https://u@[x", NO_USER, id="address, a user of no address"),
         pytest.param(fields.credential, 5, TEXT, id="credential, a number"),
         pytest.param(fields.credential, "", TEXT, id="credential, empty"),
         pytest.param(fields.credential, "schlüssel", CREDENTIAL, id="credential, not ASCII"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -218,7 +219,9 @@ def test_body_that_is_no_instrument_list_fails_for_good(body: bytes) -> None:
         pytest.param(b"1,2,A,N,\xff,,,,1,EQ,NSE,NSE", "not UTF-8", id="not-utf-8-unstored"),
         pytest.param(b"1,2,A,\xed\xa0\x80,0,,,,1,EQ,NSE,NSE", "not UTF-8", id="surrogate"),
         pytest.param(
-            b"1,2," + b"A" * 131_073 + b",N,0,,,,1,EQ,NSE,NSE", "field limit", id="long-field"
+            b"1,2," + b"A" * 131_073 + b",N,0,,,,1,EQ,NSE,NSE",
+            "longer than 64,000 characters",
+            id="long-line",
         ),
         pytest.param(b"1_0,2,A,N,0,,,,1,EQ,NSE,NSE", "instrument_token", id="underscore"),
         pytest.param("१२,2,A,N,0,,,,1,EQ,NSE,NSE".encode(), "instrument_token", id="devanagari"),
@@ -330,6 +333,60 @@ def test_stray_quote_before_more_than_a_field_of_text_harms_only_its_line() -> N
 
     assert [row.line_number for row in dump.rejected] == [2]
     assert [row["instrument_token"] for row in dump.rows] == list(range(5000, 12000))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_long_line_is_rejected_with_its_beginning_alone(end: bytes) -> None:
+    long = b"1004,5,SBIN," + b"x" * 200_000
+    body = (HEADER + SHARE + long + b"\n" + OPTION + long + b"\n" + BLANK).replace(b"\n", end)
+
+    dump = parse_dump(body)
+
+    assert [row["line_number"] for row in dump.rows] == [2, 4, 6]
+    assert [row.line_number for row in dump.rejected] == [3, 5]
+    for row in dump.rejected:
+        assert row.reason == "longer than 64,000 characters"
+        assert row.row == [long[:200].decode() + "..."]
+
+
+@pytest.mark.parametrize(
+    ("length", "end", "reasons"),
+    [
+        pytest.param(64_000, "\n", [], id="longest"),
+        pytest.param(64_000, "\r\n", [], id="longest, CRLF"),
+        pytest.param(64_001, "\n", ["longer than 64,000 characters"], id="too long"),
+        pytest.param(64_002, "\r\n", ["longer than 64,000 characters"], id="too long, CRLF"),
+    ],
+)
+@pytest.mark.parametrize("letter", ["A", "\N{DEVANAGARI LETTER KA}"], ids=["ASCII", "not ASCII"])
+def test_bound_of_a_line_is_in_characters(
+    length: int, end: str, reasons: list[str], letter: str
+) -> None:
+    start, rest = "1002,4,INFY,", f",0,,0,0.05,1,EQ,NSE,NSE{end}"
+    line = start + letter * (length - len(start) - len(rest)) + rest
+    assert len(line) == length
+
+    dump = parse_dump(HEADER + SHARE + line.encode() + OPTION)
+
+    assert [row.reason for row in dump.rejected] == reasons
+    assert len(dump.rows) == 3 - len(reasons)
+
+
+def test_long_line_takes_no_memory() -> None:
+    body = HEADER + SHARE + b"x" * 10_000_000 + b"\n" + OPTION
+    tracemalloc.start()
+    try:
+        dump = parse_dump(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(dump.rows), len(dump.rejected)) == (2, 1)
+    assert peak < 2_000_000
+
+
+def test_long_last_line_without_its_end_is_cut_short() -> None:
+    with pytest.raises(TransientAPIError, match="line 3 ends early"):
+        parse_dump(HEADER + SHARE + b"x" * 100_000)
 
 
 def test_quotes_commas_and_doubled_quotes_in_fields_are_kept() -> None:

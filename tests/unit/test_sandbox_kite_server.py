@@ -30,6 +30,7 @@ from sandbox.kite_faults import (
     Hang,
     HtmlError,
     HttpError,
+    Raw,
     Reset,
     Trickle,
 )
@@ -391,6 +392,7 @@ def test_custom_answer(
         pytest.param(Hang(), id="hang"),
         pytest.param(Hang("body"), id="hang-in-body"),
         pytest.param(Trickle(interval_seconds=3600), id="trickle"),
+        pytest.param(Raw(b"HTTP/1.1 200 OK\r\n\r\n", endless=b"x" * 65536), id="endless"),
         pytest.param(None, id="idle"),
     ],
 )
@@ -481,6 +483,26 @@ def test_stopped_server_refuses_connections() -> None:
         root = server.root
     with pytest.raises(requests.ConnectionError):
         requests.get(root, timeout=5)
+
+
+def test_raw_bytes_are_the_whole_answer(server: KiteServer) -> None:
+    server.fail_next("/instruments", Raw(b"HTTP/1.0 200 Fine\r\nX-Odd: yes\r\n\r\nbody"))
+    answer = fetch(server)
+    assert (answer.raw.version, answer.reason, answer.content) == (10, "Fine", b"body")
+    assert dict(answer.headers) == {"X-Odd": "yes"}
+
+
+def test_endless_bytes_follow_the_others_until_the_client_leaves(server: KiteServer) -> None:
+    server.fail_next("/instruments", Raw(b"HTTP/1.1 200 OK\r\n\r\nab", endless=b"cd"))
+    with requests.get(server.root + "/instruments", stream=True, timeout=5) as answer:
+        assert answer.raw.read(1001) == b"ab" + b"cd" * 499 + b"c"
+    assert fetch(server).content == DUMP
+
+
+def test_server_at_another_address_of_this_machine() -> None:
+    with KiteServer(DUMP, host="127.0.0.2") as elsewhere:
+        assert elsewhere.root.startswith("http://127.0.0.2:")
+        assert fetch(elsewhere).content == DUMP
 
 
 def test_server_says_nothing(server: KiteServer, capfd: pytest.CaptureFixture[str]) -> None:
