@@ -60,18 +60,19 @@ def parse_saved_dump(from_file: str) -> tuple[ParsedDump, RawDump]:
     or no instrument list.
     """
     source = name_source(from_file)
+    what = f"The {'list on' if source == STANDARD_INPUT else 'saved dump'} {source}"
     try:
         body = _unpack(_read(from_file))
         dump = parse_dump(body)
     except OSError as exc:
         raise ConfigurationError(
-            f"The saved dump {source} cannot be read ({exc.strerror or exc}). Expected a file or a "
+            f"{what} cannot be read ({exc.strerror or exc}). Expected a file or a "
             "pipe with Kite's CSV, plain or gzipped."
         ) from exc
     except APIError as exc:
-        raise APIError(f"The saved dump {source} cannot be used. {exc}") from exc
+        raise APIError(f"{what} cannot be used. {exc}") from exc
     if not dump.rows and not dump.rejected:
-        raise APIError(f"The saved dump {source} is empty (a header and no rows).")
+        raise APIError(f"{what} is empty (a header and no rows).")
     return dump, RawDump.of(body)
 
 

@@ -246,7 +246,7 @@ def test_list_from_a_pipe_with_a_name(
 def test_standard_input_that_is_closed(configured_project: Project) -> None:
     result = run_in_bash(configured_project, '"$@" - <&-')
     assert result.returncode == 2
-    assert "The saved dump standard input cannot be read (it is closed). Expected" in result.stderr
+    assert "The list on standard input cannot be read (it is closed). Expected" in result.stderr
 
 
 @pytest.mark.parametrize(
