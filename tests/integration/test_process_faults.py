@@ -395,7 +395,7 @@ def test_log_folder_without_permission(rig: Rig, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "blocks", [pytest.param(0, id="nothing"), pytest.param(1, id="the first lines")]
 )
-def test_log_on_a_disk_that_takes(rig: Rig, blocks: int) -> None:
+def test_log_on_a_full_disk(rig: Rig, blocks: int) -> None:
     """A limit on the size of files stands for a full disk."""
     config = rig.project.folder / "dag_1_import_instruments_from_kite" / "config.json"
     config.write_text(config.read_text().replace('"archive_days": 30', '"archive_days": 0'))
