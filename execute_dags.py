@@ -3,7 +3,7 @@
 
 The only place that parses arguments and chooses an exit status: 0 all DAGs
 succeeded, 1 a DAG failed, 2 bad usage or configuration, 3 the Kite session is dead or was refused
-and nothing else failed (log in again), 130 Ctrl-C, 143 SIGTERM.
+and nothing else failed (log in again), 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from shared import __version__
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
-from shared.config.logging_config import setup_console_logging, setup_file_logging
+from shared.config.logging_config import as_message, setup_console_logging, setup_file_logging
 from shared.dag_discovery import DAG, discover_dags
 from shared.exceptions import (
     AuthenticationError,
@@ -32,7 +32,7 @@ from shared.exceptions import (
     DAGExecutionError,
     StockIngestionError,
 )
-from shared.signals import Signals, Terminated
+from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, set_display
 
 PROJECT_ROOT = Path(__file__).resolve().parent
@@ -52,6 +52,7 @@ class ExitStatus(IntEnum):
     DAG_FAILED = 1
     USAGE_OR_CONFIGURATION = 2
     LOG_IN_AGAIN = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -66,14 +67,21 @@ def main() -> bool:
     return run(parse_arguments()) is ExitStatus.SUCCESS
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its messages quote the arguments, which may hold a file's name, or a token."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(as_message(message))
+
+
 def parse_arguments() -> argparse.Namespace:
     """Parse and validate command-line arguments. Bad usage ends the program with status 2."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="execute_dags.py",
         description="Run data pipelines (DAGs): all enabled ones in the order of their ids, or "
         "those named with --dag.",
         epilog="Exit status: 0 success, 1 a DAG failed, 2 bad usage or configuration, 3 log in "
-        "to Kite again, 130 interrupted, 143 terminated.",
+        "to Kite again, 129 terminal closed, 130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "--dag",
@@ -104,7 +112,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--from-file",
         metavar="PATH",
-        help="import a saved dump (CSV, plain or gzipped) instead of asking the API",
+        help="import a saved dump (CSV, plain or gzipped; -: from standard input) instead of "
+        "asking the API",
     )
     parser.add_argument(
         "--force",
@@ -219,6 +228,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     except KeyboardInterrupt:
         logger.error("Interrupted: what was not committed yet is rolled back.")
         return ExitStatus.INTERRUPTED
+    except HungUp:
+        logger.error("Hung up, its terminal was closed: what was not committed yet is rolled back.")
+        return ExitStatus.HUNG_UP
     except Terminated:
         logger.error("Terminated: what was not committed yet is rolled back.")
         return ExitStatus.TERMINATED
@@ -291,7 +303,7 @@ def _do_in_place(arguments: argparse.Namespace) -> ExitStatus:
 
 def _show_changes(arguments: argparse.Namespace) -> ExitStatus:
     """Let each DAG that keeps changes (it exports `describe_changes`) describe the last ones."""
-    from shared.console import say
+    from shared.console import say_lines, write_data
 
     dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
     reports = []
@@ -308,7 +320,7 @@ def _show_changes(arguments: argparse.Namespace) -> ExitStatus:
     if not reports:
         raise ConfigurationError("None of these DAGs keeps what it changes.")
     for report in reports:
-        say(report(as_json=arguments.json))
+        (write_data if arguments.json else say_lines)(report(as_json=arguments.json))
     return ExitStatus.SUCCESS
 
 
@@ -343,7 +355,7 @@ def _list_dags(dags: Sequence[DAG]) -> ExitStatus:
 
 
 def _run_dags(arguments: argparse.Namespace, log_file: Path | None) -> ExitStatus:
-    from shared.console import make_display, say, say_table
+    from shared.console import make_display, say, say_lines, say_table
 
     dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
     errors: dict[int, BaseException] = {}
@@ -361,7 +373,7 @@ def _run_dags(arguments: argparse.Namespace, log_file: Path | None) -> ExitStatu
                 set_display(None)
         seconds = time.perf_counter() - begin
         if succeeded:
-            say(f"\n{message}\n" if message else "")
+            say_lines(f"\n{message}\n" if message else "")
         status = "succeeded" if succeeded else "failed"
         say(f"DAG {dag.dag_id} {dag.name} {status} in {seconds:.2f} s")
         rows.append((str(dag.dag_id), dag.name, status, f"{seconds:.2f}"))

@@ -2,84 +2,153 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
+import io
 import logging
+import os
+import re
+import sys
 import zlib
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from shared.exceptions import APIError, ConfigurationError
+from shared.foreign_text import escape_line
+from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.kite_client_wrapper import RawDump
 from shared.utils.kite_csv import ParsedDump, parse_dump
 
 logger = logging.getLogger(__name__)
 
+STANDARD_INPUT = "standard input"
+
+# Ruling 34, for what comes from a file or a pipe: bytes as they come, and unpacked.
+MAX_BYTES = 32 * 2**20
+MAX_UNPACKED_BYTES = 128 * 2**20
+
 _GZIP_MARK = b"\x1f\x8b"
-_NAME = "kite_instruments_{moment:%Y-%m-%d_%H%M%S}_{digest}.csv.gz"
-_PATTERNS = ("kite_instruments_*.csv.gz", "kite_instruments_*.csv.part")  # left by a killed run
+_MOMENT = "%Y-%m-%d_%H%M%S"
+_NAME = f"kite_instruments_{{moment:{_MOMENT}}}_{{digest}}.csv.gz"
+# Also what a killed run has left.
+_OWN_NAME = re.compile(
+    r"kite_instruments_([0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{6})_[0-9a-f]{12}\.csv\.(?:gz|part)"
+)
 
 
-def read_saved_dump(path: Path) -> bytes:
-    """The CSV in a saved dump, plain or gzipped.
+def name_source(from_file: str) -> str:
+    """What messages and the history call a saved dump: its whole path, or "standard input".
 
-    Raises ConfigurationError if it cannot be read, APIError if its gzip is damaged or cut short.
+    `-`, and a pipe without a name of its own (`/dev/stdin`, `<(zcat list.csv.gz)`), are standard
+    input.
     """
+    if from_file == "-":
+        return STANDARD_INPUT
     try:
-        content = path.read_bytes()
+        path = os.path.realpath(from_file)
+        is_nameless = Path(from_file).is_fifo() and not Path(path).exists()
+    except OSError:  # the reading tells
+        return escape_line(from_file)
+    return STANDARD_INPUT if is_nameless else escape_line(path)
+
+
+def parse_saved_dump(from_file: str) -> tuple[ParsedDump, RawDump]:
+    """What a saved dump holds, plain or gzipped, and the dump itself; `-` is standard input.
+
+    Raises ConfigurationError if it cannot be read, APIError if it is too large, damaged, cut short
+    or no instrument list.
+    """
+    source = name_source(from_file)
+    what = f"The {'list on' if source == STANDARD_INPUT else 'saved dump'} {source}"
+    try:
+        body = _unpack(_read(from_file))
+        dump = parse_dump(body)
     except OSError as exc:
         raise ConfigurationError(
-            f"The saved dump {path} cannot be read ({exc.strerror or exc}). Expected a file of "
-            "Kite's CSV, plain or gzipped."
+            f"{what} cannot be read ({exc.strerror or exc}). Expected a file or a "
+            "pipe with Kite's CSV, plain or gzipped."
         ) from exc
-    if not content.startswith(_GZIP_MARK):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as exc:
-        raise APIError(f"The saved dump {path} is damaged or cut short: {exc}.") from exc
-
-
-def parse_saved_dump(path: Path) -> tuple[ParsedDump, RawDump]:
-    """What a saved dump holds, and the dump itself.
-
-    Raises ConfigurationError if it cannot be read, APIError if it is no instrument list.
-    """
-    body = read_saved_dump(path)
-    try:
-        dump = parse_dump(body)
     except APIError as exc:
-        raise APIError(f"The saved dump {path} cannot be used. {exc}") from exc
+        raise APIError(f"{what} cannot be used. {exc}") from exc
     if not dump.rows and not dump.rejected:
-        raise APIError(f"The saved dump {path} is empty (a header and no rows).")
+        raise APIError(f"{what} is empty (a header and no rows).")
     return dump, RawDump.of(body)
 
 
+def _read(from_file: str) -> bytes:
+    if from_file != "-":
+        with Path(from_file).open("rb") as file:
+            return _read_bounded(file, MAX_BYTES)
+    if sys.stdin is None:  # closed before the start (`<&-`)
+        raise OSError("it is closed")
+    return _read_bounded(sys.stdin.buffer, MAX_BYTES)
+
+
+def _unpack(content: bytes) -> bytes:
+    if not content.startswith(_GZIP_MARK):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            return _read_bounded(file, MAX_UNPACKED_BYTES)
+    except (OSError, EOFError, zlib.error) as exc:
+        raise APIError(f"It is damaged or cut short: {exc}.") from exc
+
+
+def _read_bounded(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
+    """All that is in the file. Raises APIError if that is more than `limit` bytes."""
+    content = file.read(limit + 1)
+    if len(content) > limit:
+        raise APIError(
+            f"It has more than {limit // 2**20} MB; an instrument list has about 10, and 2 gzipped."
+        )
+    return content
+
+
 def keep_dump(dump: RawDump, directory: Path, days: int, *, now: datetime) -> Path | None:
-    """Keep the dump in `directory`, and delete what is older than `days` there; 0 keeps none.
+    """Keep the dump in `directory`, then delete what is older than `days` there; 0 keeps none.
 
     Returns the file, or None if none was kept. A fault is a warning: the list itself is stored.
     """
     if days == 0:
         return None
     path = directory / _NAME.format(moment=now, digest=dump.sha256[:12])
-    unfinished = path.with_suffix(".part")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _delete_older(directory, now - timedelta(days=days))
-        unfinished.write_bytes(dump.packed)
-        unfinished.replace(path)
+        make_private_folder(directory)
+        with write_in_one_step(path, path.with_suffix(".part")) as file:
+            file.write(dump.packed)
     except OSError as exc:
         logger.warning("The dump could not be kept in %s: %s", directory, exc.strerror or exc)
         return None
-    finally:  # also where a signal comes
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    try:
+        _delete_older(path, days)
+    except OSError as exc:
+        logger.warning("The old dumps in %s cannot be listed: %s", directory, exc.strerror or exc)
     return path
 
 
-def _delete_older(directory: Path, limit: datetime) -> None:
-    for pattern in _PATTERNS:
-        for path in directory.glob(pattern):
-            if path.stat().st_mtime < limit.timestamp():
-                path.unlink()
+def _delete_older(newest: Path, days: int) -> None:
+    """Delete the lists beside `newest` that are more than `days` older than the last one before it.
+
+    Or than `newest`, if that is older: one run with a wrong clock deletes nothing that the right
+    one would not, and neither does the next run with the right clock.
+    """
+    moments = dict(_own_files(newest.parent))
+    moment = moments.pop(newest)
+    limit = min(moment, max(moments.values(), default=moment)) - timedelta(days=days)
+    for path in (path for path, moment in moments.items() if moment < limit):
+        try:
+            path.unlink()
+        except OSError as exc:
+            logger.warning("The old dump %s could not be deleted: %s", path, exc.strerror or exc)
+
+
+def _own_files(directory: Path) -> Iterator[tuple[Path, datetime]]:
+    """The files that runs have made, with the moments in their names; nothing of the user's."""
+    for path in directory.iterdir():
+        match = _OWN_NAME.fullmatch(path.name)
+        if match and path.is_file() and not path.is_symlink():
+            try:
+                yield path, datetime.strptime(match[1], _MOMENT)
+            except ValueError:  # a date that does not exist
+                continue

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dag_1_import_instruments_from_kite import settings
-from dag_1_import_instruments_from_kite.archive import keep_dump, parse_saved_dump
+from dag_1_import_instruments_from_kite.archive import keep_dump, name_source, parse_saved_dump
 from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
 from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
 from dag_1_import_instruments_from_kite.store import (
@@ -86,7 +86,8 @@ def import_instruments_from_kite(
 
     Args:
         dry_run: Write nothing: work out, and say, what a run would change
-        from_file: Import this saved dump (CSV, plain or gzipped) instead of the API's (steps 2, 3)
+        from_file: Import this saved dump (CSV, plain or gzipped; `-` is standard input) instead of
+            the API's (steps 2, 3)
         force: Store a list that is not plausible against the last good one
 
     Returns:
@@ -95,8 +96,9 @@ def import_instruments_from_kite(
     Raises:
         DAGExecutionError: If any step fails; the step's own error is its `__cause__`
     """
-    source = run_history.API_SOURCE if from_file is None else str(Path(from_file).resolve())
-    run = _Run(Summary(RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone()), dry_run))
+    source = run_history.API_SOURCE if from_file is None else name_source(from_file)
+    key = RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone())
+    run = _Run(Summary(key, dry_run), from_file)
     try:
         message = run.execute(force)
     except StockIngestionError as exc:
@@ -115,8 +117,9 @@ def import_instruments_from_kite(
 class _Run:
     """One run: its configuration and what it has found so far."""
 
-    def __init__(self, summary: Summary) -> None:
+    def __init__(self, summary: Summary, from_file: str | None) -> None:
         self.summary = summary
+        self._from_file = from_file
         self._root: RootConfig | None = None
 
     def execute(self, force: bool) -> str:
@@ -169,9 +172,9 @@ class _Run:
 
     def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
         summary = self.summary
-        if not summary.key.is_from_api:
+        if self._from_file is not None:
             with operation("read saved dump", summary.durations):
-                dump, raw_dump = parse_saved_dump(Path(summary.key.source))
+                dump, raw_dump = parse_saved_dump(self._from_file)
         else:
             client = KiteClientWrapper.from_config(
                 asdict(root.api), retry=retry, progress=partial(advance, unit="bytes")

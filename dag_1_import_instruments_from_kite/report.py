@@ -9,6 +9,7 @@ from typing import Any
 
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE, DAG_ID
 from shared.config.config_loader import ConfigLoader
+from shared.foreign_text import escape_line
 from shared.kite_login import IST
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -57,8 +58,8 @@ def _summarise(changes: Sequence[Sequence[Any]]) -> list[str]:
         groups.setdefault((change[3], change[0]), []).append(change)
     lines = [f"{'kind':<14}{'exchange':<10}{'rows':>7}  the first of them"] if groups else []
     for (kind, exchange), members in groups.items():
-        first = _describe(*members[0])
-        lines.append(f"{kind:<14}{exchange:<10}{len(members):>7,}  {first}")
+        first = escape_line(_describe(*members[0]))
+        lines.append(f"{kind:<14}{escape_line(exchange):<10}{len(members):>7,}  {first}")
     return [line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 3]}..." for line in lines]
 
 

@@ -21,6 +21,7 @@ from dag_1_import_instruments_from_kite.summary import Summary
 from shared.config.config_loader import DatabaseConfig
 from shared.config.logging_config import redact
 from shared.exceptions import DatabaseError
+from shared.foreign_text import escape
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -189,7 +190,8 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
         lock_timeout_seconds=_RECORD_SECONDS,
         statement_timeout_seconds=_RECORD_SECONDS,
     )
-    reason = redact(str(error)) or f"ended from outside: {type(error).__name__.strip('_')}"
+    # PostgreSQL stores neither NUL nor bytes that are no UTF-8.
+    reason = escape(redact(str(error))) or f"ended from outside: {type(error).__name__.strip('_')}"
 
     def work(cursor: Any) -> bool:
         if run_history.has_succeeded(cursor, summary.key):

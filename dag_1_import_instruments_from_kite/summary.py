@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from shared.config.logging_config import redact
+from dag_1_import_instruments_from_kite.archive import STANDARD_INPUT
+from shared.foreign_text import escape_line
 from shared.kite_login import IST
+from shared.private_files import make_private_folder, private_opener
 from shared.utils.kite_csv import RejectedRow, shorten
 from shared.utils.run_history import API_SOURCE, LastRun, RunKey
 from shared.utils.staged_merge import MergeResult
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_REJECTS = 5
 _COLUMNS = 79
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass
@@ -50,14 +53,14 @@ class Summary:
 
 def describe(summary: Summary) -> str:
     """The summary as lines of text, each at most 80 columns wide where names allow it."""
-    lines = [_headline(summary), "", *_figures(summary)]
+    lines = [*_headlines(summary), "", *_figures(summary)]
     if summary.left_out:
         left_out = f"left out by parameters.exchanges: {_listed(summary.left_out)}"
-        lines += ["", _fill(left_out)]
+        lines += ["", *_fill(left_out)]
     if summary.merge is not None and summary.changes is not None:
         lines += ["", *_changes(summary.changes)]
     if summary.rejected:
-        lines += ["", describe_rejects(summary)]
+        lines += ["", *_reject_lines(summary)]
     if summary.by_exchange:
         lines += [
             "",
@@ -66,12 +69,16 @@ def describe(summary: Summary) -> str:
             ),
         ]
     steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in summary.durations.items())
-    lines += ["", _fill(f"seconds: {steps}")]
-    return "\n".join(lines)
+    lines += ["", *_fill(f"seconds: {steps}")]
+    return "\n".join(map(escape_line, lines))
 
 
 def describe_rejects(summary: Summary) -> str:
     """The rejected rows: counted by reason, the first few shown, and where all of them are."""
+    return "\n".join(map(escape_line, _reject_lines(summary)))
+
+
+def _reject_lines(summary: Summary) -> list[str]:
     reasons = Counter(_kind(row.reason) for row in summary.rejected)
     rows = "1 row" if len(summary.rejected) == 1 else f"{len(summary.rejected):,} rows"
     lines = [f"rejected {rows}:"]
@@ -83,55 +90,67 @@ def describe_rejects(summary: Summary) -> str:
     ]
     if summary.rejects_file is not None:
         lines.append(f"all of them: {summary.rejects_file}")
-    return "\n".join(lines)
+    return lines
 
 
 def write_rejected_rows(rejected: Sequence[RejectedRow], directory: Path) -> Path | None:
-    """Write all rejected rows to a new CSV file in `directory`.
+    """Write all rejected rows to a new CSV file in `directory`, which only its owner can read.
 
     Columns: line_number in the dump (1 is the header), reason, and the row as a line of CSV (a row
-    that could be read in Kite's order of columns, without last_price). Returns the path, or None,
+    that could be read in Kite's order of columns, without last_price), exactly, but for an
+    apostrophe before it where a spreadsheet could take it for a formula. Returns the path, or None,
     after a warning, if the file cannot be written: the valid rows count more.
     """
     path = directory / f"rejected_rows_{datetime.now():%Y-%m-%d_%H%M%S_%f}.csv"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
+        make_private_folder(directory)
+        with open(path, "x", encoding="utf-8", newline="", opener=private_opener) as file:
             writer = csv.writer(file)
             writer.writerow(["line_number", "reason", "row"])
             for row in rejected:
-                line = _as_line([redact(field) for field in row.row])  # before quotes are doubled
-                writer.writerow([row.line_number, redact(row.reason), line])
+                cells = (row.reason, _as_line(row.row))
+                writer.writerow([row.line_number, *map(_without_formula, cells)])
     except (OSError, ValueError) as exc:
         logger.warning("The list of rejected rows cannot be written to %s: %s", path, exc)
         return None
     return path
 
 
+def _without_formula(cell: str) -> str:
+    """The cell with an apostrophe before a sign that begins a formula, as OWASP advises.
+
+    One is also put before a text that begins with apostrophes and such a sign: so it is undone by
+    taking one apostrophe away wherever a text begins so.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA_SIGNS) else cell
+
+
 def _as_line(fields: Sequence[str]) -> str:
     text = io.StringIO()
-    # NUL as its escape: Python 3.10 cannot write it, and few programs read it.
-    csv.writer(text, lineterminator="").writerow(field.replace("\0", r"\x00") for field in fields)
+    csv.writer(text, lineterminator="").writerow(fields)
     return text.getvalue()
 
 
-def _headline(summary: Summary) -> str:
+def _headlines(summary: Summary) -> list[str]:
     if summary.dry_run and summary.stored:
-        text = f"Dry run: {summary.stored:,} instruments would be stored in {summary.target}"
+        lines = [f"Dry run: {summary.stored:,} instruments would be stored in {summary.target}"]
     elif summary.merge is not None:
-        text = f"Stored {summary.stored:,} instruments in {summary.target}"
+        lines = [f"Stored {summary.stored:,} instruments in {summary.target}"]
     else:
-        text = "Nothing was stored"
-    if summary.key.source != API_SOURCE:
-        text += f"\nThe list is that of the saved dump {summary.key.source}"
+        lines = ["Nothing was stored"]
+    source = summary.key.source
+    if source == STANDARD_INPUT:
+        lines.append("The list came from standard input")
+    elif source != API_SOURCE:
+        lines.append(f"The list is that of the saved dump {source}")
     if summary.same_as is not None:
-        text += (
-            f"\nThe list is the same, byte for byte, as that of run {summary.same_as.run_id} "
+        lines.append(
+            f"The list is the same, byte for byte, as that of run {summary.same_as.run_id} "
             f"({summary.same_as.started_at.astimezone(IST):%a %d %b %Y %H:%M IST})"
         )
     if summary.is_compared_with_newest_rows:
-        text += "\nNo run is on record: it was compared with the newest rows of the table"
-    return text
+        lines.append("No run is on record: it was compared with the newest rows of the table")
+    return lines
 
 
 def _figures(summary: Summary) -> list[str]:
@@ -158,7 +177,8 @@ def _changes(changes: Counter[str]) -> list[str]:
 
 def _table(title: str, counts: Counter[str] | Counter[str | None]) -> list[str]:
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0] or ""))
-    return [f"{title:<16}{'rows':>9}"] + [f"{name or '-':<16}{n:>9,}" for name, n in rows]
+    lines = [f"{title:<16}{'rows':>9}"]
+    return lines + [f"  {name or '-':<14}{n:>9,}" for name, n in rows]  # no name begins a line
 
 
 def _side_by_side(left: list[str], right: list[str]) -> list[str]:
@@ -177,9 +197,9 @@ def _kind(reason: str) -> str:
     return reason.split(", got ")[0]
 
 
-def _fill(text: str) -> str:
+def _fill(text: str) -> list[str]:
     """The text in lines, with no word broken."""
-    return textwrap.fill(
+    return textwrap.wrap(
         text,
         _COLUMNS,
         subsequent_indent="  ",

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from shared.config import config_loader
 from shared.config.config_loader import ConfigLoader, DatabaseConfig
-from shared.config.env_file import check_writable, set_variable
+from shared.config.env_file import reserved
 from shared.config.logging_config import register_secrets
 from shared.console import say
 from shared.exceptions import AuthenticationError, StockIngestionError
@@ -35,7 +35,19 @@ def log_in() -> None:
     Raises ConfigurationError, AuthenticationError, APIError; `.env` is as it was then.
     """
     client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config(with_token=False)))
-    check_writable(config_loader.ENV_FILE)  # before the request token is used up
+    with reserved(config_loader.ENV_FILE) as set_variable:  # before the request token is used up
+        access_token = _exchange(client)
+        set_variable(TOKEN_VARIABLE, access_token)
+    say(
+        f"Logged in as {client.user_id}. The token is in .env, and dies at about "
+        f"{_describe_death()}."
+    )
+    if config_loader.environment_overrules(TOKEN_VARIABLE, access_token):
+        say(f"Beware: {TOKEN_VARIABLE} is also set in the environment, and wins over .env.")
+
+
+def _exchange(client: KiteClientWrapper) -> str:
+    """Ask for a request token, and give the access token that Kite has for it, proven."""
     if sys.stdin is not None and sys.stdin.isatty():
         say("1. Open this address in a browser and log in to Kite:\n")
         say(f"   {client.login_url}\n")
@@ -51,13 +63,7 @@ def log_in() -> None:
     access_token = client.log_in(request_token)
     register_secrets([access_token])
     client.authenticate()
-    set_variable(config_loader.ENV_FILE, TOKEN_VARIABLE, access_token)
-    say(
-        f"Logged in as {client.user_id}. The token is in .env, and dies at about "
-        f"{_describe_death()}."
-    )
-    if config_loader.environment_overrules(TOKEN_VARIABLE, access_token):
-        say(f"Beware: {TOKEN_VARIABLE} is also set in the environment, and wins over .env.")
+    return access_token
 
 
 def _read_line() -> str:

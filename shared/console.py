@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
-from shared.config.logging_config import redact
+from shared.config.logging_config import as_message, redact
+from shared.foreign_text import escape_line
 
 _QUIET_SECONDS = 5.0  # a step that takes longer than this tells how far it is
 
@@ -24,13 +25,28 @@ _UNWRAPPED_COLUMNS = 1000
 
 
 def say(text: str = "") -> None:
-    """Write a line or more to standard output, secrets masked and control characters shown.
+    """Write a message to standard output; its lines after the first are indented.
 
-    If it cannot be written any more (`| head -1`), the run goes on in silence.
+    Secrets are masked, and what is not seen is shown escaped. Text of others may stand anywhere in
+    it but at its beginning (ruling 35).
     """
-    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in redact(text))
+    _write(as_message(text))
+
+
+def say_lines(text: str) -> None:
+    """Write a text of several lines, each of which begins with words of this project's own."""
+    _write("\n".join(map(as_message, text.split("\n"))))
+
+
+def write_data(text: str) -> None:
+    """Write data for programs to standard output, exactly as they are (ruling 35)."""
+    _write(text)
+
+
+def _write(text: str) -> None:
+    """If standard output cannot be written any more (`| head -1`), the run goes on in silence."""
     try:
-        sys.stdout.write(shown + "\n")
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError:  # also a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,11 +57,11 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     can_draw = "utf" in (sys.stdout.encoding or "").lower()
     table = Table(*header, box=box.SIMPLE_HEAD if can_draw else box.ASCII2, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(escape_line(redact(cell))) for cell in row))
     text = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED_COLUMNS
     Console(file=text, width=width).print(table)
-    say("\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n"))
+    say_lines("\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n"))
 
 
 def make_display() -> PlainDisplay | LiveDisplay:
@@ -97,7 +113,7 @@ class LiveDisplay:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("  {task.description:<20}"),
+            TextColumn("  {task.description:<20}", markup=False),
             BarColumn(bar_width=14),  # with room for the ^C that a terminal echoes
             TextColumn("{task.fields[count]}"),
             _SecondsColumn(),
@@ -120,7 +136,8 @@ class LiveDisplay:
 
     def started(self, name: str) -> None:
         """A step began."""
-        self._task = self._progress.add_task(name, total=None, count="", seconds=None)
+        shown = escape_line(redact(name))
+        self._task = self._progress.add_task(shown, total=None, count="", seconds=None)
 
     def advanced(self, done: int, total: int | None, unit: str) -> None:
         """The step has come to `done` of `total`."""

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as errors that end a run, whatever is in their way."""
+"""SIGINT, SIGTERM and SIGHUP as errors that end a run, whatever is in their way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-_ALARM = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []  # Windows has none
+# Windows has none of these.
+_ALARM = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []
+_HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 
 # A run of DAG 1 has ended by then, if the first error was not lost; and one that was still ends
 # within 10 seconds (ruling 26).
@@ -19,8 +21,19 @@ class Terminated(BaseException):
     """SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
 
 
+class HungUp(Terminated):
+    """SIGHUP came: the terminal was closed, or the connection to it was lost."""
+
+
+_ERRORS: dict[int, type[BaseException]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: Terminated,
+    **dict.fromkeys(_HANGUP, HungUp),
+}
+
+
 class Signals:
-    """Makes errors of SIGINT and SIGTERM in the body of `as_sent`.
+    """Makes errors of SIGINT, SIGTERM and SIGHUP in the body of `as_sent`.
 
     An error that a handler raises can get lost: Python drops it while it cleans an object up (at
     the end of an HTTP session one signal in three was lost so), makes another error of it where a
@@ -38,13 +51,15 @@ class Signals:
     def as_sent(self) -> Iterator[None]:
         """A body that ends in KeyboardInterrupt or Terminated if a signal comes, in nothing else.
 
-        May be nested. Ctrl-C stays ignored where it was, as in a shell's background. Handlers that
-        the body leaves behind are taken away.
+        May be nested. Ctrl-C stays ignored where it was, as in a shell's background, and so does
+        SIGHUP, as under nohup. Handlers that the body leaves behind are taken away.
         """
         if not self._depth:
             self._arrived = None
-            is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            self._numbers = [signal.SIGTERM, *_ALARM, *([signal.SIGINT] if is_default else [])]
+            by_default = (signal.default_int_handler, signal.SIG_DFL)
+            may_be_ignored = (signal.SIGINT, *_HANGUP)
+            heeded = [n for n in may_be_ignored if signal.getsignal(n) in by_default]
+            self._numbers = [signal.SIGTERM, *_ALARM, *heeded]
         hook, sys.unraisablehook = sys.unraisablehook, self._handle_unraisable
         previous = {number: signal.signal(number, self._handle) for number in self._numbers}
         self._depth += 1
@@ -70,7 +85,7 @@ class Signals:
         elif self._arrived is not None:
             return
         else:
-            self._arrived = KeyboardInterrupt if number == signal.SIGINT else Terminated
+            self._arrived = _ERRORS[number]
         if self._depth:  # else the body has not begun, or has ended: as_sent raises it
             _set_alarm(_REPEAT_SECONDS)
             raise self._arrived

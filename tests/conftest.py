@@ -53,9 +53,11 @@ settings.load_profile("project")
 # The project wants a password; a server that asks for none takes any.
 NO_PASSWORD = "not-asked-for"
 
-# A shell that starts the tests with "&" has Ctrl-C ignored in them and in all that they start.
+# A shell that starts the tests with "&" has Ctrl-C ignored in them and in all that they start, and
+# nohup SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Read before any test clears the environment.
 _GIVEN = {name: value for name, value in os.environ.items() if value}

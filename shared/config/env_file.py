@@ -6,14 +6,19 @@ import contextlib
 import io
 import os
 import re
+import stat
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from dotenv.parser import parse_stream
 
 from shared.exceptions import ConfigurationError
 
 _BOM = "\ufeff"
+_ROOM_BYTES = 4096  # for a variable that is new, or longer than before
 # The parts of a variable's text: up to its name; its value in quotes, or else bare, with the blanks
 # before it; and what follows, a comment among it.
 _NAME = re.compile(r"\s*(?:export[^\S\r\n]+)?(?:'[^']+'|[^=#\s]+)(?:[^\S\r\n]*=)?")
@@ -21,19 +26,37 @@ _QUOTED = re.compile(r"""([^\S\r\n]*)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")(.*)
 _BARE = re.compile(r"([^\S\r\n]*?)(?:\S[^\r\n]*?)?((?:[^\S\r\n]+#[^\r\n]*)?\s*)", re.DOTALL)
 
 
-def check_writable(path: Path) -> None:
-    """Raise ConfigurationError if `set_variable` could not write the file; it is not touched."""
-    target = path.resolve()
+@contextlib.contextmanager
+def reserved(path: Path) -> Iterator[Callable[[str, str], None]]:
+    """A function that sets a variable in the file at `path`, for which all is prepared.
+
+    A file with its owner, its rights and room for its content lies beside it before the body
+    begins, so that nothing is asked of Kite which could not be kept afterwards. The function takes
+    name and value as `set_variable` does, and may be called once.
+
+    Raises ConfigurationError if the file cannot be written; it is not touched then.
+    """
+    target = path.resolve()  # a link stays a link
+    unfinished: Path | None = None
     try:
-        if target.exists():
-            target.read_bytes()
-        with tempfile.NamedTemporaryFile(prefix=f"{target.name}.", dir=target.parent):
-            pass
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{path.name} cannot be written: {exc.strerror or exc}. Make it, and the folder that "
-            "it is in, writable for the user who logs in."
-        ) from exc
+        try:
+            old = _read(target)
+            descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
+            unfinished = Path(name)
+            with os.fdopen(descriptor, "wb") as file:  # mkstemp made it with mode 600
+                _take_over_owner(file.fileno(), target, path.name)
+                _write(file, bytes(len(old) + _ROOM_BYTES))
+        except OSError as exc:
+            raise ConfigurationError(
+                f"{path.name} cannot be written: {exc.strerror or exc}. It is as it was. Its disk "
+                "needs room for a second copy, and the user who logs in must be able to write it "
+                "and the folder that it is in."
+            ) from exc
+        yield partial(_fill_and_rename, unfinished, target, path.name)
+    finally:
+        if unfinished is not None:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
 
 def set_variable(path: Path, name: str, value: str) -> None:
@@ -45,13 +68,54 @@ def set_variable(path: Path, name: str, value: str) -> None:
 
     Raises ConfigurationError if it cannot be written, or `value` would not be read back as it is.
     """
-    target = path.resolve()  # a link stays a link
+    with reserved(path) as set_one:
+        set_one(name, value)
+
+
+def _read(target: Path) -> bytes:
+    return target.read_bytes() if target.exists() else b""
+
+
+def _take_over_owner(descriptor: int, target: Path, shown: str) -> None:
+    """Give the open file the owner, the group and the mode that `target` has.
+
+    Where everybody could read `target`, it becomes private. Where it is not there, root makes it
+    for the owner of its folder. Raises ConfigurationError if this user may not give files away.
+    """
+    if not hasattr(os, "fchown"):
+        return
+    is_there = target.exists()
+    model = (target if is_there else target.parent).stat()
+    mode = stat.S_IMODE(model.st_mode)
+    is_shared = is_there and bool(mode & stat.S_IRWXG) and not mode & stat.S_IRWXO
     try:
-        old = target.read_bytes() if target.exists() else b""
-        _replace_file(target, _with_variable(old, name, value))
+        os.fchown(descriptor, model.st_uid, model.st_gid)
+    except PermissionError as exc:
+        if is_there and (is_shared or model.st_uid != os.geteuid()):
+            raise ConfigurationError(
+                f"{shown} belongs to uid {model.st_uid}, gid {model.st_gid}, who could not read it "
+                "any more if this user wrote it. It is as it was. Run this as its owner or as root."
+            ) from exc
+    if is_shared:
+        os.fchmod(descriptor, mode)
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    file.truncate()
+    os.fsync(file.fileno())
+
+
+def _fill_and_rename(unfinished: Path, target: Path, shown: str, name: str, value: str) -> None:
+    try:
+        content = _with_variable(_read(target), name, value)
+        with unfinished.open("r+b") as file:  # in the room that it has already
+            _write(file, content)
+        unfinished.replace(target)
     except OSError as exc:
         raise ConfigurationError(
-            f"{path.name} could not be written, it is as it was: {exc.strerror or exc}."
+            f"{shown} could not be written, it is as it was: {exc.strerror or exc}."
         ) from exc
 
 
@@ -91,21 +155,3 @@ def _with_value(binding: str, value: str) -> str:
     bare = _BARE.fullmatch(rest)
     assert bare is not None  # it matches all that is left
     return f"{before}{bare[1]}{value}{bare[2]}"
-
-
-def _replace_file(target: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:  # mkstemp made it with mode 600
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists() and hasattr(os, "chown"):
-            owner = target.stat()
-            with contextlib.suppress(PermissionError):
-                os.chown(temporary, owner.st_uid, owner.st_gid)
-        Path(temporary).replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise

@@ -1,8 +1,8 @@
 """Where log lines go, how they look, and that no secret is among them.
 
 Warnings and errors go to standard error, one line each; everything from the configured level on
-goes to a rotating file, with stack traces. `redact` is also what execute_dags.py sends its
-own output through (ruling 12).
+goes to a rotating file, with stack traces. What is printed goes through `as_message`, too
+(rulings 12 and 35).
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from shared.foreign_text import escape, escape_line, indent_further_lines
+from shared.private_files import make_private_folder, private_opener
+
 LOG_FILE_NAME = "stock_ingestion.log"
 DEFAULT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 _MASK = "***"
 _LONG = 16
+_SHORT = 8
 # Headers and parameters that carry secrets, whoever's they are.
 _CREDENTIALS = re.compile(
     r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
@@ -50,6 +54,11 @@ def redact(text: str) -> str:
     return _CREDENTIALS.sub(rf"\g<1>{_MASK}", text)
 
 
+def as_message(text: str) -> str:
+    """`text` as it may be shown: no secret, nothing unseen, and only its first line begins one."""
+    return indent_further_lines(escape(redact(text)))
+
+
 def _written_forms(secret: str) -> set[str]:
     """The ways in which a secret shows up in text: as it is, in URLs, in reprs, in JSON."""
     errors = "surrogateescape"  # a variable of the environment can hold any bytes
@@ -62,22 +71,22 @@ def _written_forms(secret: str) -> set[str]:
     # Between other quotes than its own a repr escapes the single ones.
     quoted = repr(f"\"'{secret}")[4:-1]
     as_json = {json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
-    escaped = {repr(secret)[1:-1], ascii(secret)[1:-1], quoted}
+    escaped = {repr(secret)[1:-1], ascii(secret)[1:-1], quoted, escape_line(secret)}
     return {secret, *encoded, *lower, *escaped, *as_json}
 
 
 def _as_pattern(form: str) -> str:
-    # A secret of a few characters is masked as a word of its own only: a password of "5" must
-    # not change the figures of a summary.
+    # A short secret is masked as a word of its own only: a password of "1234" must not change the
+    # figures of a summary.
     escaped = re.escape(form)
     if len(form) > _LONG:
         # A message may have been cut within the secret: what begins like it is masked, too.
         return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
-    return escaped if len(form) > 3 else rf"(?<!\w){escaped}(?!\w)"
+    return escaped if len(form) >= _SHORT else rf"(?<!\w){escaped}(?!\w)"
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats the record, stack trace included, and masks secrets in the result."""
+    """Formats the record, stack trace included, as a message that is fit to be shown."""
 
     def __init__(self, fmt: str, *, with_traceback: bool) -> None:
         super().__init__(fmt)
@@ -85,9 +94,9 @@ class _RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if self._with_traceback:
-            return redact(super().format(record))
+            return as_message(super().format(record))
         record.message = record.getMessage()
-        return redact(self.formatMessage(record)).replace("\n", "\n  ")
+        return as_message(self.formatMessage(record))
 
 
 class _SafeHandlerMixin:
@@ -102,7 +111,14 @@ class _SafeHandlerMixin:
 
 
 class _FileHandler(_SafeHandlerMixin, logging.handlers.RotatingFileHandler):
-    pass
+    def _open(self) -> Any:
+        return open(
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            errors=self.errors,
+            opener=private_opener,
+        )
 
 
 class _ConsoleHandler(_SafeHandlerMixin, logging.StreamHandler):  # type: ignore[type-arg]
@@ -119,7 +135,7 @@ class _ConsoleHandler(_SafeHandlerMixin, logging.StreamHandler):  # type: ignore
 
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-        sys.stderr.write(redact(line) + "\n")
+        sys.stderr.write(as_message(line) + "\n")
 
 
 def setup_console_logging(level: str | None = None) -> None:
@@ -150,7 +166,7 @@ def setup_file_logging(
     """
     path = directory / LOG_FILE_NAME
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_folder(directory)
         handler = _FileHandler(
             path,
             maxBytes=max_bytes,

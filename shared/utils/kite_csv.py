@@ -39,6 +39,30 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# What a list is taken for, how it begins, and the way out.
+_START_BYTES = 4096
+_OTHER_KINDS = tuple(
+    (kind, re.compile(pattern, re.DOTALL), way_out)
+    for kind, pattern, way_out in (
+        ("JSON", rb"[{\[]", "save what Kite's /instruments gives, as it comes"),
+        ("UTF-32 text", rb"\xff\xfe\0\0|\0\0\xfe\xff", "save it as UTF-8"),
+        (
+            "UTF-16 text",
+            rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]",
+            "save it as UTF-8 (iconv -f UTF-16 -t UTF-8; -f UTF-16LE where it has no mark)",
+        ),
+        (
+            "an Excel workbook",
+            rb"PK\x03\x04.{0,2000}(\[Content_Types\]\.xml|xl/)|\xd0\xcf\x11\xe0",
+            "save its sheet as CSV in UTF-8; Excel may have changed numbers and dates in it",
+        ),
+        ("a zip archive", rb"PK\x03\x04", "unpack it first (unzip)"),
+        ("gzip within gzip", rb"\x1f\x8b", "unpack it once (gunzip)"),
+        ("bzip2", rb"BZh[1-9]", "unpack it first (bunzip2)"),
+        ("xz", rb"\xfd7zXZ\0", "unpack it first (unxz)"),
+        ("Zstandard", rb"\x28\xb5\x2f\xfd", "unpack it first (unzstd)"),
+    )
+)
 _LINES_AT_ONCE = 50  # few enough for what is read of them to stay in the processor's cache
 _LONGEST_LINE = 64_000  # characters, its end among them; a real line has about 80
 _SHOWN_OF_LONG_LINE = 200
@@ -323,8 +347,12 @@ def _read_header(body: bytes, lines: Iterator[str]) -> tuple[list[str], int]:
     first, number = next(filled, ("", 0))
     if not first:
         raise TransientAPIError("The instrument list is empty: no header, no rows.")
-    if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+    start = body[:_START_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start[:1] == b"<":
         raise TransientAPIError("Expected the instrument list as CSV, got an HTML page.")
+    for kind, pattern, way_out in _OTHER_KINDS:
+        if pattern.match(start):
+            raise APIError(f"This is {kind}, not Kite's instrument list as CSV: {way_out}.")
     try:
         (fields,) = _split([first])
     except ValueError:

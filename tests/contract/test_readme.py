@@ -363,6 +363,7 @@ NOT_RUN = {
     r"python3 -m venv .*": "installs the packages; the Makefile does the same",
     r"\.venv/bin/pip install .*": "installs the packages",
     r"systemctl .*": "needs a running systemd",
+    r"ssh .*": "needs another machine; pipes have tests of their own",
 }
 RUN = {
     "cp .env.example .env && chmod 600 .env": "test_production",

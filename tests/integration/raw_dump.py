@@ -115,7 +115,7 @@ def read_breakdown(output: str) -> tuple[dict[str, int], dict[str, int]]:
     exchanges, types = {}, {}
     lines = output[output.index("\nexchange ") + 1 :].splitlines()[1:]
     for line in lines:
-        match = re.fullmatch(r"(?:(\S+) +([\d,]+))?(?: {2,}(\S+) +([\d,]+))?", line)
+        match = re.fullmatch(r"(?:  (\S+) +([\d,]+))?(?: {2,}(\S+) +([\d,]+))?", line)
         if not line or match is None:
             break
         if match[1]:

@@ -75,7 +75,8 @@ class Rig:
     def assert_no_secret(self, result: CompletedProcess[str]) -> None:
         texts = {"stdout": result.stdout, "stderr": result.stderr}
         for path in Path(self.project.environment["LOG_DIR"]).iterdir():
-            texts[path.name] = path.read_text(encoding="utf-8")
+            if not path.name.startswith("rejected_rows_"):  # the list's own rows (ruling 35)
+                texts[path.name] = path.read_text(encoding="utf-8")
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT to_regclass('ingestion_run')")
             if cursor.fetchone()[0]:  # not made yet if the database let nobody in
@@ -376,7 +377,9 @@ def test_rejected_rows_are_counted_shown_and_kept_in_a_file(
     assert "line 6: instrument_token: expected a whole number, got 'x0'" in result.stdout
     match = re.search(r"(/\S+/rejected_rows_\S+\.csv)", result.stdout)
     assert match
-    assert Path(match[1]).read_text().count("instrument_token: expected a whole number") == 3
+    text = Path(match[1]).read_text()
+    assert text.count("instrument_token: expected a whole number") == 3
+    assert text.count(quote(ACCESS_TOKEN)) == 3  # exactly as the list has it, for its owner alone
     rig.assert_no_secret(result)
 
 

@@ -372,7 +372,8 @@ def test_login_when_the_disk_is_full(login: Login) -> None:
         timeout=60,
     )
     assert result.returncode == 2
-    assert "ERROR: .env could not be written, it is as it was: File too large." in result.stderr
+    assert "ERROR: .env cannot be written: File too large. It is as it was." in result.stderr
+    assert login.exchanges == 0  # the request token is still good
     login.check_secrets(result.stdout + result.stderr, token.encode())
     assert login.env_file.read_bytes() == content
     assert [path.name for path in login.project.folder.glob(".env*")] == [".env"]

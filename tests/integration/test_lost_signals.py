@@ -31,6 +31,7 @@ each_signal = pytest.mark.parametrize(
     [
         pytest.param("SIGTERM", 143, "Terminated: ", id="SIGTERM"),
         pytest.param("SIGINT", 130, "Interrupted: ", id="Ctrl-C"),
+        pytest.param("SIGHUP", 129, "Hung up, ", id="SIGHUP"),
     ],
 )
 

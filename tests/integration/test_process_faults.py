@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -31,6 +32,7 @@ SIGNALS = pytest.mark.parametrize(
     [
         pytest.param(signal.SIGINT, 130, "Interrupted", id="SIGINT"),
         pytest.param(signal.SIGTERM, 143, "Terminated", id="SIGTERM"),
+        pytest.param(signal.SIGHUP, 129, "Hung up, its terminal was closed", id="SIGHUP"),
     ],
 )
 
@@ -86,6 +88,12 @@ class Rig:
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM ingestion_run WHERE status = 'succeeded'")
             return int(cursor.fetchone()[0])
+
+    def last_error(self) -> str | None:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT error FROM ingestion_run ORDER BY run_id DESC LIMIT 1")
+            error: str | None = cursor.fetchone()[0]
+        return error
 
     def sessions(self, condition: str = "true") -> int:
         with self.connection.cursor() as cursor:
@@ -206,6 +214,61 @@ def test_second_signal_does_not_get_in_the_way_of_the_first(
         process.send_signal(signal.SIGTERM)
         assert_ends(process, signal.SIGTERM, 143, "Terminated")
     assert rig.fields() == stored
+
+
+def test_terminal_that_is_closed_in_the_middle_of_a_run(rig: Rig, stored: dict[Any, Any]) -> None:
+    """Nothing can be written to it any more; the run is recorded all the same."""
+    ours, theirs = os.openpty()
+    rig.kite.fail_next("/instruments", Hang("body"))
+    asked = was_asked(rig.kite, "/instruments", before=1)
+    process = subprocess.Popen(
+        # setsid -c makes the terminal that of the session, whose leader hears of its end.
+        ["setsid", "-c", *rig.project.command("--dag", "1")],
+        cwd=rig.project.folder,
+        env={**rig.project.environment, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        wait_until(asked)
+        os.close(ours)
+        assert process.wait(10) == 129
+    finally:
+        process.kill()
+        process.wait()
+    assert rig.fields() == stored
+    assert rig.last_error() == "ended from outside: HungUp"
+    assert "ERROR - Hung up, its terminal was closed: " in rig.project.log
+
+
+def test_run_under_nohup_goes_on_when_its_terminal_is_closed(
+    rig: Rig, stored: dict[Any, Any]
+) -> None:
+    with rig.server.connect(rig.database) as holder:
+        holder.autocommit = False
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE kite_instrument_master IN ACCESS EXCLUSIVE MODE")
+        process = subprocess.Popen(
+            ["nohup", *rig.project.command("--dag", "1")],
+            cwd=rig.project.folder,
+            env=rig.project.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+            process.send_signal(signal.SIGHUP)
+            holder.rollback()
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+    holder.close()
+    assert (process.returncode, errors) == (0, b"")
+    assert rig.days() == [(2, ROWS)]
 
 
 def test_signal_ends_a_run_of_several_dags(
@@ -329,20 +392,18 @@ def test_log_folder_without_permission(rig: Rig, tmp_path: Path) -> None:
     assert_imported_with_a_warning(rig, result, "Permission denied")
 
 
-def test_log_on_a_full_disk(rig: Rig, tmp_path: Path) -> None:
-    folder = tmp_path / "full"
-    folder.mkdir()
-    (folder / "stock_ingestion.log").symlink_to("/dev/full")
-    result = rig.project.run("--dag", "1", LOG_DIR=str(folder))
-    assert_imported_with_a_warning(rig, result, "No space left on device")
-
-
-def test_log_that_reaches_a_limit(rig: Rig) -> None:
-    """A limit on the size of files: the first lines can be written, the others cannot."""
+@pytest.mark.parametrize(
+    "blocks", [pytest.param(0, id="nothing"), pytest.param(1, id="the first lines")]
+)
+def test_log_on_a_full_disk(rig: Rig, blocks: int) -> None:
+    """A limit on the size of files stands for a full disk."""
     config = rig.project.folder / "dag_1_import_instruments_from_kite" / "config.json"
     config.write_text(config.read_text().replace('"archive_days": 30', '"archive_days": 0'))
     result = subprocess.run(
-        ["sh", "-c", 'ulimit -f 1 && exec "$0" "$@"', *rig.project.command("--dag", "1")],
+        [
+            *("sh", "-c", f'ulimit -f {blocks} && exec "$0" "$@"'),
+            *rig.project.command("--dag", "1"),
+        ],
         cwd=rig.project.folder,
         env={**rig.project.environment, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -350,6 +411,41 @@ def test_log_that_reaches_a_limit(rig: Rig) -> None:
         timeout=60,
     )
     assert_imported_with_a_warning(rig, result, "File too large")
+
+
+@pytest.mark.parametrize("target", ["/dev/full", "not there"])
+def test_link_in_the_place_of_the_log(rig: Rig, tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "planted"
+    folder.mkdir()
+    (folder / "stock_ingestion.log").symlink_to(target)
+    result = rig.project.run("--dag", "1", LOG_DIR=str(folder))
+    assert_imported_with_a_warning(rig, result, "(a symbolic link is in its place)")
+    assert [path.name for path in folder.iterdir()] == ["stock_ingestion.log"]
+
+
+def test_files_of_a_run_are_private_whatever_the_umask(rig: Rig) -> None:
+    rig.kite.dump += b"x,1,BAD,,0,,,0.05,1,EQ,NSE,NSE\n"
+    result = subprocess.run(
+        ["sh", "-c", 'umask 000; exec "$0" "$@"', *rig.project.command("--dag", "1")],
+        cwd=rig.project.folder,
+        env={**rig.project.environment, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0
+    logs, archive = Path(rig.project.environment["LOG_DIR"]), rig.project.folder / "archive"
+    modes = {
+        re.sub(r"[0-9].*\.", ".", path.name): oct(path.stat().st_mode & 0o777)
+        for path in (logs, *logs.iterdir(), archive, *archive.iterdir())
+    }
+    assert modes == {
+        "logs": "0o700",
+        "stock_ingestion.log": "0o600",
+        "rejected_rows_.csv": "0o600",
+        "archive": "0o700",
+        "kite_instruments_.gz": "0o600",
+    }
 
 
 def test_list_of_rejected_rows_that_cannot_be_written(rig: Rig, tmp_path: Path) -> None:

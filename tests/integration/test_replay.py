@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import io
+import lzma
 import os
 import re
-import time
+import subprocess
+import zipfile
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dag_1_import_instruments_from_kite import import_instruments
 from sandbox.kite_faults import HttpError
 from shared import console
 from tests.command_line import CommandLine
-from tests.conftest import Server
+from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import fields_of, read_table, wait_until
 
@@ -177,6 +183,131 @@ def test_rejected_rows_of_a_saved_list_have_its_line_numbers(
     assert "line 122: instrument_token: expected a whole number" in result.stdout
 
 
+# Pipes, and what is no CSV
+
+
+FROM_PIPE = [
+    pytest.param('cat "$LIST" | "$@" -', id="-"),
+    pytest.param('gzip -c "$LIST" | "$@" -', id="-, gzipped"),
+    pytest.param('"$@" - < "$LIST"', id="-, a file"),
+    pytest.param('cat "$LIST" | "$@" /dev/stdin', id="/dev/stdin"),
+    pytest.param('"$@" <(cat "$LIST")', id="process substitution"),
+    pytest.param('"$@" <(gzip -c "$LIST")', id="process substitution, gzipped"),
+]
+
+
+def run_in_bash(project: Project, script: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    command = project.command("--dag", "1", "--from-file")
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *command],
+        cwd=project.folder,
+        env={**project.environment, "LIST": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("script", FROM_PIPE)
+def test_list_from_a_pipe(
+    configured_project: Project,
+    server: Server,
+    database: str,
+    saved: Callable[..., str],
+    script: str,
+) -> None:
+    result = run_in_bash(configured_project, script, saved(FIRST))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Stored 120 instruments" in result.stdout
+    assert "\nThe list came from standard input\n" in result.stdout
+    assert server.execute("SELECT source, dump_bytes FROM ingestion_run", dbname=database) == [
+        ("standard input", len(FIRST))
+    ]
+
+
+def test_list_from_a_pipe_with_a_name(
+    configured_project: Project,
+    server: Server,
+    database: str,
+    saved: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = run_in_bash(
+        configured_project, f'cat "$LIST" > {pipe} & "$@" {pipe}; exit $?', saved(FIRST)
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    query = "SELECT source FROM ingestion_run"
+    assert server.execute(query, dbname=database) == [(str(pipe),)]
+
+
+def test_standard_input_that_is_closed(configured_project: Project) -> None:
+    result = run_in_bash(configured_project, '"$@" - <&-')
+    assert result.returncode == 2
+    assert "The list on standard input cannot be read (it is closed). Expected" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "size"),
+    [
+        pytest.param('cat /dev/zero | "$@" -', "32 MB", id="a pipe without an end"),
+        pytest.param('"$@" /dev/zero', "32 MB", id="a file without an end"),
+        pytest.param(
+            'head -c 150000000 /dev/zero | gzip -1 | "$@" -', "128 MB", id="much within little"
+        ),
+    ],
+)
+def test_list_that_is_too_large(configured_project: Project, script: str, size: str) -> None:
+    result = run_in_bash(configured_project, script)
+    assert result.returncode == 1
+    assert f"cannot be used. It has more than {size}; an instrument list has" in result.stderr
+
+
+def zipped(name: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, SECOND)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b'[{"instrument_token": 1}]', "This is JSON", id="JSON, a list"),
+        pytest.param(b'\xef\xbb\xbf\n{"status": "error"}\n', "This is JSON", id="JSON, an object"),
+        pytest.param(SECOND.decode().encode("utf-16"), "This is UTF-16 text", id="UTF-16"),
+        pytest.param(
+            b"\xfe\xff" + SECOND.decode().encode("utf-16-be"), "This is UTF-16 text", id="UTF-16BE"
+        ),
+        pytest.param(
+            SECOND.decode().encode("utf-16-le"), "UTF-8 (iconv -f UTF-16", id="UTF-16LE, no mark"
+        ),
+        pytest.param(
+            SECOND.decode().encode("utf-16-be"), "This is UTF-16 text", id="UTF-16BE, no mark"
+        ),
+        pytest.param(SECOND.decode().encode("utf-32"), "This is UTF-32 text", id="UTF-32"),
+        pytest.param(zipped("list.csv"), "This is a zip archive", id="zip"),
+        pytest.param(zipped("xl/workbook.xml"), "This is an Excel workbook", id="xlsx"),
+        pytest.param(bz2.compress(SECOND), "unpack it first (bunzip2)", id="bzip2"),
+        pytest.param(lzma.compress(SECOND), "unpack it first (unxz)", id="xz"),
+        pytest.param(
+            gzip.compress(gzip.compress(SECOND)), "This is gzip within gzip", id="gzip within gzip"
+        ),
+    ],
+)
+def test_file_of_another_kind_is_called_what_it_is(
+    cli: CommandLine, saved: Callable[..., str], content: bytes, message: str
+) -> None:
+    result = cli.run("--dag", "1", "--from-file", saved(content))
+    assert result.status == 1
+    assert message in result.stderr
+    assert "not Kite's instrument list as CSV: " in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert read_table(cli.connection) == {}
+
+
 # What a dry run writes
 
 
@@ -334,49 +465,149 @@ def test_nothing_is_kept_of(
 
 
 def test_archive_days_of_0_keeps_nothing_and_deletes_nothing(cli: CommandLine) -> None:
-    cli.load(FIRST)
-    [path] = kept(cli)
-    age(path, days=100)
+    path = keep(cli, "2020-01-31")
     cli.parameters["archive_days"] = 0
     cli.load(SECOND)
     assert kept(cli) == [path]
 
 
-def age(path: Path, days: float) -> None:
-    moment = time.time() - days * 86_400
-    os.utime(path, (moment, moment))
+def keep(cli: CommandLine, day: str, suffix: str = ".csv.gz") -> Path:
+    """A file as a run of that day has made it."""
+    cli.archive.mkdir(exist_ok=True)
+    path = cli.archive / f"kite_instruments_{day}_083012_0123456789ab{suffix}"
+    path.write_bytes(b"")
+    return path
+
+
+def days_ago(days: int) -> str:
+    return f"{datetime.now() - timedelta(days=days):%Y-%m-%d}"
 
 
 def test_kept_lists_are_deleted_after_archive_days(cli: CommandLine) -> None:
+    """By the dates in their names."""
     cli.parameters["archive_days"] = 7
+    old = [keep(cli, days_ago(9)), keep(cli, days_ago(100), ".csv.part")]  # the latter: of a kill
+    young = [keep(cli, days_ago(1)), keep(cli, days_ago(6))]
     cli.load(FIRST)
-    [old] = kept(cli)
-    young = old.with_name("kite_instruments_2026-08-03_083012_0123456789ab.csv.gz")
-    young.write_bytes(b"")
-    unfinished = old.with_suffix(".part")  # of a run that was killed
-    others = [
-        cli.archive / "notes.txt",
-        cli.archive / "mine.csv.gz",
-        old.with_name(f"{old.name}.bak"),
-    ]
-    for path in (unfinished, *others):
-        path.write_bytes(b"")
-        age(path, days=100)
-    age(old, days=7.01)
-    age(young, days=6.99)
-    cli.load(SECOND)
-    names = set(kept(cli))
-    assert not {old, unfinished} & names
-    assert {young, *others} < names
-    assert len(names) == 5
+    names = kept(cli)
+    assert not set(old) & set(names)
+    assert set(young) < set(names)
+    assert len(names) == 3
+
+
+def test_only_files_that_runs_have_made_are_deleted(cli: CommandLine) -> None:
+    cli.archive.mkdir()
+    own = "kite_instruments_2020-01-31_083012_0123456789ab.csv.gz"
+    for name in (
+        "notes.txt",
+        "kite_instruments_before_the_merger.csv.gz",
+        "kite_instruments_2020-02-31_083012_0123456789ab.csv.gz",  # no such day
+        "kite_instruments_2020-01-31_083012_0123456789AB.csv.gz",
+        f"{own}.bak",
+        f"my_{own}",
+        own.removesuffix(".gz"),
+        "kite_instruments_\u0662020-01-31_083012_0123456789ab.csv.gz",
+    ):
+        (cli.archive / name).write_bytes(b"")
+        os.utime(cli.archive / name, (0, 0))
+    (cli.archive / own).mkdir()
+    (cli.archive / own.replace("31_", "30_")).symlink_to("nowhere")
+    (cli.archive / own.replace("31_", "29_")).symlink_to("notes.txt")
+    before = kept(cli)
+    result = cli.load(FIRST)
+    assert (result.status, result.stderr) == (0, "")
+    assert set(before) < set(kept(cli))
+
+
+def set_clock(cli: CommandLine, moment: datetime | None) -> None:
+    """What the runs that follow take for the present: None is the right time."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return (moment or datetime.now()).astimezone(tz)
+
+    cli.monkeypatch.setattr(import_instruments, "datetime", Clock)
+
+
+def test_wrong_clock_deletes_no_kept_list(cli: CommandLine) -> None:
+    """Not in the run that has it, and not in the next one, which has the right time."""
+    lists = [keep(cli, days_ago(days)) for days in (1, 10, 29)]
+    old = keep(cli, days_ago(40))
+    set_clock(cli, datetime.now() + timedelta(days=3650))
+    assert cli.load(FIRST).status == 0
+    assert set(lists) < set(kept(cli))
+    assert not old.exists()
+    set_clock(cli, None)
+    assert cli.load(SECOND).status == 0
+    assert set(lists) < set(kept(cli))
+    assert len(kept(cli)) == 5
+
+
+def test_first_kept_list_of_a_wrong_clock_is_not_what_the_others_are_measured_by(
+    cli: CommandLine,
+) -> None:
+    future = keep(cli, days_ago(-3650))
+    assert cli.load(FIRST).status == 0
+    assert len(kept(cli)) == 2
+    assert future.exists()
+
+
+def test_list_is_on_the_disk_before_an_old_one_is_deleted(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _ = keep(cli, "2020-01-31"), keep(cli, days_ago(1))
+    seen: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: seen.append(old.exists()))
+    assert cli.load(FIRST).status == 0
+    assert seen == [True, True]  # the file, then its folder
+    assert not old.exists()
+
+
+def test_link_in_the_place_of_a_kept_list_is_replaced_and_not_followed(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    moment = datetime(2026, 11, 27, 8, 31, 5)
+    set_clock(cli, moment)
+    cli.load(FIRST)
+    [path] = kept(cli)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    cli.query("TRUNCATE kite_instrument_master, ingestion_run CASCADE")
+    result = cli.load(FIRST)
+    assert (result.status, result.stderr) == (0, "")
+    assert kept(cli) == [path]
+    assert gzip.decompress(path.read_bytes()) == FIRST
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("place", ["kept list", "unfinished one"])
+def test_something_in_the_place_of_a_kept_list_is_a_warning(
+    cli: CommandLine, tmp_path: Path, place: str
+) -> None:
+    set_clock(cli, datetime(2026, 11, 27, 8, 31, 5))
+    cli.load(FIRST)
+    [path] = kept(cli)
+    path.unlink()
+    if place == "kept list":
+        path.mkdir()
+    else:
+        path = path.with_suffix(".part")
+        path.symlink_to(tmp_path / "elsewhere")
+    cli.query("TRUNCATE kite_instrument_master, ingestion_run CASCADE")
+    result = cli.load(FIRST)
+    assert result.status == 0
+    assert result.stderr.startswith("WARNING: The dump could not be kept in ")
+    assert kept(cli) == [path]  # it is not ours
+    assert not (tmp_path / "elsewhere").exists()
+    assert len(read_table(cli.connection)) == len(ROWS)
 
 
 def test_failed_run_deletes_no_kept_list(cli: CommandLine) -> None:
     cli.load(FIRST)
-    [path] = kept(cli)
-    age(path, days=100)
+    lists = {keep(cli, "2020-01-31"), *kept(cli)}
     assert cli.load(to_csv(ROWS[:10])).status == 1
-    assert kept(cli) == [path]
+    assert set(kept(cli)) == lists
 
 
 @pytest.mark.parametrize("what", ["a file", "below a file", "read-only"])
@@ -418,12 +649,10 @@ def test_archive_leaves_no_unfinished_file(
 ) -> None:
     """As far as can be: the file that is not whole never has a kept list's name."""
 
-    def stop_midway(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[:50])
+    def stop_midway(_descriptor: int) -> None:
         raise error
 
-    monkeypatch.setattr(Path, "write_bytes", stop_midway)
+    monkeypatch.setattr(os, "fsync", stop_midway)
     result = cli.load(FIRST)
     assert result.status == status
     assert result.stderr.endswith(message)

@@ -11,7 +11,6 @@ import subprocess
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,6 +318,7 @@ def test_history_does_not_hold_up_a_run_that_failed(cli: CommandLine) -> None:
     [
         pytest.param(signal.SIGINT, 130, "ended from outside: KeyboardInterrupt", id="SIGINT"),
         pytest.param(signal.SIGTERM, 143, "ended from outside: Terminated", id="SIGTERM"),
+        pytest.param(signal.SIGHUP, 129, "ended from outside: HungUp", id="SIGHUP"),
     ],
 )
 def test_interrupted_run_is_recorded(
@@ -352,10 +352,10 @@ def test_interrupted_run_is_recorded(
 def test_run_that_is_interrupted_after_its_commit_is_recorded_as_good_alone(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: int, status: int
 ) -> None:
-    def interrupt(path: Path, content: bytes) -> None:
+    def interrupt(_descriptor: int) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Path, "write_bytes", interrupt)  # while the list is kept
+    monkeypatch.setattr(os, "fsync", interrupt)  # while the list is kept
     assert cli.load(GOOD).status == status
     assert len(read_table(cli.connection)) == len(ROWS)
     assert cli.runs("status", "error") == [("succeeded", None)]

@@ -82,7 +82,7 @@ def test_fresh_list(cli: CommandLine) -> None:
     cli.load(GOOD)
     say_it_began(cli, "2026-11-24 08:31")
     assert status_at(cli, "2026-11-24 09:00") == Result(
-        0, f"{TABLE}\nFRESH: {NAME} was loaded on\nTue 24 Nov 2026 08:31 IST.\n", ""
+        0, f"{TABLE}\nFRESH: {NAME} was loaded on\n  Tue 24 Nov 2026 08:31 IST.\n", ""
     )
 
 
@@ -91,7 +91,7 @@ def test_stale_list(cli: CommandLine) -> None:
     say_it_began(cli, "2026-11-24 08:31")
     assert status_at(cli, "2026-11-25 09:30") == Result(
         1,
-        f"{TABLE}\nSTALE: {NAME} was last loaded on\nTue 24 Nov 2026 08:31 IST. "
+        f"{TABLE}\nSTALE: {NAME} was last loaded on\n  Tue 24 Nov 2026 08:31 IST. "
         "Expected: a load since Wed 25 Nov 2026 08:00 IST.\n",
         "",
     )
@@ -153,7 +153,7 @@ def test_only_failed_runs(cli: CommandLine) -> None:
     assert result.status == 1
     assert re.search(r"^ +1 +1 \S+ \S+ failed +\d+\.\d +0 +0 +- +-$", result.stdout, re.M)
     assert "\nRun 1 failed: Kite refused the session" in result.stdout
-    assert f"\nSTALE: {NAME} was never loaded.\nExpected: a load since Tue 24 Nov 2026 08:00" in (
+    assert f"\nSTALE: {NAME} was never loaded.\n  Expected: a load since Tue 24 Nov 2026 08:00" in (
         result.stdout
     )
 
@@ -186,9 +186,10 @@ def test_only_a_replay(cli: CommandLine, saved: Callable[[bytes], str]) -> None:
     assert cli.run("--dag", "1", "--from-file", path).status == 0
     result = cli.run("--status")
     assert result.status == 1
-    assert f"\nRun 1 imported a saved dump:\n{path}\n" in result.stdout
-    assert f"\nSTALE: {NAME} holds the list of a saved dump:\n{path}\nExpected: a load since " in (
-        result.stdout
+    assert f"\nRun 1 imported a saved dump:\n  {path}\n" in result.stdout
+    assert (
+        f"\nSTALE: {NAME} holds the list of a saved dump:\n  {path}\n  Expected: a load since "
+        in (result.stdout)
     )
 
 
@@ -211,7 +212,7 @@ def test_replay_of_yesterdays_list(cli: CommandLine, saved: Callable[[bytes], st
     say_it_began(cli, "2026-11-24 11:00")
     result = status_at(cli, "2026-11-24 12:00")
     assert result.status == 1
-    assert f"STALE: {NAME} was last loaded on\nMon 23 Nov 2026 08:31 IST." in result.stdout
+    assert f"STALE: {NAME} was last loaded on\n  Mon 23 Nov 2026 08:31 IST." in result.stdout
 
 
 def test_replay_of_todays_own_list_leaves_it_fresh(
@@ -592,7 +593,7 @@ def test_each_dag_has_its_own_verdict(cli: CommandLine) -> None:
     result = status_at(cli, "2026-11-24 12:00")
     assert result.status == 1
     assert f"FRESH: {NAME}" in result.stdout
-    assert "STALE: DAG 2 other was last loaded on\nFri 20 Nov 2026 08:31 IST." in result.stdout
+    assert "STALE: DAG 2 other was last loaded on\n  Fri 20 Nov 2026 08:31 IST." in result.stdout
     only = status_at(cli, "2026-11-24 12:00", "--dag", "1")
     assert only.status == 0
     assert "other" not in only.stdout

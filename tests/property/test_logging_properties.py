@@ -20,6 +20,7 @@ import execute_dags
 from execute_dags import execute_dag_wrapper
 from shared.config import logging_config
 from shared.config.logging_config import (
+    as_message,
     redact,
     register_secrets,
     setup_console_logging,
@@ -27,6 +28,7 @@ from shared.config.logging_config import (
 )
 from shared.console import say
 from shared.exceptions import APIError, DatabaseError, StockIngestionError
+from shared.foreign_text import escape
 from shared.utils import operation as operation_module
 from shared.utils.operation import operation
 from tests.clock import Clock
@@ -103,9 +105,10 @@ def test_operation_logs_start_status_and_duration(
         lines = made.log.splitlines()
 
     start, end = filter(start_of_line("INFO").match, lines)
-    assert start.endswith(f" - INFO - {name}: started")
+    shown = escape(name)
+    assert start.endswith(f" - INFO - {shown}: started")
     status = "succeeded" if error is None else "failed"
-    assert end.endswith(f" - INFO - {name}: {status} in {seconds:.3f} s")
+    assert end.endswith(f" - INFO - {shown}: {status} in {seconds:.3f} s")
     assert durations == {name: seconds}
 
 
@@ -134,9 +137,10 @@ def test_dag_logs_start_status_and_duration(
         lines = made.log.splitlines()
 
     start, end = filter(start_of_line("INFO").match, lines)
-    assert start.endswith(f" - INFO - DAG {dag_id} {name}: started")
+    shown = escape(name)
+    assert start.endswith(f" - INFO - DAG {dag_id} {shown}: started")
     status = "succeeded" if error is None else "failed"
-    assert end.endswith(f" - INFO - DAG {dag_id} {name}: {status} in {seconds:.3f} s")
+    assert end.endswith(f" - INFO - DAG {dag_id} {shown}: {status} in {seconds:.3f} s")
     assert result[:2] == (dag_id, error is None)
     assert ("it ran" if error is None else "it failed") in result[2]
 
@@ -170,10 +174,10 @@ def test_error_is_logged_once_with_message_operation_and_stack_trace(
         said = f"{error_type.__name__}: {said}"
     (found,) = start_of_line("ERROR").finditer(log)
     entry = log[found.end() :]
-    assert entry.startswith(f"{operations[-1]} failed: {said}")
-    assert "\nTraceback (most recent call last):\n" in entry
+    assert entry.startswith(as_message(f"{operations[-1]} failed: {said}"))
+    assert "\n  Traceback (most recent call last):\n" in entry
     assert ", in where_it_happens\n" in entry
-    assert re.search(rf"\n(\w+\.)*{error_type.__name__}(: |\n)", entry)
+    assert re.search(rf"\n  (\w+\.)*{error_type.__name__}(: |\n)", entry)
     # On the console it is one entry, without the stack trace.
     assert len(re.findall("^ERROR: ", shown, re.M)) == 1
     assert "Traceback" not in shown
@@ -181,12 +185,12 @@ def test_error_is_logged_once_with_message_operation_and_stack_trace(
 
 # --- no secret in any output -------------------------------------------------------------------
 
-# An asterisk is what the mask is made of; a secret of up to three characters is masked as a word.
+# An asterisk is what the mask is made of; a secret of up to seven characters is masked as a word.
 secrets = st.one_of(
-    st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=4, max_size=40),
-    st.text(st.sampled_from("aZ0'\"\\ %&+/?=#@:é😀\n\t$<>"), min_size=4, max_size=12),
+    st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=8, max_size=40),
+    st.text(st.sampled_from("aZ0'\"\\ %&+/?=#@:é😀\n\t$<>"), min_size=8, max_size=12),
     st.from_regex(r"[A-Za-z0-9]{32}", fullmatch=True),
-).filter(lambda secret: len(secret.strip()) >= 4)
+).filter(lambda secret: len(secret.strip()) >= 8)
 
 
 def register_only(values: list[str]) -> None:
@@ -250,12 +254,12 @@ def fail_with_a_chain(text: str) -> None:
     form=st.sampled_from(sorted(FORMS)),
     around=st.sampled_from(["{}", "password={} x", "<{}>", "'{}'", "https://h/?a={}&b=1", "x{}y"]),
 )
-@example(values=["it's"], form="repr-of-quotes", around="{}")
-@example(values=['p"w\\d'], form="json", around="{}")
-@example(values=["äöü€"], form="ascii", around="{}")
-@example(values=["00\r\U00018d09"], form="json-utf-8", around="{}")
+@example(values=["it's long"], form="repr-of-quotes", around="{}")
+@example(values=['p"w\\d long'], form="json", around="{}")
+@example(values=["äöü€äöü€"], form="ascii", around="{}")
+@example(values=["000000\r\U00018d09"], form="json-utf-8", around="{}")
 @example(values=["a+b/c d%"], form="quote_plus-lower", around="x{}y")
-@example(values=["first secret", "secret", "first"], form="raw", around="{}")
+@example(values=["first secret", "st secret", "first se"], form="raw", around="{}")
 def test_no_secret_in_any_output(values: list[str], form: str, around: str) -> None:
     register_only(values)
     log = logging.getLogger("tests.secrets")

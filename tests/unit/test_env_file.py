@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from shared.config.env_file import check_writable, set_variable
+from shared.config.env_file import reserved, set_variable
 from shared.exceptions import ConfigurationError
 from tests.conftest import PROJECT
 
@@ -205,12 +205,41 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_owner_stays_when_root_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "kept"),
+    [
+        pytest.param(0o600, 0o600, id="private"),
+        pytest.param(0o640, 0o640, id="shared with a group"),
+        pytest.param(0o644, 0o600, id="open to everybody"),
+    ],
+)
+def test_owner_and_mode_stay_when_root_writes(tmp_path: Path, mode: int, kept: int) -> None:
     path = tmp_path / ".env"
     path.write_text("A=1\n")
+    path.chmod(mode)
     os.chown(path, 1234, 2345)
     set_variable(path, NAME, NEW)
-    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 2345)
+    state = path.stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (1234, 2345, kept)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_file_that_root_makes_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 2345)
+    set_variable(tmp_path / ".env", NAME, NEW)
+    state = (tmp_path / ".env").stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (1234, 2345, 0o600)
+
+
+def test_change_that_is_made_to_the_file_meanwhile_stays(tmp_path: Path) -> None:
+    """Somebody logs in for minutes."""
+    path = tmp_path / ".env"
+    path.write_text("A=1\n")
+    with reserved(path) as set_one:
+        path.write_text("A=2\n" + "B=3\n" * 5000)
+        set_one(NAME, NEW)
+    assert path.read_text() == "A=2\n" + "B=3\n" * 5000 + f"{NAME}={NEW}\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a#b", "a'b", 'a"b', "a\\b", "a$b", "a\nb", "a\x00b"])
@@ -275,29 +304,67 @@ def test_folder_that_cannot_be_written(reachable_folder: Path) -> None:
     process = in_child(TRY, path, uid=UNPRIVILEGED if os.geteuid() == 0 else None)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (2, "")
-    assert output == ".env could not be written, it is as it was: Permission denied.\n"
+    assert output.startswith(".env cannot be written: Permission denied. It is as it was.")
     assert path.read_text() == f"{NAME}=old\nA=1\n"
 
 
-def test_check_writable_where_the_folder_cannot_be_written(reachable_folder: Path) -> None:
+RESERVE = TRY.replace(
+    f"env_file.set_variable(Path(sys.argv[1]), {NAME!r}, {NEW!r})",
+    "\n    with env_file.reserved(Path(sys.argv[1])):\n        print('now Kite is asked')",
+)
+
+
+@pytest.mark.parametrize("script", [TRY, RESERVE], ids=["set", "reserve"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize(
+    ("owner", "mode"),
+    [
+        pytest.param((1234, UNPRIVILEGED), 0o666, id="of another user"),
+        pytest.param((UNPRIVILEGED, 1234), 0o640, id="shared with another group"),
+    ],
+)
+def test_file_that_its_owner_could_not_read_any_more_is_refused(
+    reachable_folder: Path, script: str, owner: tuple[int, int], mode: int
+) -> None:
+    """The service runs as another user than the one who logs in."""
     path = reachable_folder / ".env"
     path.write_text("A=1\n")
-    reachable_folder.chmod(0o555)
-    script = TRY.replace("set_variable(Path(sys.argv[1]), ", "check_writable(Path(sys.argv[1])) # ")
-    process = in_child(script, path, uid=UNPRIVILEGED if os.geteuid() == 0 else None)
+    path.chmod(mode)
+    os.chown(path, *owner)
+    reachable_folder.chmod(0o777)
+    process = in_child(script, path, uid=UNPRIVILEGED)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (2, "")
-    assert ".env cannot be written: Permission denied" in output
+    assert output.startswith(f".env belongs to uid {owner[0]}, gid {owner[1]}, who could not read")
+    assert path.read_text() == "A=1\n"
+    assert list(reachable_folder.iterdir()) == [path]
 
 
-def test_check_writable_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_group_that_cannot_be_kept_and_has_no_right_to_the_file(reachable_folder: Path) -> None:
+    path = reachable_folder / ".env"
+    path.write_text("A=1\n")
+    path.chmod(0o600)
+    os.chown(path, UNPRIVILEGED, 1234)
+    reachable_folder.chmod(0o777)
+    process = in_child(TRY, path, uid=UNPRIVILEGED)
+    assert process.communicate(timeout=60) == ("", "")
+    assert path.read_text() == f"A=1\n{NAME}={NEW}\n"
+    assert path.stat().st_uid == UNPRIVILEGED
+
+
+def test_reserved_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / ".env"
-    check_writable(path)
+    with reserved(path):
+        (room,) = tmp_path.iterdir()
+        assert room.name.startswith(".env.")  # git ignores these
+        assert room.stat().st_size > 0
     assert list(tmp_path.iterdir()) == []
     path.write_text("A=1\n")
     path.chmod(0o640)
     before = path.stat()
-    check_writable(path)
+    with pytest.raises(KeyboardInterrupt), reserved(path):
+        raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == [path]
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -311,7 +378,7 @@ def test_disk_that_is_full(tmp_path: Path) -> None:
     process = in_child(limit + TRY, path)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (2, "")
-    assert ".env could not be written, it is as it was: File too large." in output
+    assert output.startswith(".env cannot be written: File too large. It is as it was.")
     assert path.read_text() == old
     assert list(tmp_path.iterdir()) == [path]
 

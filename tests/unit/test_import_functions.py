@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
+import os
+import re
+import stat
 from collections import Counter
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 
 from dag_1_import_instruments_from_kite import import_instruments
+from dag_1_import_instruments_from_kite import summary as summary_module
 from dag_1_import_instruments_from_kite.import_instruments import (
     import_instruments_from_kite,
     parse_instruments,
@@ -30,6 +34,7 @@ from dag_1_import_instruments_from_kite.summary import (
     write_rejected_rows,
 )
 from sandbox.kite_server import KiteServer
+from shared.config.logging_config import register_secrets
 from shared.exceptions import (
     APIError,
     AuthenticationError,
@@ -376,13 +381,64 @@ def test_write_rejected_rows_keeps_all_of_them_exactly(tmp_path: Path) -> None:
 
 
 def test_write_rejected_rows_when_a_row_holds_nul(tmp_path: Path) -> None:
-    """Python 3.10's csv module cannot write it."""
     rows = [RejectedRow(2, "lot_size: expected a whole number", ["1", "\0", "a\0b"])]
 
     path = write_rejected_rows(rows, tmp_path)
 
     assert path is not None
-    assert read_rejects(path)[1:] == [["2", "lot_size: expected a whole number", r"1,\x00,a\x00b"]]
+    assert read_rejects(path)[1:] == [["2", "lot_size: expected a whole number", "1,\0,a\0b"]]
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r"], ids=repr)
+def test_write_rejected_rows_puts_an_apostrophe_before_a_formula(tmp_path: Path, sign: str) -> None:
+    """And before what looks as if it had one already: taking one away gives the row back."""
+    formula = f"{sign}cmd|' /C calc'!A0"
+    cells = [formula, f"'{formula}", f"''{formula}", f"a{formula}", f" {formula}", "'a", "'", ""]
+    rows = [RejectedRow(number, "x", [cell, "1"]) for number, cell in enumerate(cells, 2)]
+
+    path = write_rejected_rows(rows, tmp_path)
+
+    assert path is not None
+    written = [row[2] for row in read_rejects(path)[1:]]
+    assert not [cell for cell in written if cell.startswith(sign)]
+    undone = [re.sub(r"^'('*[=+\-@\t\r])", r"\1", cell) for cell in written]
+    assert undone == [summary_module._as_line([cell, "1"]) for cell in cells]
+
+
+def test_write_rejected_rows_is_private_and_masks_nothing(tmp_path: Path) -> None:
+    register_secrets(["12345678"])
+    previous = os.umask(0)
+    try:
+        path = write_rejected_rows([RejectedRow(2, "x", ["A12345678"])], tmp_path / "a" / "b")
+    finally:
+        os.umask(previous)
+    assert path is not None
+    assert read_rejects(path)[1] == ["2", "x", "A12345678"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in path.parents[:2]} == {0o700}
+
+
+@pytest.mark.parametrize("target", ["there", "not there"])
+def test_write_rejected_rows_follows_no_link_and_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, target: str
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2026, 11, 27, 8, 30, tzinfo=tz)
+
+    monkeypatch.setattr(summary_module, "datetime", Clock)
+    (tmp_path / "there").write_text("of another")
+    link = tmp_path / "rejected_rows_2026-11-27_083000_000000.csv"
+    link.symlink_to(tmp_path / target)
+
+    assert write_rejected_rows([RejectedRow(2, "x", ["y"])], tmp_path) is None
+
+    (warning,) = caplog.records
+    assert "cannot be written" in warning.getMessage()
+    assert (tmp_path / "there").read_text() == "of another"
+    assert link.is_symlink()
+    assert not (tmp_path / "not there").exists()
 
 
 def test_write_rejected_rows_where_no_file_can_be_written(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,8 +125,8 @@ def test_file_has_time_name_level_message_and_the_whole_traceback(tmp_path: Path
     first, second, *traceback = text.splitlines()
     assert first.split(" - ", 1)[1] == "tests.logging - INFO - step done"
     assert second.split(" - ", 1)[1] == "tests.logging - ERROR - store failed: why"
-    assert traceback[0] == "Traceback (most recent call last):"
-    assert traceback[-1] == "ValueError: why"
+    assert traceback[0] == "  Traceback (most recent call last):"
+    assert traceback[-1] == "  ValueError: why"
     assert "raise ValueError(message)" in text
 
 
@@ -183,8 +186,11 @@ def test_full_disk_is_told_once_and_ends_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup_console_logging()
-    (tmp_path / "stock_ingestion.log").symlink_to("/dev/full")
     setup_file_logging(tmp_path)
+    _, file_handler = own_handlers()
+    assert isinstance(file_handler, logging.FileHandler)
+    file_handler.stream.close()
+    file_handler.stream = Path("/dev/full").open("a")  # noqa: SIM115 - as the handler's own
 
     LOG.info("first")
     LOG.info("second")
@@ -212,6 +218,80 @@ def test_text_that_is_not_utf_8_is_written_all_the_same(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("target", ["there", "not there"])
+def test_link_in_the_place_of_the_log_is_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    (tmp_path / "there").write_text("of another\n")
+    (tmp_path / "stock_ingestion.log").symlink_to(tmp_path / target)
+    setup_console_logging()
+
+    assert setup_file_logging(tmp_path) is None
+
+    LOG.error("on the console alone")
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "cannot be written (a symbolic link is in its place)" in warning
+    assert error == "ERROR: on the console alone"
+    assert (tmp_path / "there").read_text() == "of another\n"
+    assert not (tmp_path / "not there").exists()
+
+
+def test_logs_and_their_folders_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    previous = os.umask(0)
+    try:
+        path = setup_file_logging(tmp_path / "made" / "here", max_bytes=1024)
+        for number in range(20):
+            LOG.error("%s %d", "x" * 100, number)
+    finally:
+        os.umask(previous)
+    assert path is not None
+    modes = {name: stat.S_IMODE(name.stat().st_mode) for name in (tmp_path / "made").rglob("*")}
+    assert modes.pop(path.parent) == 0o700
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
+    assert len(modes) > 1  # it was rotated
+    assert set(modes.values()) == {0o600}
+
+
+def test_folder_of_the_logs_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    assert setup_file_logging(tmp_path) is not None
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+# --- text of others (ruling 35; as a user sees it: tests/integration/test_foreign_text.py) -------
+
+
+FORGED = "gone\n2026-11-27 08:30:00,000 - execute_dags - INFO - DAG 1 x: succeeded in 1.000 s\n\nok"
+
+
+def test_no_text_begins_a_line_or_steers_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in a message nor in a stack trace."""
+    setup_console_logging()
+    path = setup_file_logging(tmp_path)
+    for unseen in (
+        "\r",
+        "\x1b[2J",
+        "\x9b31m",
+        "\x7f",
+        "\u2028",
+        "\u202e",
+        "\u200b",
+        "\u3164",
+        "\0",
+    ):
+        fail(f"{unseen}{FORGED}")
+    assert path is not None
+    for text, prefix in ((path.read_text(), r"\d{4}-\d\d-"), (capsys.readouterr().err, "ERROR: ")):
+        lines = text.split("\n")
+        own = [line for line in lines if re.match(rf"{prefix}.*store failed: \\", line)]
+        assert len(own) == 9
+        assert all(line in own or line == "" or line.startswith("  ") for line in lines)
+        assert all(character.isprintable() for line in lines for character in line)
+        assert "\u3164" not in text
+
+
 # --- redaction (its properties are in tests/property/test_logging_properties.py) ----------------
 
 
@@ -220,8 +300,8 @@ def test_redact_without_any_secret_changes_nothing() -> None:
 
 
 def test_redact_masks_the_longest_secret_first() -> None:
-    register_secrets(["abcd", "abcdefgh"])
-    assert redact("abcdefgh abcdef") == "*** ***ef"
+    register_secrets(["abcdefgh", "abcdefghijkl"])
+    assert redact("abcdefghijkl abcdefghij") == "*** ***ij"
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n"], ids=repr)
@@ -230,11 +310,14 @@ def test_blank_secret_masks_nothing(blank: str) -> None:
     assert redact("a b\nc") == "a b\nc"
 
 
-def test_short_secret_is_masked_as_a_word_of_its_own_only() -> None:
-    register_secrets(["5"])
+def test_secret_of_less_than_eight_characters_is_masked_as_a_word_of_its_own_only() -> None:
+    register_secrets(["5", "1234567", "ab!"])
     assert (
         redact("password 5: stored 15 of 50 rows, 5%") == "password ***: stored 15 of 50 rows, ***%"
     )
+    assert redact("01234567, 1234567: ab! xab!") == "01234567, ***: *** xab!"
+    register_secrets(["12345678"])
+    assert redact("0123456789") == "0***9"
 
 
 def test_secrets_registered_one_after_another_are_all_masked() -> None:
