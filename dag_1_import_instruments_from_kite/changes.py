@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from psycopg2 import sql
-
 from shared.exceptions import ValidationError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.kite_csv import RejectedRow
-from shared.utils.relations import Relation
+from shared.utils.relations import Relation, compose
 from shared.utils.run_history import LastRun
-from shared.utils.staged_merge import DELTA, STAGE
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +33,18 @@ CREATE TEMPORARY TABLE stock_ingestion_change (
     old text, new text)
 """
 COUNT_CHANGES = "SELECT kind, count(*) FROM stock_ingestion_change GROUP BY kind"
-KEEP_CHANGES = sql.SQL(
-    """
+KEEP_CHANGES = """
 INSERT INTO {changes}
     (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
 SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM stock_ingestion_change
 """
-)
 DROP_CHANGES = "DROP TABLE IF EXISTS pg_temp.stock_ingestion_change"
 
 # What the last list had without having its moment now: somebody else gave it another one since; or
 # it was unclear whether the list had it (a rejected row may have been it), which this list tells.
-CARRY_ON = sql.SQL(
-    """
-UPDATE {delta} AS d SET was_current = true
+CARRY_ON = """
+UPDATE stock_ingestion_delta AS d SET was_current = true
 WHERE NOT was_current AND (
     (old_instrument_token, old_exchange) IN (
         SELECT instrument_token, exchange FROM {changes}
@@ -63,39 +57,32 @@ WHERE NOT was_current AND (
                      ORDER BY run_id DESC LIMIT 1) AS latest
         WHERE kind <> 'listed'))
 """
-)
-CARRY_ON_ABSENT = sql.SQL(
-    """
-INSERT INTO {delta} ({old_columns}, was_current, was_touched)
+CARRY_ON_ABSENT = """
+INSERT INTO stock_ingestion_delta ({old_columns}, was_current, was_touched)
 SELECT {columns}, true, false FROM {table} AS t
 WHERE (t.instrument_token, t.exchange) IN (
         SELECT instrument_token, exchange FROM {changes}
         WHERE run_id = %(last_run)s AND kind = 'unclear')
-  AND NOT EXISTS (SELECT FROM {stage} AS s
+  AND NOT EXISTS (SELECT FROM stock_ingestion_stage AS s
                   WHERE s.instrument_token = t.instrument_token AND s.exchange = t.exchange)
-  AND NOT EXISTS (SELECT FROM {delta} AS d
+  AND NOT EXISTS (SELECT FROM stock_ingestion_delta AS d
                   WHERE d.old_instrument_token = t.instrument_token AND d.old_exchange = t.exchange)
 """
-)
-READ_ABSENT = sql.SQL(
-    """
-SELECT old_exchange, old_instrument_token::text, old_tradingsymbol FROM {delta}
+READ_ABSENT = """
+SELECT old_exchange, old_instrument_token::text, old_tradingsymbol FROM stock_ingestion_delta
 WHERE new_instrument_token IS NULL AND was_current
 """
-)
 
-COUNT_DUMP = sql.SQL("SELECT exchange, count(*) FROM {stage} GROUP BY 1").format(stage=STAGE)
+COUNT_DUMP = "SELECT exchange, count(*) FROM stock_ingestion_stage GROUP BY 1"
 
 # By exchange: the rows that only the last list has, less those that only the dump has. Counted in
 # the differences: counting the last list itself would read the whole table.
-COUNT_LOSSES = sql.SQL(
-    """
+COUNT_LOSSES = """
 SELECT coalesce(new_exchange, old_exchange),
        count(*) FILTER (WHERE new_exchange IS NULL AND was_current)
        - count(*) FILTER (WHERE new_exchange IS NOT NULL AND NOT was_current)
-FROM {delta} GROUP BY 1
+FROM stock_ingestion_delta GROUP BY 1
 """
-).format(delta=DELTA)
 
 # A smaller exchange may well lose half of its few rows from one day to the next.
 FEW_ROWS = 100
@@ -210,20 +197,15 @@ def classify_changes(
     day than today.
     Returns how many there are of each kind; `keep_changes` puts them into the table of changes.
     """
-    names = {
-        "table": table.identifier,
-        "changes": changes.identifier,
-        "delta": DELTA,
-        "stage": STAGE,
-        "columns": _listed(""),
-        "old_columns": _listed("old_"),
-    }
+    columns = INSTRUMENT_TABLE.column_names
     if last is not None:
+        parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
         for carry_on in (CARRY_ON, CARRY_ON_ABSENT):
-            cursor.execute(carry_on.format(**names), {"last_run": last.run_id})
+            statement = compose(carry_on, table=table, changes=changes, **parts)
+            cursor.execute(statement, {"last_run": last.run_id})
     unclear: list[Absent] = []
     if rejected:
-        cursor.execute(READ_ABSENT.format(**names))
+        cursor.execute(READ_ABSENT)
         unclear = find_unclear([Absent(*row) for row in cursor.fetchall()], rejected)
     cursor.execute(DROP_CHANGES)
     cursor.execute(CREATE_CHANGES)
@@ -242,7 +224,7 @@ def classify_changes(
 
 def keep_changes(cursor: Any, changes: Relation, run_id: int) -> None:
     """Put what `classify_changes` has found into the table of changes, as the run's."""
-    cursor.execute(KEEP_CHANGES.format(changes=changes.identifier), (run_id,))
+    cursor.execute(compose(KEEP_CHANGES, changes=changes), (run_id,))
 
 
 class Absent(NamedTuple):
@@ -282,9 +264,3 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
 
 def _is_told(text: str) -> bool:
     return bool(text.strip()) and text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text
-
-
-def _listed(prefix: str) -> sql.Composed:
-    return sql.SQL(", ").join(
-        sql.Identifier(prefix + name) for name in INSTRUMENT_TABLE.column_names
-    )

@@ -9,7 +9,7 @@ only PostgreSQL's own functions are found (ruling 33).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -90,6 +90,18 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
         )
     logger.info("%s is in the schema %s, not in the first of the search_path", name, others[0])
     return Relation(others[0], name)
+
+
+def compose(statement: str, **parts: Relation | Sequence[str]) -> sql.Composed:
+    """A statement with {names} filled in: a relation's full name, or a list of columns."""
+    return sql.SQL(statement).format(
+        **{
+            name: part.identifier
+            if isinstance(part, Relation)
+            else sql.SQL(", ").join(map(sql.Identifier, part))
+            for name, part in parts.items()
+        }
+    )
 
 
 @contextmanager

@@ -64,12 +64,12 @@ def load_at(cli: CommandLine, moment: str, dump: bytes) -> None:
 
 
 def verdict_of(result: Result) -> str:
-    """The verdict on DAG 1, the last thing that is said."""
+    """The verdict on DAG 1, the last thing that is said, without the indent of further lines."""
     found = re.search(r"^(?:FRESH|STALE|CLOCK): .*", result.stdout, re.M | re.S)
     assert found
     assert max(map(len, found[0].splitlines())) < 80
     assert result.status == (0 if found[0].startswith("FRESH") else 1)
-    return found[0]
+    return found[0].replace("\n  ", "\n")
 
 
 TABLE = (
@@ -325,7 +325,7 @@ def test_feed_that_does_not_change_daily_may_repeat_itself(cli: CommandLine) -> 
         add_run(cli, 2, "other", moment, "succeeded")
     cli.query("UPDATE ingestion_run SET dump_sha256 = 'same'")
     assert status_at(cli, "2026-11-27 12:00").stdout.endswith(
-        "\nFRESH: DAG 2 other was loaded on\nFri 27 Nov 2026 08:35 IST.\n"
+        "\nFRESH: DAG 2 other was loaded on\n  Fri 27 Nov 2026 08:35 IST.\n"
     )
 
 
@@ -537,7 +537,7 @@ def test_duration_between_clocks_that_are_apart_is_not_told(cli: CommandLine) ->
 
 NO_HISTORY = (
     "There is no history of runs; the newest rows of kite_instrument_master have to tell.\n"
-    "They cannot tell whether the list is a new one, and whole.\n"
+    "  They cannot tell whether the list is a new one, and whole.\n"
 )
 
 
@@ -549,7 +549,7 @@ def test_newest_rows_tell_where_there_is_no_history(cli: CommandLine, column_typ
     cli.query("DROP TABLE ingestion_run CASCADE")
     cli.query(f"ALTER TABLE kite_instrument_master ALTER last_updated TYPE {column_type}")
     assert status_at(cli, "2026-11-24 12:00").stdout == (
-        f"{NO_HISTORY}\nFRESH: kite_instrument_master was loaded on\nTue 24 Nov 2026 08:32 IST.\n"
+        f"{NO_HISTORY}\nFRESH: kite_instrument_master was loaded on\n  Tue 24 Nov 2026 08:32 IST.\n"
     )
     assert status_at(cli, "2026-11-25 12:00").stdout == (
         f"{NO_HISTORY}\nSTALE: kite_instrument_master was last loaded on\n"
