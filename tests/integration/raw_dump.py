@@ -103,9 +103,11 @@ NO_DIFFERENCES: dict[str, list[tuple[Any, ...]]] = {"missing": [], "unexpected":
 
 
 def read_figures(output: str) -> dict[str, int]:
-    """The summary's figures: fetched, left out, rejected, inserted, updated, superseded."""
+    """The summary's figures, by their names: fetched, left out, rejected and so on."""
     found = re.findall(
-        r"^(fetched|left out|rejected|inserted|updated|superseded) +([\d,]+)$", output, re.M
+        r"^(fetched|left out|rejected|repeated|inserted|updated|superseded) +([\d,]+)$",
+        output,
+        re.M,
     )
     return {name: int(count.replace(",", "")) for name, count in found}
 

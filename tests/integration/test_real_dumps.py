@@ -76,6 +76,30 @@ def test_nse_of_august_then_of_october(
     assert read_figures(result.stdout).items() >= {"fetched": rows, **changes}.items()
 
 
+def test_list_with_repeated_rows(
+    real_dump: LoadRealDump, configured_project: Project, kite: KiteServer, raw_dumps: RawDumps
+) -> None:
+    """36 rows of April 2019 come twice, in another segment: the later one counts (ruling 28)."""
+    kite.dump = real_dump("dumps/nse_2019-04.csv.gz")
+    header, *lines = kite.dump.splitlines(keepends=True)
+    last = {line.split(b",")[3]: line for line in lines}  # instrument_token
+    assert (len(lines), len(last)) == (2491, 2455)
+    result = configured_project.run("--dag", "1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("Stored 2,455 instruments in ") == 1
+    assert read_figures(result.stdout) == {
+        "fetched": 2491,
+        "left out": 0,
+        "rejected": 0,
+        "repeated": 36,
+        "inserted": 2455,
+        "updated": 0,
+        "superseded": 0,
+    }
+    raw_dumps.load("dump", header + b"".join(last.values()))
+    assert raw_dumps.differences("dump") == NO_DIFFERENCES
+
+
 def test_profile_mock_proves_a_session(
     real_dump: LoadRealDump, configured_project: Project, kite: KiteServer
 ) -> None:

@@ -553,7 +553,7 @@ def test_newest_rows_tell_where_there_is_no_history(cli: CommandLine, column_typ
     )
     assert status_at(cli, "2026-11-25 12:00").stdout == (
         f"{NO_HISTORY}\nSTALE: kite_instrument_master was last loaded on\n"
-        "Tue 24 Nov 2026 08:32 IST. Expected: a load since Wed 25 Nov 2026 08:00 IST.\n"
+        "  Tue 24 Nov 2026 08:32 IST. Expected: a load since Wed 25 Nov 2026 08:00 IST.\n"
     )
 
 
