@@ -17,6 +17,7 @@ from dag_1_import_instruments_from_kite.archive import keep_dump, parse_saved_du
 from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
 from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
 from dag_1_import_instruments_from_kite.store import (
+    SCHEMA_FILE,
     predict_list,
     prepare_history,
     record_failure,
@@ -54,7 +55,6 @@ from shared.utils.table_setup import refuse_table
 logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
-SCHEMA_FILE = DAG_FOLDER / "schema.sql"
 _TRANSFORMED_AT_ONCE = 1000
 KITE_ORDER = (
     "instrument_token",

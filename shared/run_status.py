@@ -38,7 +38,7 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
     holidays = ConfigLoader.load_holidays()
     since = fresh_since(now or datetime.now(IST), holidays)
     with DatabaseManager(asdict(config)) as manager:
-        if not manager.has_relation(run_history.TABLE_NAME):
+        if not manager.run_in_transaction(run_history.is_kept):
             return _judge_by_rows(manager, since)
         runs = [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
         loads = manager.fetch_all(run_history.READ_LAST_LOADS, wanted)

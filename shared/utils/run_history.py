@@ -15,9 +15,39 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.models.table import Column
+from shared.utils.extras import ExtraTable, is_ours
+
 TABLE_NAME = "ingestion_run"
-SCHEMA_FILE = Path(__file__).with_name("ingestion_run.sql")
+TABLE = ExtraTable(
+    TABLE_NAME,
+    Path(__file__).with_name("ingestion_run.sql").read_text(encoding="utf-8"),
+    columns=(
+        Column("dag_id", "integer"),
+        Column("dag_name", "text"),
+        Column("source", "text"),
+        Column("status", "text"),
+        Column("started_at", "timestamptz"),
+        Column("ended_at", "timestamptz"),
+        Column("rows_fetched", "integer", nullable=True),
+        Column("rows_left_out", "integer", nullable=True),
+        Column("rows_rejected", "integer", nullable=True),
+        Column("rows_inserted", "integer", nullable=True),
+        Column("rows_updated", "integer", nullable=True),
+        Column("rows_superseded", "integer", nullable=True),
+        Column("list_moment", "timestamp", nullable=True),
+        Column("dump_sha256", "text", nullable=True),
+        Column("dump_bytes", "bigint", nullable=True),
+        Column("durations", "jsonb", nullable=True),
+        Column("error", "text", nullable=True),
+    ),
+    privileges=("SELECT", "INSERT", "UPDATE"),
+    key=("run_id",),
+)
 API_SOURCE = "api"
+
+# NULL where there is none.
+MAY_READ = "SELECT has_table_privilege(to_regclass('ingestion_run'), 'SELECT')"
 
 INSERT_RUN = """
 INSERT INTO ingestion_run (dag_id, dag_name, source, status, started_at, ended_at)
@@ -128,6 +158,18 @@ class LastRun:
     run_id: int
     started_at: datetime
     dump_sha256: str | None
+
+
+def is_kept(cursor: Cursor) -> bool:
+    """Whether the history is there, and not a table of something else under its name."""
+    return is_ours(cursor, TABLE)
+
+
+def is_readable(cursor: Cursor) -> bool:
+    """Whether it is there, and the role may read it."""
+    cursor.execute(MAY_READ)
+    row = cursor.fetchone()
+    return bool(row and row[0]) and is_kept(cursor)
 
 
 def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import psycopg2
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
-from shared.utils.staged_merge import lock_name, lock_table
+from shared.utils.staged_merge import lock_table
 from shared.utils.table_check import (
     FoundTable,
     check_columns,
@@ -51,37 +50,6 @@ def refuse_table(table: Table, faults: Sequence[str]) -> None:
         raise DatabaseError(
             f"The table {table.name} cannot take the rows of a run: {'; '.join(faults)}."
         )
-
-
-EXTRA_STATE = """
-SELECT to_regclass(%(name)s) IS NOT NULL,
-       ARRAY(SELECT privilege FROM unnest(%(privileges)s::text[]) AS privilege
-             WHERE NOT has_table_privilege(to_regclass(%(name)s), privilege))
-"""
-
-
-def ensure_extra(cursor: Cursor, name: str, script: str, privileges: Sequence[str]) -> bool:
-    """Run `script`, which makes the table or view `name` at its end, if that is not there.
-
-    Returns whether it is there and the role has the privileges on it. A role that may not make
-    it is no error: a run can do without.
-    """
-    cursor.execute(EXTRA_STATE, {"name": name, "privileges": list(privileges)})
-    row = cursor.fetchone()
-    assert row is not None
-    exists, lacking = row
-    if exists:
-        return not lacking
-    lock_name(cursor, name)  # another run may be making it
-    cursor.execute("SAVEPOINT extra")
-    try:
-        cursor.execute(script)
-    except psycopg2.ProgrammingError as exc:
-        # No privilege, or something else of that name is in the way: not worth losing the run.
-        cursor.execute("ROLLBACK TO SAVEPOINT extra")
-        logger.info("%s cannot be made: %s", name, exc.diag.message_primary)
-        return False
-    return True
 
 
 # What the role may do, and what the server is.
