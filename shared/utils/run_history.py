@@ -6,6 +6,7 @@ transaction of its data, that of a failed one in its own, so that a rollback kee
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
 from shared.models.table import Column
 from shared.utils.extras import ExtraTable, is_ours
+from shared.utils.staged_merge import lock_name
 
 TABLE_NAME = "ingestion_run"
 TABLE = ExtraTable(
@@ -49,11 +52,20 @@ API_SOURCE = "api"
 # NULL where there is none.
 MAY_READ = "SELECT has_table_privilege(to_regclass('ingestion_run'), 'SELECT')"
 
-INSERT_RUN = """
-INSERT INTO ingestion_run (dag_id, dag_name, source, status, started_at, ended_at)
-VALUES (%s, %s, %s, %s, %s, clock_timestamp())
+NEWEST_RUN = "SELECT coalesce(max(run_id), 0) FROM ingestion_run"
+
+_INSERT_RUN = """
+INSERT INTO ingestion_run ({}dag_id, dag_name, source, status, started_at, ended_at)
+{} %s, %s, %s, %s, %s, clock_timestamp(){}
 RETURNING run_id
 """
+INSERT_RUN = _INSERT_RUN.format("", "SELECT", "")
+# After all others, whatever the sequence says.
+INSERT_RUN_LAST = _INSERT_RUN.format(
+    "run_id, ",
+    "OVERRIDING SYSTEM VALUE SELECT coalesce(max(run_id), 0) + 1,",
+    " FROM ingestion_run",
+)
 
 UPDATE_RUN = """
 UPDATE ingestion_run
@@ -173,8 +185,25 @@ def is_readable(cursor: Cursor) -> bool:
 
 
 def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
-    """Record a run; returns its run_id."""
-    cursor.execute(INSERT_RUN, (key.dag_id, key.dag_name, key.source, status, key.started_at))
+    """Record a run; returns its run_id, which is higher than any other.
+
+    Also where the table was restored and the sequence of its run_id was not.
+    """
+    values = (key.dag_id, key.dag_name, key.source, status, key.started_at)
+    cursor.execute(NEWEST_RUN)
+    newest = _only_number(cursor)
+    cursor.execute("SAVEPOINT run")
+    with contextlib.suppress(errors.UniqueViolation):
+        cursor.execute(INSERT_RUN, values)
+        if (run_id := _only_number(cursor)) > newest:
+            return run_id
+    cursor.execute("ROLLBACK TO SAVEPOINT run")
+    lock_name(cursor, TABLE_NAME)  # two would take the same number
+    cursor.execute(INSERT_RUN_LAST, values)
+    return _only_number(cursor)
+
+
+def _only_number(cursor: Cursor) -> int:
     row = cursor.fetchone()
     assert row is not None
     return int(row[0])
