@@ -97,7 +97,12 @@ def _ensure_history(cursor: Any) -> tuple[bool, str]:
     if reason := _ensure_history_tables(cursor):
         return False, f"The history of runs and changes is not kept: {reason}."
     lacking = ensure_views(cursor, _views_script(cursor))
-    return True, f"Not made, or not as they should be: {'; '.join(lacking)}." if lacking else ""
+    if not lacking:
+        return True, ""
+    return True, (
+        f"Not made, or of an earlier version: {'; '.join(lacking)}. Rename what is in the way, or "
+        "let the table's owner run this DAG once."
+    )
 
 
 def _views_script(cursor: Any) -> str:
@@ -118,8 +123,12 @@ def _views_script(cursor: Any) -> str:
 
 def _ensure_history_tables(cursor: Any) -> str | None:
     """Why the runs or their changes cannot be recorded; None if they can."""
+    cursor.execute("SAVEPOINT history")
     reasons = (ensure_extra_table(cursor, table) for table in (run_history.TABLE, CHANGES))
-    return next(filter(None, reasons), None)
+    reason = next(filter(None, reasons), None)
+    if reason is not None:  # a table of runs that stays empty would say that nothing was loaded
+        cursor.execute("ROLLBACK TO SAVEPOINT history")
+    return reason
 
 
 def store_list(
