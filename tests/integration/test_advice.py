@@ -190,7 +190,7 @@ def test_lock_that_is_held_too_long_is_found_and_ended_as_advised(
     cli: CommandLine, server: Server, database: str
 ) -> None:
     succeed(cli, ROWS)
-    [query] = re.findall(r"```sql\n(SELECT pid, .*?);\n```", ERRORS, re.S)
+    [query] = re.findall(r"^(SELECT pid, .*?);\n", ERRORS, re.S | re.M)
     with closing(server.connect(database)) as other:
         other.autocommit = False
         other.cursor().execute("LOCK TABLE kite_instrument_master")
