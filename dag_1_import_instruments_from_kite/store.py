@@ -30,7 +30,6 @@ from shared.utils.operation import advance
 from shared.utils.retry import RetryPolicy
 from shared.utils.staged_merge import MergeResult, lock_table
 from shared.utils.table_check import read_table
-from shared.utils.table_setup import ensure_table
 
 logger = logging.getLogger(__name__)
 
@@ -78,23 +77,24 @@ def check_history(db_manager: DatabaseManager) -> str:
     """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
 
     def work(cursor: Any) -> str:
+        key = find_missing_key(cursor, CHANGES)
         cursor.execute("SAVEPOINT before_history")
         try:
-            ensure_table(cursor, INSTRUMENT_TABLE, SCHEMA_FILE.read_text(encoding="utf-8"))
-            key = find_missing_key(cursor, CHANGES)
-            _, lacking = _ensure_history(cursor)
-            if not lacking and key and find_missing_key(cursor, CHANGES):
-                lacking = f"{CHANGES_TABLE} has no primary key: let its owner run {key}"
+            if read_table(cursor, INSTRUMENT_TABLE.name) is None:
+                cursor.execute(SCHEMA_FILE.read_text(encoding="utf-8"))
+            _, lacking = _ensure_history(cursor, replace(CHANGES, add_key=None))
         finally:
             cursor.execute("ROLLBACK TO SAVEPOINT before_history")
+        if key and not lacking:
+            return f"{CHANGES_TABLE} has no primary key. The next run of its owner adds it: {key}"
         return lacking
 
     return db_manager.run_in_transaction(work)
 
 
-def _ensure_history(cursor: Any) -> tuple[bool, str]:
+def _ensure_history(cursor: Any, changes: ExtraTable = CHANGES) -> tuple[bool, str]:
     """Whether a history can be kept, and what is lacking, in words."""
-    if reason := _ensure_history_tables(cursor):
+    if reason := _ensure_history_tables(cursor, changes):
         return False, f"The history of runs and changes is not kept: {reason}."
     lacking = ensure_views(cursor, _views_script(cursor))
     if not lacking:
@@ -121,10 +121,10 @@ def _views_script(cursor: Any) -> str:
     return script.replace(moment, f"{moment} AT TIME ZONE {cursor.fetchone()[0]}")
 
 
-def _ensure_history_tables(cursor: Any) -> str | None:
+def _ensure_history_tables(cursor: Any, changes: ExtraTable = CHANGES) -> str | None:
     """Why the runs or their changes cannot be recorded; None if they can."""
     cursor.execute("SAVEPOINT history")
-    reasons = (ensure_extra_table(cursor, table) for table in (run_history.TABLE, CHANGES))
+    reasons = (ensure_extra_table(cursor, table) for table in (run_history.TABLE, changes))
     reason = next(filter(None, reasons), None)
     if reason is not None:  # a table of runs that stays empty would say that nothing was loaded
         cursor.execute("ROLLBACK TO SAVEPOINT history")

@@ -135,8 +135,8 @@ def attempt(cursor: Cursor, script: str) -> psycopg2.Error | None:
     try:
         cursor.execute(SHORT_TIMEOUT)
         cursor.execute(script)
-    except (psycopg2.ProgrammingError, psycopg2.NotSupportedError, errors.LockNotAvailable) as exc:
-        cursor.execute("ROLLBACK TO SAVEPOINT extra")
+    except psycopg2.Error as exc:
+        cursor.execute("ROLLBACK TO SAVEPOINT extra")  # fails where the connection is lost
         return exc
     cursor.execute(RESTORE_TIMEOUT, timeout)
     return None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
 from shared.config.config_loader import override_config
+from shared.exceptions import DatabaseError
+from shared.utils.db_manager import DatabaseManager
 from tests.command_line import CommandLine
 from tests.conftest import PROJECT, Server
 from tests.instruments import instrument, to_csv
@@ -202,3 +205,49 @@ def test_lock_that_is_held_too_long_is_found_and_ended_as_advised(
         assert [pid for pid, *_ in holders] == [other.info.backend_pid]
         cli.query("SELECT pg_terminate_backend(%s)", holders[0][0])
     succeed(cli, [INFY])
+
+
+def test_database_that_is_not_there_is_created_as_advised(
+    cli: CommandLine, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    monkeypatch.setenv("DB_NAME", name)
+    result = cli.load(to_csv(ROWS))
+    assert result.status == 1
+    assert "does not exist: create it (createdb)" in result.stderr
+    assert cli.kite.requests == []
+    server.execute(f"CREATE DATABASE {name}")
+    try:
+        assert cli.load(to_csv(ROWS)).status == 0
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_table_that_is_not_there_is_made_by_a_run_as_advised(
+    cli: CommandLine, db_manager: DatabaseManager
+) -> None:
+    cli.query("DROP TABLE kite_instrument_master")
+    with pytest.raises(DatabaseError, match="run the DAG once with a role that may create it"):
+        db_manager.upsert_instruments(ROWS)
+    succeed(cli, ROWS)
+    assert db_manager.upsert_instruments(ROWS) == (0, 2)
+
+
+def test_database_that_is_read_only_is_set_to_write_as_advised(
+    cli: CommandLine, server: Server, database: str
+) -> None:
+    server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    fail(cli, ROWS, "its role or database has default_transaction_read_only set")
+    server.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+    succeed(cli, ROWS)
+
+
+def test_value_that_is_too_large_for_its_type_is_told_with_line_and_column(
+    cli: CommandLine, db_manager: DatabaseManager
+) -> None:
+    """The functions themselves take rows that no run would let through."""
+    with pytest.raises(DatabaseError, match='line 2, column lot_size: "2147483648"'):
+        db_manager.upsert_instruments([INFY, {**FUTURE, "lot_size": 2**31}])
+    with pytest.raises(DatabaseError, match=r"A text is too long for its column.*column segment"):
+        db_manager.upsert_instruments([{**INFY, "segment": "X" * 21}])
+    assert read_table(cli.connection) == {}
