@@ -103,7 +103,7 @@ WITH came AS (      -- a token that the last list did not have
     FROM gone LEFT JOIN first_expiry AS f ON f.exchange = old_exchange
     UNION ALL
     SELECT exchange, new_token, symbol, 'token moved', 'instrument_token',
-           old_token::text, new_token::text
+           old_token::bigint::text, new_token::bigint::text
     FROM token_moved
     UNION ALL
     SELECT exchange, new_token, new_symbol, 'series moved', 'tradingsymbol', old_symbol, new_symbol
@@ -123,7 +123,7 @@ WITH came AS (      -- a token that the last list did not have
       ON o.old_exchange = same.exchange AND o.old_tradingsymbol = same.old_symbol
      AND o.was_current
     CROSS JOIN LATERAL (VALUES
-        ('lot_size', o.old_lot_size::text, n.new_lot_size::text),
+        ('lot_size', o.old_lot_size::bigint::text, n.new_lot_size::bigint::text),
         ('tick_size', trim_scale(o.old_tick_size)::text, trim_scale(n.new_tick_size)::text),
         ('strike', trim_scale(o.old_strike)::text, trim_scale(n.new_strike)::text),
         ('expiry', o.old_expiry::text, n.new_expiry::text),

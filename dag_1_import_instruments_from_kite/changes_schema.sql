@@ -7,7 +7,9 @@ CREATE TABLE IF NOT EXISTS kite_instrument_change (
     kind TEXT NOT NULL,
     field TEXT,
     old TEXT,
-    new TEXT
+    new TEXT,
+    -- Without a key nothing can be deleted while the table is published.
+    change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY
 );
 
 CREATE INDEX IF NOT EXISTS idx_kite_instrument_change_run_id

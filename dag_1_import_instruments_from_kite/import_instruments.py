@@ -17,6 +17,7 @@ from dag_1_import_instruments_from_kite.archive import keep_dump, name_source, p
 from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
 from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
 from dag_1_import_instruments_from_kite.store import (
+    SCHEMA_FILE,
     predict_list,
     prepare_history,
     record_failure,
@@ -48,11 +49,12 @@ from shared.utils.kite_csv import ParsedDump, RejectedRow, WrittenKey, parse_dum
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
 from shared.utils.run_history import RunKey
+from shared.utils.table_check import check_columns
+from shared.utils.table_setup import refuse_table
 
 logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
-SCHEMA_FILE = DAG_FOLDER / "schema.sql"
 _TRANSFORMED_AT_ONCE = 1000
 KITE_ORDER = (
     "instrument_token",
@@ -133,6 +135,9 @@ class _Run:
         parameters = dag.parameters
         summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
         retry = RetryPolicy(parameters["retry_attempts"], parameters["retry_delay_seconds"])
+        if not summary.dry_run:
+            with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
+                refuse_unsuited_table(db_manager)  # before Kite is asked
         fetched, raw_dump = self._fetch(root, retry)
         summary.dump_sha256, summary.dump_bytes = raw_dump.sha256, raw_dump.size
         instruments = self._prepare(fetched, parameters, root.logging["directory"], force)
@@ -257,6 +262,7 @@ class _Run:
         once = RetryPolicy(max_attempts=1)
         try:
             with DatabaseManager(asdict(root.database), retry=once) as db_manager:
+                refuse_unsuited_table(db_manager)
                 predict_list(db_manager, instruments, self.summary, plausibility)
         except DatabaseError as exc:
             logger.warning("What would change in the table could not be worked out: %s", exc)
@@ -265,6 +271,13 @@ class _Run:
 def _prepare_tables(db_manager: DatabaseManager) -> bool:
     create_kite_instrument_master_table(db_manager)
     return prepare_history(db_manager)
+
+
+def refuse_unsuited_table(db_manager: DatabaseManager) -> None:
+    """Raise DatabaseError if the table is there and cannot hold every row exactly (ruling 32)."""
+    db_manager.run_in_transaction(
+        lambda cursor: refuse_table(INSTRUMENT_TABLE, check_columns(cursor, INSTRUMENT_TABLE))
+    )
 
 
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:

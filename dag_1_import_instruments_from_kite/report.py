@@ -8,24 +8,34 @@ from dataclasses import asdict
 from typing import Any
 
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE, DAG_ID
+from dag_1_import_instruments_from_kite.store import CHANGES, check_history
 from shared.config.config_loader import ConfigLoader
 from shared.foreign_text import escape_line
 from shared.kite_login import IST
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.extras import is_ours
+from shared.utils.retry import RetryPolicy
 
 # The last good run, and whether one before it gave it a list to compare with.
 LAST_RUN = """
 SELECT run_id, started_at, count(*) OVER () > 1 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
-CHANGES = f"""
+READ_CHANGES = f"""
 SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM {CHANGES_TABLE} WHERE run_id = %s
 ORDER BY kind, exchange, tradingsymbol, field
 """
 _COLUMNS = 79
 NAMES = ("exchange", "instrument_token", "tradingsymbol", "kind", "field", "old", "new")
+
+
+def describe_lacking() -> str:
+    """What a run can do without and will lack, history or views: "" if nothing (`--check`)."""
+    config = asdict(ConfigLoader.load_database_config())
+    with DatabaseManager(config, retry=RetryPolicy(max_attempts=1)) as manager:
+        return check_history(manager)
 
 
 def describe_changes(*, as_json: bool = False) -> str:
@@ -37,10 +47,12 @@ def describe_changes(*, as_json: bool = False) -> str:
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
         runs = (
             manager.fetch_all(LAST_RUN, (DAG_ID,))
-            if manager.has_relation(run_history.TABLE_NAME) and manager.has_relation(CHANGES_TABLE)
+            if manager.run_in_transaction(
+                lambda cursor: run_history.is_kept(cursor) and is_ours(cursor, CHANGES)
+            )
             else []
         )
-        changes = manager.fetch_all(CHANGES, (runs[0][0],)) if runs else []
+        changes = manager.fetch_all(READ_CHANGES, (runs[0][0],)) if runs else []
     if as_json:
         return _to_json(runs, changes)
     if not runs:

@@ -23,8 +23,16 @@ from shared.config.logging_config import redact
 from shared.exceptions import DatabaseError
 from shared.foreign_text import escape
 from shared.models.instrument import INSTRUMENT_TABLE
+from shared.models.table import Column
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.extras import (
+    ExtraTable,
+    ensure_extra_table,
+    ensure_views,
+    find_missing_key,
+    is_readable,
+)
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance
 from shared.utils.relations import find_relation
@@ -36,52 +44,106 @@ from shared.utils.staged_merge import (
     lock_table,
     merge_rows,
 )
+from shared.utils.table_check import read_table
 
 logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).resolve().parent
-LAST_VIEW = "kite_underlying"  # the last that views.sql makes
-
-MAY_READ = "SELECT has_table_privilege(to_regclass(%s), 'SELECT')"  # NULL where there is none
+SCHEMA_FILE = _FOLDER / "schema.sql"
+VIEWS = _FOLDER / "views.sql"
 
 # How long the record of a failed run may take: the run itself has ended already.
 _RECORD_SECONDS = 2
 _RECORD_DEADLINE_SECONDS = 3
 
 
-_HISTORY = (
-    (run_history.TABLE_NAME, run_history.SCHEMA_FILE, ("SELECT", "INSERT", "UPDATE")),
-    (CHANGES_TABLE, _FOLDER / "changes_schema.sql", ("SELECT", "INSERT")),
+CHANGES = ExtraTable(
+    CHANGES_TABLE,
+    (_FOLDER / "changes_schema.sql").read_text(encoding="utf-8"),
+    columns=(
+        Column("run_id", "bigint"),
+        Column("exchange", "varchar", length=10),
+        Column("instrument_token", "bigint"),
+        Column("tradingsymbol", "varchar", length=50),
+        Column("kind", "text"),
+        Column("field", "text", nullable=True),
+        Column("old", "text", nullable=True),
+        Column("new", "text", nullable=True),
+    ),
+    privileges=("SELECT", "INSERT"),
+    add_key=f"ALTER TABLE {CHANGES_TABLE}"
+    " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
 )
 
 
 def prepare_history(db_manager: DatabaseManager) -> bool:
     """Make the tables and views beside the instrument table, where the role may.
 
-    Returns whether runs and changes can be recorded. A role that may not is no error (ruling 23).
+    Returns whether runs and changes can be recorded. A role that may not is no error (ruling 23);
+    one warning says what is lacking.
     """
-    lacking = _ensure_history_tables(db_manager)
-    if lacking is not None:
-        name, privileges = lacking
-        logger.warning(
-            "The history of runs and changes is not kept: DB_USER may neither make nor write "
-            "%s. Let the table's owner run this DAG once, and grant %s on it.",
-            name,
-            ", ".join(privileges),
-        )
-        return False
-    views = (_FOLDER / "views.sql").read_text(encoding="utf-8")
-    if not db_manager.ensure_extra(LAST_VIEW, views, ()):
-        logger.info("the views are not there, and DB_USER may not make them")
-    return True
+    keeps_history, lacking = db_manager.run_in_transaction(_ensure_history)
+    if lacking:
+        logger.warning("%s", lacking)
+    return keeps_history
 
 
-def _ensure_history_tables(db_manager: DatabaseManager) -> tuple[str, tuple[str, ...]] | None:
-    """The first table that can be neither made nor written, with what that takes; else None."""
-    for name, script, privileges in _HISTORY:
-        if not db_manager.ensure_extra(name, script.read_text(encoding="utf-8"), privileges):
-            return name, privileges
-    return None
+def check_history(db_manager: DatabaseManager) -> str:
+    """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
+
+    def work(cursor: Any) -> str:
+        key = find_missing_key(cursor, CHANGES)
+        cursor.execute("SAVEPOINT before_history")
+        try:
+            if read_table(cursor, INSTRUMENT_TABLE.name) is None:
+                cursor.execute(SCHEMA_FILE.read_text(encoding="utf-8"))
+            _, lacking = _ensure_history(cursor, replace(CHANGES, add_key=None))
+        finally:
+            cursor.execute("ROLLBACK TO SAVEPOINT before_history")
+        if key and not lacking:
+            return f"{CHANGES_TABLE} has no primary key. The next run of its owner adds it: {key}"
+        return lacking
+
+    return db_manager.run_in_transaction(work)
+
+
+def _ensure_history(cursor: Any, changes: ExtraTable = CHANGES) -> tuple[bool, str]:
+    """Whether a history can be kept, and what is lacking, in words."""
+    if reason := _ensure_history_tables(cursor, changes):
+        return False, f"The history of runs and changes is not kept: {reason}."
+    lacking = ensure_views(cursor, _views_script(cursor))
+    if not lacking:
+        return True, ""
+    return True, (
+        f"Not made, or of an earlier version: {'; '.join(lacking)}. Rename what is in the way, or "
+        "let the table's owner run this DAG once."
+    )
+
+
+def _views_script(cursor: Any) -> str:
+    """What makes the views.
+
+    A list_moment is of the time zone that the run had: a last_updated with one is not compared
+    with it in the reader's.
+    """
+    script = VIEWS.read_text(encoding="utf-8")
+    table = read_table(cursor, INSTRUMENT_TABLE.name)
+    assert table is not None
+    if table.columns[INSTRUMENT_TABLE.last_updated].type_name != "timestamptz":
+        return script
+    cursor.execute("SELECT quote_literal(current_setting('TimeZone'))")
+    moment = "SELECT list_moment"
+    return script.replace(moment, f"{moment} AT TIME ZONE {cursor.fetchone()[0]}")
+
+
+def _ensure_history_tables(cursor: Any, changes: ExtraTable = CHANGES) -> str | None:
+    """Why the runs or their changes cannot be recorded; None if they can."""
+    cursor.execute("SAVEPOINT history")
+    reasons = (ensure_extra_table(cursor, table) for table in (run_history.TABLE, changes))
+    reason = next(filter(None, reasons), None)
+    if reason is not None:  # a table of runs that stays empty would say that nothing was loaded
+        cursor.execute("ROLLBACK TO SAVEPOINT history")
+    return reason
 
 
 def store_list(
@@ -167,14 +229,15 @@ def predict_list(
     if not db_manager.has_relation(INSTRUMENT_TABLE.name):
         summary.merge = MergeResult(inserted=len(instruments))
         return
-    names = [run_history.TABLE_NAME, CHANGES_TABLE]
     store_list(
         db_manager,
         instruments,
         summary,
         plausibility,
         batch_size=1000,
-        keeps_history=all(db_manager.fetch_all(MAY_READ, (name,))[0][0] for name in names),
+        keeps_history=db_manager.run_in_transaction(
+            lambda cursor: is_readable(cursor, run_history.TABLE) and is_readable(cursor, CHANGES)
+        ),
     )
 
 
@@ -204,7 +267,7 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
     def record() -> bool:
         with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
             # The tables alone: the views need the instrument table, which there may not be yet.
-            lacking = _ensure_history_tables(db_manager)
+            lacking = db_manager.run_in_transaction(_ensure_history_tables)
             return lacking is None and db_manager.run_in_transaction(work)
 
     try:

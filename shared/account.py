@@ -15,6 +15,7 @@ from shared.config.config_loader import ConfigLoader, DatabaseConfig
 from shared.config.env_file import reserved
 from shared.config.logging_config import register_secrets
 from shared.console import say
+from shared.dag_discovery import discover_dags
 from shared.exceptions import AuthenticationError, StockIngestionError
 from shared.kite_login import IST, read_request_token, token_death
 from shared.models.instrument import INSTRUMENT_TABLE
@@ -76,7 +77,21 @@ def _read_line() -> str:
 def check() -> list[StockIngestionError]:
     """Prove the Kite session and the database, and say what is wrong. Returns the errors."""
     checks = (("Kite session", _check_kite), ("database", _check_database))
-    return [error for name, prove in checks if (error := _report(name, prove)) is not None]
+    errors = {name: error for name, prove in checks if (error := _report(name, prove)) is not None}
+    if "database" not in errors:
+        _note_what_is_lacking()
+    return list(errors.values())
+
+
+def _note_what_is_lacking() -> None:
+    """Say what runs will do without: no failure (ruling 30)."""
+    for dag in discover_dags(config_loader.PROJECT_ROOT):
+        try:
+            report = dag.load_report("describe_lacking")
+            if report is not None and (lacking := report()):
+                say(f"lacking DAG {dag.dag_id}: {lacking}")
+        except StockIngestionError as exc:
+            say(f"lacking DAG {dag.dag_id}: {exc}")
 
 
 def _report(name: str, prove: Callable[[], str]) -> StockIngestionError | None:

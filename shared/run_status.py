@@ -87,7 +87,7 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
         [(server_now,)] = manager.fetch_all(READ_CLOCK)
         moment = _Now(now or datetime.now(IST), server_now, holidays)
         table = _find_table(manager)
-        if not manager.has_relation(run_history.TABLE_NAME):
+        if not manager.run_in_transaction(run_history.is_kept):
             return _judge_by_rows(manager, table, moment)
         runs = [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
         count = COUNT_ROWS.format(table=table, dag_id=_INSTRUMENT_DAG) if table else "NULL"

@@ -13,7 +13,8 @@ class Column:
     """A column that rows are merged into, with its PostgreSQL type.
 
     A varchar has a `length` in characters; a numeric a `precision` (digits in all) and a `scale`
-    (decimals among them): a value with more decimals is refused, never rounded.
+    (decimals among them): a value with more decimals is refused, never rounded. Of a `nullable` one
+    rows may come without a value.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Column:
     length: int | None = None
     precision: int | None = None
     scale: int | None = None
+    nullable: bool = False
 
 
 @dataclass(frozen=True)

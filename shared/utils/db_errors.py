@@ -6,6 +6,7 @@ import psycopg2
 from psycopg2 import errorcodes
 
 from shared.exceptions import DatabaseError, TransientDatabaseError
+from shared.utils.staged_merge import STAGE_NAME
 
 # What may pass by itself: a lost or refused connection, and a lost race (ruling 22).
 _TRANSIENT_CODES = frozenset(
@@ -45,12 +46,38 @@ _ADVICE = {
     ),
     errorcodes.NUMERIC_VALUE_OUT_OF_RANGE: "A value is too large for its column.",
     errorcodes.STRING_DATA_RIGHT_TRUNCATION: "A text is too long for its column.",
-    errorcodes.FOREIGN_KEY_VIOLATION: (
-        "A table of yours refers to a row that has to change or go: give its foreign key "
-        "ON UPDATE CASCADE and ON DELETE CASCADE (or SET NULL), or let it refer to the key."
+}
+
+_ROW_SECURITY = (
+    "Row security keeps DB_USER from writing a row: give it a policy on the table "
+    "(CREATE POLICY ... FOR ALL ... USING (true) WITH CHECK (true)), or BYPASSRLS."
+)
+_OUR_CHECK = "A value does not fit its column exactly; it was not rounded."
+_NO_PARTITION = (
+    "No partition of {table} takes a row of the list: make one, such as CREATE TABLE "
+    "{table}_others PARTITION OF {table} DEFAULT."
+)
+_REFERENCE = (
+    "The foreign key {constraint} of your table {table} refers to a row that has to change or go. "
+    "Let it refer to the columns that name the row, not to its number, with ON UPDATE CASCADE "
+    "DEFERRABLE INITIALLY DEFERRED: it follows the row then, and none of yours is lost "
+    "(docs/errors.md shows it)."
+)
+# What a table's owner may have added to it, and real lists break.
+_CONSTRAINT = (
+    "{constraint} of {table}, which is no constraint of this program's, refuses a row of the list: "
+    "change it or drop it, then run again."
+)
+_CONSTRAINTS = {
+    errorcodes.CHECK_VIOLATION: _CONSTRAINT,
+    errorcodes.UNIQUE_VIOLATION: _CONSTRAINT,
+    errorcodes.EXCLUSION_VIOLATION: _CONSTRAINT,
+    errorcodes.FOREIGN_KEY_VIOLATION: _REFERENCE,
+    errorcodes.RESTRICT_VIOLATION: _REFERENCE,
+    errorcodes.NOT_NULL_VIOLATION: (
+        "The column {column} of {table} is NOT NULL, and a row of the list has no value for it: "
+        "ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL, or give it a DEFAULT."
     ),
-    errorcodes.CHECK_VIOLATION: "A value does not fit its column exactly; it was not rounded.",
-    errorcodes.DEPENDENT_OBJECTS_STILL_EXIST: "Other objects depend on what has to change.",
 }
 
 # libpq gives no error code for a failed connection, only the server's text.
@@ -83,8 +110,26 @@ def translate(error: Exception, where: str) -> Exception:
     is_lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) and not code
     if is_lost or code in _TRANSIENT_CODES or code.startswith(_CONNECTION_EXCEPTION_CLASS):
         return TransientDatabaseError(f"The database {where} failed. PostgreSQL said: {said}")
-    advice = _ADVICE.get(code, "The database refused.")
-    return DatabaseError(f"{advice} PostgreSQL said: {said}")
+    return DatabaseError(f"{_advise(error, code)} PostgreSQL said: {said}")
+
+
+def _advise(error: psycopg2.Error, code: str) -> str:
+    """What to do about an error that is not one of the connection."""
+    diagnostics = error.diag
+    table, constraint = diagnostics.table_name, diagnostics.constraint_name
+    if table == STAGE_NAME and code == errorcodes.CHECK_VIOLATION:
+        return _OUR_CHECK
+    if diagnostics.source_function == "ExecFindPartition":
+        return _NO_PARTITION.format(table=table)
+    if diagnostics.source_function == "ExecWithCheckOptions":
+        return _ROW_SECURITY
+    # A domain's constraint has no table, what a function raises may have neither.
+    where = table or diagnostics.datatype_name
+    if code in _CONSTRAINTS and where and (constraint or diagnostics.column_name):
+        return _CONSTRAINTS[code].format(
+            table=where, constraint=constraint, column=diagnostics.column_name
+        )
+    return _ADVICE.get(code, "The database refused.")
 
 
 def translate_connect(error: psycopg2.Error, where: str) -> Exception:
@@ -108,7 +153,13 @@ def _database_text(error: psycopg2.Error) -> str:
     """What the database said: its message and detail, without the query that it was about."""
     diagnostics = error.diag
     if diagnostics.message_primary:
-        parts = (diagnostics.message_primary, diagnostics.message_detail, diagnostics.message_hint)
+        context = diagnostics.context or ""  # of a COPY: the line and the column
+        parts = (
+            diagnostics.message_primary,
+            diagnostics.message_detail,
+            diagnostics.message_hint,
+            context if context.startswith("COPY ") else None,
+        )
         text = ". ".join(part.rstrip(".") for part in parts if part) + "."
         return " ".join(text.splitlines())
     return " ".join(str(error).split())

@@ -24,7 +24,7 @@ from shared.utils.libpq_environment import without_libpq_variables
 from shared.utils.relations import find_relation, read_path
 from shared.utils.retry import RetryPolicy
 from shared.utils.staged_merge import MergeResult, is_stored, merge_rows
-from shared.utils.table_setup import check_access, ensure_extra, ensure_table
+from shared.utils.table_setup import check_access, ensure_table
 
 logger = logging.getLogger(__name__)
 
@@ -192,12 +192,6 @@ class DatabaseManager:
     def ensure_table(self, table: Table, schema_sql: str) -> None:
         """Create `table` from `schema_sql` if it is not there; see table_setup.ensure_table."""
         self.run_in_transaction(lambda cursor: ensure_table(cursor, table, schema_sql))
-
-    def ensure_extra(self, name: str, script: str, privileges: Sequence[str]) -> bool:
-        """Make a table or view that a run can do without; see table_setup.ensure_extra."""
-        return self.run_in_transaction(
-            lambda cursor: ensure_extra(cursor, name, script, privileges)
-        )
 
     def has_relation(self, name: str) -> bool:
         """Whether there is a table or view of this name, other than a temporary one."""

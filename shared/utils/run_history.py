@@ -6,6 +6,7 @@ transaction of its data, that of a failed one in its own, so that a rollback kee
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,9 +15,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
+from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
 from shared.kite_login import IST
+from shared.models.table import Column
+from shared.utils.extras import ExtraTable, is_ours
+from shared.utils.staged_merge import lock_name
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +29,47 @@ TABLE_NAME = "ingestion_run"
 
 # Clocks go apart by seconds; what is further ahead than this is no moment of a right clock.
 CLOCK_TOLERANCE = timedelta(hours=1)
-SCHEMA_FILE = Path(__file__).with_name("ingestion_run.sql")
+TABLE = ExtraTable(
+    TABLE_NAME,
+    Path(__file__).with_name("ingestion_run.sql").read_text(encoding="utf-8"),
+    columns=(
+        Column("dag_id", "integer"),
+        Column("dag_name", "text"),
+        Column("source", "text"),
+        Column("status", "text"),
+        Column("started_at", "timestamptz"),
+        Column("ended_at", "timestamptz"),
+        Column("rows_fetched", "integer", nullable=True),
+        Column("rows_left_out", "integer", nullable=True),
+        Column("rows_rejected", "integer", nullable=True),
+        Column("rows_inserted", "integer", nullable=True),
+        Column("rows_updated", "integer", nullable=True),
+        Column("rows_superseded", "integer", nullable=True),
+        Column("list_moment", "timestamp", nullable=True),
+        Column("dump_sha256", "text", nullable=True),
+        Column("dump_bytes", "bigint", nullable=True),
+        Column("durations", "jsonb", nullable=True),
+        Column("error", "text", nullable=True),
+    ),
+    privileges=("SELECT", "INSERT", "UPDATE"),
+    key=("run_id",),
+)
 API_SOURCE = "api"
 
-INSERT_RUN = """
-INSERT INTO ingestion_run (dag_id, dag_name, source, status, started_at, ended_at)
-VALUES (%s, %s, %s, %s, %s, clock_timestamp())
+NEWEST_RUN = "SELECT coalesce(max(run_id), 0) FROM ingestion_run"
+
+_INSERT_RUN = """
+INSERT INTO ingestion_run ({}dag_id, dag_name, source, status, started_at, ended_at)
+{} %s, %s, %s, %s, %s, clock_timestamp(){}
 RETURNING run_id
 """
+INSERT_RUN = _INSERT_RUN.format("", "SELECT", "")
+# After all others, whatever the sequence says.
+INSERT_RUN_LAST = _INSERT_RUN.format(
+    "run_id, ",
+    "OVERRIDING SYSTEM VALUE SELECT coalesce(max(run_id), 0) + 1,",
+    " FROM ingestion_run",
+)
 
 UPDATE_RUN = """
 UPDATE ingestion_run
@@ -185,9 +223,31 @@ class LastRun(NamedTuple):
     stored: int
 
 
+def is_kept(cursor: Cursor) -> bool:
+    """Whether the history is there, and not a table of something else under its name."""
+    return is_ours(cursor, TABLE)
+
+
 def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
-    """Record a run; returns its run_id."""
-    cursor.execute(INSERT_RUN, (key.dag_id, key.dag_name, key.source, status, key.started_at))
+    """Record a run; returns its run_id, which is higher than any other.
+
+    Also where the table was restored and the sequence of its run_id was not.
+    """
+    values = (key.dag_id, key.dag_name, key.source, status, key.started_at)
+    cursor.execute(NEWEST_RUN)
+    newest = _only_number(cursor)
+    cursor.execute("SAVEPOINT run")
+    with contextlib.suppress(errors.UniqueViolation):
+        cursor.execute(INSERT_RUN, values)
+        if (run_id := _only_number(cursor)) > newest:
+            return run_id
+    cursor.execute("ROLLBACK TO SAVEPOINT run")
+    lock_name(cursor, TABLE_NAME)  # two would take the same number
+    cursor.execute(INSERT_RUN_LAST, values)
+    return _only_number(cursor)
+
+
+def _only_number(cursor: Cursor) -> int:
     row = cursor.fetchone()
     assert row is not None
     return int(row[0])

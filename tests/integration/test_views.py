@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from dag_1_import_instruments_from_kite.import_instruments import transform_instruments
+from dag_1_import_instruments_from_kite.import_instruments import (
+    transform_instruments,
+    validate_instruments,
+)
 from sandbox.dump_generator import generate_dump
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_csv import parse_dump
@@ -153,6 +156,64 @@ def test_option_chain_where_a_side_is_not_listed(days: Days) -> None:
         (Decimal("90.875"), "X99AUG90.875CE", 1, None, None),
         (Decimal("91"), None, None, "X99AUG91PE", 2),
     ]
+
+
+@pytest.mark.parametrize("first", [201, 299], ids=["smaller token first", "smaller token last"])
+def test_option_chain_where_two_contracts_share_a_strike(days: Days, first: int) -> None:
+    """Symbols, tokens and lot are one contract's: that of the smallest token."""
+    rows = [
+        instrument(first, "ABC26DEC100CE", lot_size=10),
+        instrument(250, "ABC126DEC100CE", lot_size=20),
+        instrument(
+            199 if first == 201 else 300, "ABC26DEC100PE", lot_size=10, instrument_type="PE"
+        ),
+        instrument(260, "ABC126DEC100PE", lot_size=20, instrument_type="PE"),
+    ]
+    days.load(rows)
+    tokens = {row["tradingsymbol"]: row["instrument_token"] for row in rows}
+    call, put, lot = ("ABC26DEC100CE", "ABC26DEC100PE", 10)
+    if first == 299:
+        call, put, lot = ("ABC126DEC100CE", "ABC126DEC100PE", 20)
+    assert days.query(
+        "SELECT call_symbol, call_token, put_symbol, put_token, lot_size FROM kite_option_chain"
+    ) == [(call, tokens[call], put, tokens[put], lot)]
+
+
+def test_option_chain_of_symbols_that_do_not_end_in_their_type(days: Days) -> None:
+    rows = [instrument(9, "ZZ-1", lot_size=1), instrument(8, "AA-2", lot_size=2)]
+    rows += [instrument(7, "MMCE", lot_size=3, strike=Decimal(1))]
+    rows += [instrument(6, "MM", lot_size=4, strike=Decimal(1))]
+    days.load(rows)
+    assert days.query(
+        "SELECT strike, call_symbol, call_token, lot_size FROM kite_option_chain ORDER BY strike"
+    ) == [(Decimal(1), "MM", 6, 4), (Decimal("370.75"), "AA-2", 8, 2)]
+
+
+def test_what_has_no_underlying_is_in_no_chain_and_in_no_expiry(days: Days) -> None:
+    days.load([instrument(1, "A100CE", name=None), instrument(2, "B100CE", name="B")])
+    assert len(days.query("SELECT * FROM kite_instrument_today")) == 2
+    for view in ("kite_option_chain", "kite_expiry", "kite_underlying"):
+        assert days.query(f"SELECT underlying FROM {view}") == [("B",)]
+
+
+@pytest.mark.parametrize("name", ["dumps/nfo_2019-05.csv.gz", "dumps/nfo_2025-07.csv.gz"])
+def test_option_chain_of_a_real_list_takes_each_side_from_one_row(
+    days: Days, real_dump: Callable[[str], bytes], name: str
+) -> None:
+    rows = transform_instruments(validate_instruments(parse_dump(real_dump(name)).rows))
+    days.load(rows)
+    listed = {(row["tradingsymbol"], row["instrument_token"]): row["lot_size"] for row in rows}
+    chain = days.query(
+        "SELECT call_symbol, call_token, put_symbol, put_token, lot_size FROM kite_option_chain"
+    )
+    for call, call_token, put, put_token, lot_size in chain:
+        lots = {listed[side] for side in ((call, call_token), (put, put_token)) if side[0]}
+        assert lot_size in lots
+        assert not (call and put) or call[:-2] == put[:-2]
+    assert days.query("SELECT count(*) FROM kite_option_chain WHERE underlying IS NULL") == [(0,)]
+    named = [row for row in rows if row["name"] and row["instrument_type"] in ("CE", "PE")]
+    strikes = {(row["name"], row["expiry"], row["strike"]) for row in named}
+    assert len(chain) == len(strikes)
 
 
 def test_views_of_an_empty_table_are_empty(days: Days) -> None:
