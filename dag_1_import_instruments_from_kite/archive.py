@@ -19,6 +19,7 @@ from shared.foreign_text import escape_line
 from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.kite_client_wrapper import RawDump
 from shared.utils.kite_csv import ParsedDump, parse_dump
+from shared.utils.run_history import API_SOURCE, LastRun
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,26 @@ def keep_dump(dump: RawDump, directory: Path, days: int, *, now: datetime) -> Pa
     except OSError as exc:
         logger.warning("The old dumps in %s cannot be listed: %s", directory, exc.strerror or exc)
     return path
+
+
+def warn_of_missing(directory: Path, days: int, last: LastRun | None, *, now: datetime) -> None:
+    """Warn if the list of the last good run is not among the kept ones, and should be.
+
+    A run that was killed between its commit and this says nothing itself.
+    """
+    if last is None or last.source != API_SOURCE or last.dump_sha256 is None:
+        return
+    try:
+        is_kept = any(last.dump_sha256[:12] in path.name for path, _ in _own_files(directory))
+    except OSError:  # there is no such folder, as where none is kept
+        return
+    if not is_kept and now - last.started_at < timedelta(days=days):
+        logger.warning(
+            "The list of run %d is not among those in %s: that run was ended before it could keep "
+            "it, or the file was removed. It cannot be imported again",
+            last.run_id,
+            directory,
+        )
 
 
 def _delete_older(newest: Path, days: int) -> None:

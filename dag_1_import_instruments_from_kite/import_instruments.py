@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dag_1_import_instruments_from_kite import settings
-from dag_1_import_instruments_from_kite.archive import keep_dump, name_source, parse_saved_dump
+from dag_1_import_instruments_from_kite.archive import (
+    keep_dump,
+    name_source,
+    parse_saved_dump,
+    warn_of_missing,
+)
 from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
 from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
 from dag_1_import_instruments_from_kite.store import (
@@ -152,12 +157,10 @@ class _Run:
         else:
             self._store(instruments, root, parameters, retry, plausibility)
             if summary.key.is_from_api:
-                keep_dump(
-                    raw_dump,
-                    PROJECT_ROOT / parameters["archive_directory"],
-                    parameters["archive_days"],
-                    now=summary.key.started_at,
-                )
+                directory, days = parameters["archive_directory"], parameters["archive_days"]
+                now = summary.key.started_at
+                keep_dump(raw_dump, PROJECT_ROOT / directory, days, now=now)
+                warn_of_missing(PROJECT_ROOT / directory, days, summary.last, now=now)
         return describe(summary)
 
     def end_in_failure(self, error: BaseException) -> None:

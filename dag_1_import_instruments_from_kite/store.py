@@ -169,7 +169,7 @@ def store_list(
         table = find_relation(cursor, INSTRUMENT_TABLE.name)
         changes = find_relation(cursor, CHANGES_TABLE)
         last = run_history.read_last_good_run(cursor, summary.key.dag_id) if keeps_history else None
-        summary.same_as = last if last and last.dump_sha256 == summary.dump_sha256 else None
+        summary.last = last
 
         def observe(cursor: Any, previous: datetime | None) -> None:
             if previous is None:

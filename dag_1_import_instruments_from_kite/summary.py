@@ -36,7 +36,7 @@ class Summary:
     target: str = ""
     dump_sha256: str | None = None
     dump_bytes: int | None = None
-    same_as: LastRun | None = None
+    last: LastRun | None = None  # the last good run before
     is_compared_with_newest_rows: bool = False  # there is no run on record
     changes: Counter[str] | None = None
     fetched: int = 0
@@ -49,6 +49,12 @@ class Summary:
     by_exchange: Counter[str] = field(default_factory=Counter)
     by_type: Counter[str | None] = field(default_factory=Counter)
     durations: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def same_as(self) -> LastRun | None:
+        """The last good run, if its list was the same, byte for byte."""
+        is_same = self.last is not None and self.last.dump_sha256 == self.dump_sha256
+        return self.last if is_same else None
 
 
 def describe(summary: Summary) -> str:

@@ -658,3 +658,39 @@ def test_archive_leaves_no_unfinished_file(
     assert result.stderr.endswith(message)
     assert [path for path in kept(cli) if path.name.endswith(".csv.gz")] == []
     assert kept(cli) == []
+
+
+# A run that was ended between its commit and the keeping of its list
+
+
+def test_list_that_a_killed_run_did_not_keep_is_noticed_by_the_next_run(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Stands for SIGKILL after the commit: nothing more is done."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    assert cli.load(FIRST).status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(import_instruments, "keep_dump", die)
+        patch.setattr(import_instruments._Run, "end_in_failure", lambda *_: None)
+        with pytest.raises(Killed):
+            cli.load(SECOND)
+    result = cli.load(FIRST)
+    assert result.status == 0
+    assert result.stderr == (
+        f"WARNING: The list of run 2 is not among those in {cli.archive}: that run was ended "
+        "before it could keep it, or the file was removed. It cannot be imported again\n"
+    )
+    assert cli.load(SECOND).stderr == ""  # told once
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_list_that_need_not_be_kept_is_not_missed(cli: CommandLine, days: int) -> None:
+    cli.parameters["archive_days"] = 0
+    assert cli.load(FIRST).status == 0
+    cli.query("UPDATE ingestion_run SET started_at = started_at - interval '2 days'")
+    cli.parameters["archive_days"] = days
+    assert cli.load(SECOND).stderr == ""
