@@ -20,14 +20,11 @@ from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.kite_client_wrapper import RawDump
 from shared.utils.kite_csv import ParsedDump, parse_dump
 from shared.utils.run_history import API_SOURCE, LastRun
+from shared.utils.strict_session import LIST_BOUNDS, MB
 
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "standard input"
-
-# Ruling 34, for what comes from a file or a pipe: bytes as they come, and unpacked.
-MAX_BYTES = 32 * 2**20
-MAX_UNPACKED_BYTES = 128 * 2**20
 
 _GZIP_MARK = b"\x1f\x8b"
 _MOMENT = "%Y-%m-%d_%H%M%S"
@@ -80,10 +77,10 @@ def parse_saved_dump(from_file: str) -> tuple[ParsedDump, RawDump]:
 def _read(from_file: str) -> bytes:
     if from_file != "-":
         with Path(from_file).open("rb") as file:
-            return _read_bounded(file, MAX_BYTES)
+            return _read_bounded(file, LIST_BOUNDS.raw)
     if sys.stdin is None:  # closed before the start (`<&-`)
         raise OSError("it is closed")
-    return _read_bounded(sys.stdin.buffer, MAX_BYTES)
+    return _read_bounded(sys.stdin.buffer, LIST_BOUNDS.raw)
 
 
 def _unpack(content: bytes) -> bytes:
@@ -91,17 +88,17 @@ def _unpack(content: bytes) -> bytes:
         return content
     try:
         with gzip.open(io.BytesIO(content)) as file:
-            return _read_bounded(file, MAX_UNPACKED_BYTES)
+            return _read_bounded(file, LIST_BOUNDS.unpacked)
     except (OSError, EOFError, zlib.error) as exc:
         raise APIError(f"It is damaged or cut short: {exc}.") from exc
 
 
-def _read_bounded(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
-    """All that is in the file. Raises APIError if that is more than `limit` bytes."""
-    content = file.read(limit + 1)
-    if len(content) > limit:
+def _read_bounded(file: BinaryIO | gzip.GzipFile, megabytes: int) -> bytes:
+    """All that is in the file. Raises APIError if that is more than so many MB (ruling 34)."""
+    content = file.read(megabytes * MB + 1)
+    if len(content) > megabytes * MB:
         raise APIError(
-            f"It has more than {limit // 2**20} MB; an instrument list has about 10, and 2 gzipped."
+            f"It has more than {megabytes} MB; an instrument list has about 10, and 2 gzipped."
         )
     return content
 

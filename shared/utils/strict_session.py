@@ -25,16 +25,16 @@ from shared.utils.kite_csv import shorten
 Progress = Callable[[int, "int | None"], None]
 
 
-class _Bounds(NamedTuple):
+class Bounds(NamedTuple):
     """How large an answer may be, in MB: as it comes, and unpacked."""
 
     raw: int
     unpacked: int
 
 
-_LIST = _Bounds(32, 128)  # a real one has 1.6 and 9.5 MB
-_OTHER = _Bounds(1, 1)
-_MB = 1_000_000
+LIST_BOUNDS = Bounds(32, 128)  # a real one has 1.6 and 9.5 MB
+OTHER_BOUNDS = Bounds(1, 1)
+MB = 1_000_000
 _CHUNK_BYTES = 64 * 1024
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -91,7 +91,9 @@ class StrictSession(requests.Session):
             media_type = _refuse_head(response)
             is_list = "csv" in media_type
             body = self._read_body(
-                response, _LIST if is_list else _OTHER, self._progress if is_list else None
+                response,
+                LIST_BOUNDS if is_list else OTHER_BOUNDS,
+                self._progress if is_list else None,
             )
         response.raw = io.BytesIO(body)
         response.headers["Content-Type"] = media_type  # kiteconnect knows it in lower case only
@@ -113,20 +115,20 @@ class StrictSession(requests.Session):
             ) from None
 
     def _read_body(
-        self, response: requests.Response, bounds: _Bounds, progress: Progress | None
+        self, response: requests.Response, bounds: Bounds, progress: Progress | None
     ) -> bytes:
         """The whole body, unpacked. Raises TransientAPIError if it ends before its end."""
         generation = self._generation
         is_packed = _is_gzip(response)
         total = _announced_length(response, is_packed=is_packed)
         received = bytearray()
-        if total is not None and total > bounds.raw * _MB:
+        if total is not None and total > bounds.raw * MB:
             _refuse_size(bounds.raw)
         while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             if self._generation != generation:
                 raise DeadlineExceededError
             received += piece
-            if len(received) > bounds.raw * _MB:
+            if len(received) > bounds.raw * MB:
                 _refuse_size(bounds.raw)
             if progress is not None:
                 progress(len(received), total)
@@ -236,7 +238,7 @@ class _WholeLines:
         return line
 
 
-def _unpack(packed: bytes, bounds: _Bounds) -> bytes:
+def _unpack(packed: bytes, bounds: Bounds) -> bytes:
     """The content of a gzip stream of one member, which gzip.decompress would not insist on.
 
     Raises TransientAPIError unless it has its end mark and nothing after it, APIError if it is
@@ -244,10 +246,10 @@ def _unpack(packed: bytes, bounds: _Bounds) -> bytes:
     """
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        content = unpacker.decompress(packed, bounds.unpacked * _MB + 1)
+        content = unpacker.decompress(packed, bounds.unpacked * MB + 1)
     except zlib.error as exc:
         raise TransientAPIError(f"Kite's answer is damaged: {exc}.") from exc
-    if len(content) > bounds.unpacked * _MB:
+    if len(content) > bounds.unpacked * MB:
         _refuse_size(bounds.unpacked)
     if not unpacker.eof:
         raise TransientAPIError("Kite's answer was cut short: its gzip stream has no end.")
