@@ -68,6 +68,7 @@ CONTESTANTS = (
             "parse": READ,
             "validate": READ,
             "transform": READ,
+            "check table": STORE,
             "prepare table": STORE,
             "store": STORE,
         },

@@ -141,8 +141,11 @@ class _Run:
         summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
         retry = RetryPolicy(parameters["retry_attempts"], parameters["retry_delay_seconds"])
         if not summary.dry_run:
-            with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
-                refuse_unsuited_table(db_manager)  # before Kite is asked
+            with (  # before Kite is asked
+                operation("check table", summary.durations),
+                DatabaseManager(asdict(root.database), retry=retry) as db_manager,
+            ):
+                refuse_unsuited_table(db_manager)
         fetched, raw_dump = self._fetch(root, retry)
         summary.dump_sha256, summary.dump_bytes = raw_dump.sha256, raw_dump.size
         instruments = self._prepare(fetched, parameters, root.logging["directory"], force)

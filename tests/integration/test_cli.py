@@ -411,6 +411,7 @@ def test_output_when_redirected(configured_project: Project, kite: KiteServer) -
     steps = re.findall(r"^  ([a-z ]+): done in \d+\.\d\d s$", result.stdout, re.M)
     assert steps == [
         "load configuration",
+        "check table",
         "authenticate",
         "fetch instruments",
         "validate",

@@ -51,7 +51,7 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     durations = run.pop("durations")
     assert set(durations) == {
         *("load configuration", "authenticate", "fetch instruments", "validate", "transform"),
-        *("prepare table", "store"),
+        *("check table", "prepare table", "store"),
     }
     assert all(0 <= seconds < 60 for seconds in durations.values())
     assert sum(durations.values()) <= (ended - began).total_seconds()

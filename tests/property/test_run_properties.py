@@ -27,7 +27,6 @@ from shared import console
 from shared.config.config_loader import ConfigLoader
 from shared.exceptions import AuthenticationError, StockIngestionError
 from shared.utils import operation as operation_module
-from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
 from tests.clock import Clock
@@ -273,19 +272,21 @@ FAILED_STEPS = {
     "no list": "fetch instruments",
     "configuration": "load configuration",
     "defect": "transform",
-    "database away": "prepare table",
+    "database away": "check table",
 }
 # The steps in their order, each with the function that takes its time here.
 STEPS: dict[str, tuple[Any, str]] = {
     "load configuration": (ConfigLoader, "load_merged_config"),
+    "check table": (import_instruments, "refuse_unsuited_table"),
     "authenticate": (KiteClientWrapper, "authenticate"),
     "fetch instruments": (KiteClientWrapper, "fetch_instruments"),
     "validate": (import_instruments, "validate_instruments"),
     "transform": (import_instruments, "transform_instruments"),
-    "prepare table": (DatabaseManager, "run_in_transaction"),
+    "prepare table": (import_instruments, "_prepare_tables"),
     "store": (import_instruments, "store_list"),
 }
 ORDER = list(STEPS)
+DATABASE_STEPS = ("check table", "prepare table", "store")  # of no dry run
 SLOW_FUNCTIONS = {**STEPS, "between steps": (import_instruments, "describe")}
 times = st.fixed_dictionaries(dict.fromkeys(SLOW_FUNCTIONS, durations_in_seconds))
 
@@ -318,11 +319,13 @@ def expect_steps(
     fault: str | None, instruments: int, bad_rows: int, *, dry_run: bool = False
 ) -> tuple[list[str], str | None]:
     """The steps that a run goes through, and which of them, the last one, fails."""
+    planned = [step for step in ORDER if not (dry_run and step in DATABASE_STEPS)]
+    if fault == "database away" and not dry_run:
+        return planned[: planned.index("check table") + 1], "check table"
     if fault == "no rows" or not instruments + bad_rows:
-        return ORDER[: ORDER.index("validate")], None
-    planned = ORDER[: ORDER.index("prepare table")] if dry_run else ORDER
+        return planned[: planned.index("validate")], None
     failed = FAILED_STEPS.get(fault or "")
-    if bad_rows > instruments and failed in (None, "transform", "prepare table"):
+    if bad_rows > instruments and failed in (None, "transform"):
         failed = "validate"
     if failed not in planned:
         return planned, None
@@ -380,7 +383,8 @@ def test_summary_and_duration_of_any_execution(
     figures = read_figures(run.summary)
     rows = len(instruments) + bad_rows
     enough = bad_rows * 2 <= rows and instruments
-    seen = 0 if fault in {*FAULTS, "configuration", "no rows"} else rows
+    unseen = {*FAULTS, "configuration", "no rows", *([] if dry_run else ["database away"])}
+    seen = 0 if fault in unseen else rows
     assert figures["fetched"] == seen
     assert figures["rejected"] == (bad_rows if seen else 0)
     assert figures["left out"] == 0
