@@ -325,7 +325,7 @@ def expect_steps(
     if fault == "no rows" or not instruments + bad_rows:
         return planned[: planned.index("validate")], None
     failed = FAILED_STEPS.get(fault or "")
-    if bad_rows > instruments and failed in (None, "transform"):
+    if bad_rows > instruments and failed in (None, "transform", "check table"):
         failed = "validate"
     if failed not in planned:
         return planned, None
