@@ -367,7 +367,10 @@ def validate_instruments(
             faults.append(_rejected(instrument, str(exc)))
         else:
             valid.append(instrument)
-    if quick_check.may_have_repeated(len(valid)):
+    # Tokens hardly ever repeat, not even between exchanges. A symbol also counts as missing if the
+    # quick check missed a valid row.
+    tokens = set(map(itemgetter("instrument_token"), valid))
+    if not len(tokens) == quick_check.count_symbols() == len(valid):
         valid = _without_other_symbols(valid, faults)
         valid = _without_repeated_symbols(valid, faults)
     if faults:

@@ -204,6 +204,7 @@ def store_list(
             instruments,
             batch_size=batch_size,
             progress=advance,
+            are_distinct=True,  # validated
             last_moment=last.list_moment if last and last.list_moment else NEWEST_ROWS,
             observe=observe,
             record=record,

@@ -181,12 +181,11 @@ class QuickCheck:
     """Tells at a glance that an instrument is valid, with the same rules as `check_instrument`.
 
     A list has few distinct names, types, strikes and so on: each is checked once. False says only
-    that it takes a closer look. Also tells whether a token or a symbol may have come twice.
+    that it takes a closer look. Also counts the symbols of those that passed.
     """
 
     def __init__(self) -> None:
         self._symbols: defaultdict[str, set[str]] = defaultdict(set)
-        self._tokens: defaultdict[str, set[int]] = defaultdict(set)
         self._exchanges = _Verdicts(partial(_check_required_text, "exchange"))
         self._types = _Verdicts(partial(_check_text, "instrument_type"))
         self._names = _Verdicts(partial(_check_text, "name"))
@@ -237,15 +236,11 @@ class QuickCheck:
             return False
         if is_valid:
             self._symbols[exchange].add(symbol)
-            self._tokens[exchange].add(token)
         return is_valid
 
-    def may_have_repeated(self, valid: int) -> bool:
-        """Whether a key or a symbol may be there twice among `valid` instruments.
-
-        False only if all of them have passed, each with a token and a symbol of its own.
-        """
-        return any(sum(map(len, seen.values())) != valid for seen in (self._symbols, self._tokens))
+    def count_symbols(self) -> int:
+        """How many distinct (tradingsymbol, exchange) those have that passed."""
+        return sum(map(len, self._symbols.values()))
 
 
 class _Verdicts(dict[Any, bool]):

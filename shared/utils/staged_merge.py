@@ -199,6 +199,7 @@ def merge_rows(
     *,
     batch_size: int = 1000,
     progress: Callable[[int, int], None] | None = None,
+    are_distinct: bool = False,
     last_moment: datetime | None = NEWEST_ROWS,
     observe: Observer | None = None,
     record: Recorder | None = None,
@@ -207,12 +208,13 @@ def merge_rows(
     """Merge `rows` into `table` within the cursor's transaction, and look whether they are there.
 
     Each row has an entry for each of the table's columns; of rows with the same key, or the same
-    unique key, the last one counts. `batch_size` rows are streamed at a time, after each of which
-    `progress` is called with the rows streamed and the rows in all. `last_moment` is that of the
-    last list (None: there was none); if it is not given, the newest rows are the last list.
-    `observe` is called before anything is changed, while the rows are in the temporary table
-    STAGE_NAME and the differences in DELTA_NAME; `record` when all is written, before the proof: no
-    statement of the transaction that could set something off comes after it (ruling 29).
+    unique key, the last one counts (`are_distinct`: there are none). `batch_size` rows are streamed
+    at a time, after each of which `progress` is called with the rows streamed and the rows in all.
+    `last_moment` is that of the last list (None: there was none); if it is not given, the newest
+    rows are the last list. `observe` is called before anything is changed, while the rows are in
+    the temporary table STAGE_NAME and the differences in DELTA_NAME; `record` when all is written,
+    before the proof: no statement of the transaction that could set something off comes after it
+    (ruling 29).
     A `dry_run` works out the result, and changes and locks nothing.
 
     Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
@@ -222,7 +224,7 @@ def merge_rows(
         return MergeResult()
     lock_table(cursor, table)
     relation = find_relation(cursor, table.name)
-    kept, repeated = _last_of_each_key(table, rows)
+    kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
     merge = render_merge(table, relation)
     with only_own_functions(cursor):
         cursor.execute(WORK_MEMORY)

@@ -349,20 +349,14 @@ def test_quick_check_passes_what_a_list_is_full_of() -> None:
             assert quick_check.passes({**PLAIN, **fields}), fields
 
 
-@pytest.mark.parametrize(
-    ("last", "may_have"),
-    [
-        pytest.param((4, "D", "NSE"), False, id="another"),
-        pytest.param((1, "A", "MCX"), False, id="same token and symbol elsewhere"),
-        pytest.param((4, "A", "NSE"), True, id="same symbol"),
-        pytest.param((1, "D", "NSE"), True, id="same token"),
-        pytest.param((0, "D", "NSE"), True, id="one that did not pass"),
-    ],
-)
-def test_quick_check_tells_whether_a_token_or_symbol_may_be_there_twice(
-    last: tuple[int, str, str], may_have: bool
-) -> None:
+def test_quick_check_counts_the_symbols_of_those_that_passed() -> None:
     quick_check = QuickCheck()
-    for row in [(1, "A", "NSE"), (2, "B", "NSE"), (1, "A", "BSE"), last]:
-        quick_check.passes(instrument(*row))
-    assert quick_check.may_have_repeated(4) is may_have
+    for token, symbol, exchange in [
+        (1, "A", "NSE"),
+        (2, "B", "NSE"),
+        (3, "A", "BSE"),
+        (4, "A", "NSE"),
+        (0, "C", "NSE"),
+    ]:
+        quick_check.passes(instrument(token, symbol, exchange))
+    assert quick_check.count_symbols() == 3
