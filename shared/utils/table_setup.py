@@ -14,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
+from shared.utils.relations import find_relation
 from shared.utils.staged_merge import lock_table
 from shared.utils.table_check import (
     FoundTable,
@@ -91,7 +92,8 @@ def check_access(cursor: Cursor, table: Table) -> str:
         faults.append(f"{table.name} is not there, and {user} lacks CREATE on the schema")
     if faults:
         raise DatabaseError(f"A run would fail: {'; '.join(faults)}.")
-    state = f"table {table.name} is there" if exists else f"the first run makes {table.name}"
+    name = find_relation(cursor, table.name)
+    state = f"table {name} is there" if exists else f"the first run makes {name}"
     return f"PostgreSQL {version}, role {user}, {state}"
 
 

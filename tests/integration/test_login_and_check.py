@@ -417,7 +417,7 @@ def test_check_when_all_is_well(checked: Project, kite: KiteServer, database: st
         lines[0],
     )
     assert re.match(rf"ok +database: {database} at \S+: PostgreSQL \d+", lines[1])
-    assert lines[1].endswith("table kite_instrument_master is there")
+    assert lines[1].endswith("table public.kite_instrument_master is there")
 
 
 def test_check_before_the_first_run(
@@ -425,7 +425,7 @@ def test_check_before_the_first_run(
 ) -> None:
     status, lines = check(checked, kite, DB_NAME=empty_database)
     assert status == 0
-    assert lines[1].endswith("the first run makes kite_instrument_master")
+    assert lines[1].endswith("the first run makes public.kite_instrument_master")
     found = server.execute(
         "SELECT to_regclass('kite_instrument_master')::text", dbname=empty_database
     )
