@@ -37,7 +37,7 @@ KEEP_CHANGES = """
 INSERT INTO {changes}
     (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
 SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
-FROM stock_ingestion_change
+FROM pg_temp.stock_ingestion_change
 """
 DROP_CHANGES = "DROP TABLE IF EXISTS pg_temp.stock_ingestion_change"
 

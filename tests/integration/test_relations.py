@@ -117,6 +117,14 @@ def test_temporary_tables_that_another_client_of_a_pooled_session_left(
     other.close()
 
 
+def test_table_of_anothers_with_the_name_of_a_temporary_one(cli: CommandLine) -> None:
+    for name in ("stage", "delta", "change"):
+        cli.query(f"CREATE TABLE stock_ingestion_{name} (x int)")
+    for rows in (FIRST, SECOND):
+        assert cli.load(to_csv(rows)).status == 0
+    assert cli.query("SELECT count(*) > 0 FROM kite_instrument_change") == [(True,)]
+
+
 # What takes exactly the given types is preferred to PostgreSQL's own function that takes text.
 TRAPS = """
 CREATE FUNCTION public.trap(varchar, varchar) RETURNS boolean LANGUAGE plpgsql AS
