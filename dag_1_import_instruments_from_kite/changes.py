@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,24 +242,43 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
     token nor symbol can be told, and that is like no absent row, may be any of its exchange; where
     that cannot be told either, any at all.
     """
+    named: defaultdict[str, list[Absent]] = defaultdict(list)
+    for each in absent:
+        named[each.token].append(each)
+        named[each.symbol].append(each)
     unclear: set[Absent] = set()
+    untold: defaultdict[str | None, list[int | None]] = defaultdict(list)
     for row in rejected:
         texts = {text for field in row.row for text in re.split('[,"]', field)}
         exchange = row.key.exchange if row.key is not None and _is_told(row.key.exchange) else None
-        in_question = [each for each in absent if exchange in (None, each.exchange)]
-        alike = [each for each in in_question if each.token in texts or each.symbol in texts]
+        alike = [
+            each
+            for text in texts
+            for each in named.get(text, ())
+            if exchange in (None, each.exchange)
+        ]
         is_told = row.key is not None and (row.key.token.isdecimal() or _is_told(row.key.symbol))
         if not alike and not is_told:
-            logger.warning(
-                "%d absences%s are not told as gone: line %s was rejected, and neither its token "
-                "nor its symbol can be told",
-                len(in_question),
-                f" of {exchange}" if exchange else "",
-                row.line_number,
-            )
-            alike = in_question
+            untold[exchange].append(row.line_number)
         unclear.update(alike)
+    for exchange, lines in untold.items():
+        in_question = [each for each in absent if exchange in (None, each.exchange)]
+        unclear.update(in_question)
+        if in_question:
+            _warn_of_untold(exchange, len(in_question), lines)
     return sorted(unclear)
+
+
+def _warn_of_untold(exchange: str | None, absences: int, lines: Sequence[int | None]) -> None:
+    were = f"and {len(lines) - 1:,} more were" if len(lines) > 1 else "was"
+    logger.warning(
+        "%d absences%s are not told as gone: line %s %s rejected, and neither token nor symbol "
+        "can be told",
+        absences,
+        f" of {exchange}" if exchange else "",
+        lines[0],
+        were,
+    )
 
 
 def _is_told(text: str) -> bool:
