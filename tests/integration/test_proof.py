@@ -156,6 +156,16 @@ def test_trigger_of_a_table_that_the_run_writes_besides(
     assert_refused(first, "1 of the list's 30 rows", f"the trigger spoilt on public.{table}")
 
 
+@pytest.mark.parametrize("event", ["INSERT", "UPDATE"])
+def test_trigger_that_keeps_the_run_from_being_recorded(first: CommandLine, event: str) -> None:
+    """Views and the next run would look for the list at the moment of the run before."""
+    add_trigger(first, EACH_ROW.format(f"BEFORE {event}"), "RETURN NULL;", "ingestion_run")
+    assert_refused(first, "the run is not in ingestion_run as it was written there")
+    first.query("DROP TRIGGER spoilt ON ingestion_run")
+    assert first.load(to_csv(SECOND)).status == 0
+    assert holds(first, SECOND)
+
+
 def test_trigger_of_a_table_that_a_foreign_key_writes(first: CommandLine) -> None:
     first.query(
         "CREATE TABLE holding (symbol varchar(50), exchange varchar(10), FOREIGN KEY"
