@@ -87,6 +87,7 @@ _TYPE_NAMES = {  # as pg_type has them
     "double precision": "float8",
 }
 _INTEGER_DIGITS = {"int2": 5, "int4": 10, "int8": 19}
+_VIRTUAL = "v"  # from PostgreSQL 18 on; there is nothing that its expression could leave behind
 _TIMES = ("timestamp", "timestamptz")
 _MICROSECONDS = (-1, 6)  # the digits after the second; -1: none given, which is six
 
@@ -163,7 +164,7 @@ def check_columns(cursor: Cursor, table: Table) -> list[str]:
         return []
     faults = find_faults(table, found)
     narrow = find_narrow(table, found)
-    views = read_views(cursor, table.name, [*find_wrong_types(table, found), *map(_name, narrow)])
+    views = read_views(cursor, table.name, [*find_wrong_columns(table, found), *map(_name, narrow)])
     if narrow and (views or not found.is_owner):
         faults += [
             f"{column.name} is {found.columns[column.name].shown}: let the table's owner run "
@@ -190,12 +191,13 @@ def find_faults(table: Table, found: FoundTable) -> list[str]:
     return faults + _find_unfilled(table, found) + _find_missing_keys(table, found)
 
 
-def find_wrong_types(table: Table, found: FoundTable) -> list[str]:
-    """The columns whose type has to be changed by hand."""
+def find_wrong_columns(table: Table, found: FoundTable) -> list[str]:
+    """The columns that have to be changed by hand in a way that no view on them lets through."""
     return [
         column.name
         for column in wanted_columns(table)
-        if (stored := found.columns.get(column.name)) and _has_wrong_type(column, stored)
+        if (stored := found.columns.get(column.name))
+        and (_has_wrong_type(column, stored) or stored.generated == _VIRTUAL)
     ]
 
 
@@ -251,7 +253,10 @@ def _find_column_faults(table: Table, column: Column, stored: FoundColumn | None
     faults = []
     if stored.generated:
         drop = "IDENTITY" if stored.generated == "identity" else "EXPRESSION"
-        faults.append(f"{name} is generated, nothing can be written to it: {alter} DROP {drop}")
+        way_out = f"{alter} DROP {drop}"
+        if stored.generated == _VIRTUAL:
+            way_out = f"ALTER TABLE {table.name} DROP COLUMN {name}, ADD COLUMN {name} {wanted}"
+        faults.append(f"{name} is generated, nothing can be written to it: {way_out}")
     if _has_wrong_type(column, stored):
         faults.append(
             f"{name} is {stored.description}, which does not hold every {wanted} exactly: {retype}"
