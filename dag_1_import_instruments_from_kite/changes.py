@@ -121,8 +121,10 @@ class Plausibility:
                 last.stored,
                 last.run_id,
             )
-            if self._is_too_few(last.stored, total):
-                faults.append(f"the list fell from {last.stored:,} rows to {total:,}")
+            left_out = sum(n for name, n in before.items() if not self._is_wanted(name))
+            stored = last.stored - left_out
+            if self._is_too_few(stored, total):
+                faults.append(f"the list fell from {stored:,} rows to {total:,}")
         if faults and not self.is_forced:
             raise ValidationError(self._describe(faults, now))
         for exchange in sorted(before.keys() - now.keys()):
@@ -182,7 +184,7 @@ def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
 def classify_changes(
     cursor: Any,
     table: Relation,
-    changes: Relation,
+    changes: Relation | None,
     last: LastRun | None,
     exchanges: Sequence[str] = (),
     *,
@@ -190,7 +192,7 @@ def classify_changes(
     is_replay: bool = False,
 ) -> Counter[str]:
     """Classify the differences that the merge has found since the list of the `last` good run
-    (None: the newest rows).
+    (None: the newest rows). `changes` is the table of changes, None if there is none.
 
     `exchanges` are those that are stored (none named: all): the others' rows are not gone. Whether
     a row that one of the `rejected` may have been is gone is unclear. A replayed dump is of another
@@ -198,7 +200,7 @@ def classify_changes(
     Returns how many there are of each kind; `keep_changes` puts them into the table of changes.
     """
     columns = INSTRUMENT_TABLE.column_names
-    if last is not None:
+    if last is not None and changes is not None:
         parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
         for carry_on in (CARRY_ON, CARRY_ON_ABSENT):
             statement = compose(carry_on, table=table, changes=changes, **parts)

@@ -167,7 +167,8 @@ def store_list(
     def work(cursor: Any) -> MergeResult:
         lock_table(cursor, INSTRUMENT_TABLE)  # first: runs are numbered in the order of their lists
         table = find_relation(cursor, INSTRUMENT_TABLE.name)
-        changes = find_relation(cursor, CHANGES_TABLE)
+        # Without a history nothing is looked for under its names.
+        changes = find_relation(cursor, CHANGES_TABLE) if keeps_history else None
         last = run_history.read_last_good_run(cursor, summary.key.dag_id) if keeps_history else None
         summary.last = last
 
@@ -191,7 +192,7 @@ def store_list(
 
         def record(cursor: Any, result: MergeResult) -> None:
             run_history.warn_of_clock(cursor, result.moment)
-            if keeps_history:
+            if changes is not None:
                 run_id = run_history.insert_run(cursor, summary.key, "succeeded")
                 if summary.changes is not None:
                     keep_changes(cursor, changes, run_id)

@@ -96,6 +96,19 @@ def test_table_in_two_other_schemas_of_the_path(
         assert str(find(manager)) == "public.kite_instrument_master"
 
 
+def test_history_name_taken_in_two_other_schemas_costs_no_import(
+    cli: CommandLine, set_path: Any
+) -> None:
+    cli.query("CREATE SCHEMA first")
+    cli.query("CREATE SCHEMA last")
+    for schema in ("public", "last"):
+        cli.query(f"CREATE TABLE {schema}.kite_instrument_change (x int)")
+    set_path("first, public, last")
+    result = cli.load(to_csv(FIRST))
+    assert result.status == 0
+    assert "The history of runs and changes is not kept" in result.stderr
+
+
 def test_temporary_tables_that_another_client_of_a_pooled_session_left(
     server: Server, database: str
 ) -> None:
