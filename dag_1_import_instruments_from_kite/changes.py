@@ -173,6 +173,20 @@ class Plausibility:
         return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
 
 
+def carry_on(cursor: Any, table: Relation, changes: Relation | None, last: LastRun | None) -> None:
+    """Take for the list of the `last` good run also what has another moment than that one now.
+
+    Without a history the newest rows are the last list.
+    """
+    if last is None or changes is None:
+        return
+    columns = INSTRUMENT_TABLE.column_names
+    parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
+    for statement in (CARRY_ON, CARRY_ON_ABSENT):
+        composed = compose(statement, table=table, changes=changes, **parts)
+        cursor.execute(composed, {"last_run": last.run_id})
+
+
 def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
     """Rows by exchange of the dump, each key once, and of the last list."""
     cursor.execute(COUNT_DUMP)
@@ -183,28 +197,18 @@ def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
 
 def classify_changes(
     cursor: Any,
-    table: Relation,
-    changes: Relation | None,
-    last: LastRun | None,
     exchanges: Sequence[str] = (),
     *,
     rejected: Sequence[RejectedRow] = (),
     is_replay: bool = False,
 ) -> Counter[str]:
-    """Classify the differences that the merge has found since the list of the `last` good run
-    (None: the newest rows). `changes` is the table of changes, None if there is none.
+    """Classify the differences that the merge has found since the last list.
 
     `exchanges` are those that are stored (none named: all): the others' rows are not gone. Whether
     a row that one of the `rejected` may have been is gone is unclear. A replayed dump is of another
     day than today.
     Returns how many there are of each kind; `keep_changes` puts them into the table of changes.
     """
-    columns = INSTRUMENT_TABLE.column_names
-    if last is not None and changes is not None:
-        parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
-        for carry_on in (CARRY_ON, CARRY_ON_ABSENT):
-            statement = compose(carry_on, table=table, changes=changes, **parts)
-            cursor.execute(statement, {"last_run": last.run_id})
     unclear: list[Absent] = []
     if rejected:
         cursor.execute(READ_ABSENT)

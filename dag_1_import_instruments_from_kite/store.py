@@ -12,6 +12,7 @@ from typing import Any
 
 from dag_1_import_instruments_from_kite.changes import (
     Plausibility,
+    carry_on,
     classify_changes,
     count_lists,
     keep_changes,
@@ -175,6 +176,7 @@ def store_list(
         def observe(cursor: Any, previous: datetime | None) -> None:
             if previous is None:
                 return  # the first list is what later ones are compared with
+            carry_on(cursor, table, changes, last)
             now, before = count_lists(cursor)
             plausibility.check(now, before, last)
             summary.is_compared_with_newest_rows = last is None
@@ -182,9 +184,6 @@ def store_list(
                 return  # what the table holds is no list of a run
             summary.changes = classify_changes(
                 cursor,
-                table,
-                changes,
-                last,
                 plausibility.exchanges_of(now),
                 rejected=summary.rejected,
                 is_replay=not summary.key.is_from_api,
