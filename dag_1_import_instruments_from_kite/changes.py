@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ KEEP_CHANGES = """
 INSERT INTO {changes}
     (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
 SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
-FROM stock_ingestion_change
+FROM pg_temp.stock_ingestion_change
 """
 DROP_CHANGES = "DROP TABLE IF EXISTS pg_temp.stock_ingestion_change"
 
@@ -121,8 +121,10 @@ class Plausibility:
                 last.stored,
                 last.run_id,
             )
-            if self._is_too_few(last.stored, total):
-                faults.append(f"the list fell from {last.stored:,} rows to {total:,}")
+            left_out = sum(n for name, n in before.items() if not self._is_wanted(name))
+            stored = last.stored - left_out
+            if self._is_too_few(stored, total):
+                faults.append(f"the list fell from {stored:,} rows to {total:,}")
         if faults and not self.is_forced:
             raise ValidationError(self._describe(faults, now))
         for exchange in sorted(before.keys() - now.keys()):
@@ -171,6 +173,20 @@ class Plausibility:
         return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
 
 
+def carry_on(cursor: Any, table: Relation, changes: Relation | None, last: LastRun | None) -> None:
+    """Take for the list of the `last` good run also what has another moment than that one now.
+
+    Without a history the newest rows are the last list.
+    """
+    if last is None or changes is None:
+        return
+    columns = INSTRUMENT_TABLE.column_names
+    parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
+    for statement in (CARRY_ON, CARRY_ON_ABSENT):
+        composed = compose(statement, table=table, changes=changes, **parts)
+        cursor.execute(composed, {"last_run": last.run_id})
+
+
 def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
     """Rows by exchange of the dump, each key once, and of the last list."""
     cursor.execute(COUNT_DUMP)
@@ -181,28 +197,18 @@ def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
 
 def classify_changes(
     cursor: Any,
-    table: Relation,
-    changes: Relation,
-    last: LastRun | None,
     exchanges: Sequence[str] = (),
     *,
     rejected: Sequence[RejectedRow] = (),
     is_replay: bool = False,
 ) -> Counter[str]:
-    """Classify the differences that the merge has found since the list of the `last` good run
-    (None: the newest rows).
+    """Classify the differences that the merge has found since the last list.
 
     `exchanges` are those that are stored (none named: all): the others' rows are not gone. Whether
     a row that one of the `rejected` may have been is gone is unclear. A replayed dump is of another
     day than today.
     Returns how many there are of each kind; `keep_changes` puts them into the table of changes.
     """
-    columns = INSTRUMENT_TABLE.column_names
-    if last is not None:
-        parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
-        for carry_on in (CARRY_ON, CARRY_ON_ABSENT):
-            statement = compose(carry_on, table=table, changes=changes, **parts)
-            cursor.execute(statement, {"last_run": last.run_id})
     unclear: list[Absent] = []
     if rejected:
         cursor.execute(READ_ABSENT)
@@ -242,24 +248,43 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
     token nor symbol can be told, and that is like no absent row, may be any of its exchange; where
     that cannot be told either, any at all.
     """
+    named: defaultdict[str, list[Absent]] = defaultdict(list)
+    for each in absent:
+        named[each.token].append(each)
+        named[each.symbol].append(each)
     unclear: set[Absent] = set()
+    untold: defaultdict[str | None, list[int | None]] = defaultdict(list)
     for row in rejected:
         texts = {text for field in row.row for text in re.split('[,"]', field)}
         exchange = row.key.exchange if row.key is not None and _is_told(row.key.exchange) else None
-        in_question = [each for each in absent if exchange in (None, each.exchange)]
-        alike = [each for each in in_question if each.token in texts or each.symbol in texts]
+        alike = [
+            each
+            for text in texts
+            for each in named.get(text, ())
+            if exchange in (None, each.exchange)
+        ]
         is_told = row.key is not None and (row.key.token.isdecimal() or _is_told(row.key.symbol))
         if not alike and not is_told:
-            logger.warning(
-                "%d absences%s are not told as gone: line %s was rejected, and neither its token "
-                "nor its symbol can be told",
-                len(in_question),
-                f" of {exchange}" if exchange else "",
-                row.line_number,
-            )
-            alike = in_question
+            untold[exchange].append(row.line_number)
         unclear.update(alike)
+    for exchange, lines in untold.items():
+        in_question = [each for each in absent if exchange in (None, each.exchange)]
+        unclear.update(in_question)
+        if in_question:
+            _warn_of_untold(exchange, len(in_question), lines)
     return sorted(unclear)
+
+
+def _warn_of_untold(exchange: str | None, absences: int, lines: Sequence[int | None]) -> None:
+    were = f"and {len(lines) - 1:,} more were" if len(lines) > 1 else "was"
+    logger.warning(
+        "%d absences%s are not told as gone: line %s %s rejected, and neither token nor symbol "
+        "can be told",
+        absences,
+        f" of {exchange}" if exchange else "",
+        lines[0],
+        were,
+    )
 
 
 def _is_told(text: str) -> bool:

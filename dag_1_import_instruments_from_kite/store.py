@@ -12,6 +12,7 @@ from typing import Any
 
 from dag_1_import_instruments_from_kite.changes import (
     Plausibility,
+    carry_on,
     classify_changes,
     count_lists,
     keep_changes,
@@ -167,13 +168,15 @@ def store_list(
     def work(cursor: Any) -> MergeResult:
         lock_table(cursor, INSTRUMENT_TABLE)  # first: runs are numbered in the order of their lists
         table = find_relation(cursor, INSTRUMENT_TABLE.name)
-        changes = find_relation(cursor, CHANGES_TABLE)
+        # Without a history nothing is looked for under its names.
+        changes = find_relation(cursor, CHANGES_TABLE) if keeps_history else None
         last = run_history.read_last_good_run(cursor, summary.key.dag_id) if keeps_history else None
         summary.last = last
 
         def observe(cursor: Any, previous: datetime | None) -> None:
             if previous is None:
                 return  # the first list is what later ones are compared with
+            carry_on(cursor, table, changes, last)
             now, before = count_lists(cursor)
             plausibility.check(now, before, last)
             summary.is_compared_with_newest_rows = last is None
@@ -181,9 +184,6 @@ def store_list(
                 return  # what the table holds is no list of a run
             summary.changes = classify_changes(
                 cursor,
-                table,
-                changes,
-                last,
                 plausibility.exchanges_of(now),
                 rejected=summary.rejected,
                 is_replay=not summary.key.is_from_api,
@@ -191,7 +191,7 @@ def store_list(
 
         def record(cursor: Any, result: MergeResult) -> None:
             run_history.warn_of_clock(cursor, result.moment)
-            if keeps_history:
+            if changes is not None:
                 run_id = run_history.insert_run(cursor, summary.key, "succeeded")
                 if summary.changes is not None:
                     keep_changes(cursor, changes, run_id)

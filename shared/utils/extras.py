@@ -28,24 +28,25 @@ RESTORE_TIMEOUT = "SELECT set_config('lock_timeout', %s, true)"
 
 READ_STATE = """
 SELECT to_regclass(%(name)s) IS NOT NULL,
-       ARRAY(SELECT privilege FROM unnest(%(privileges)s::text[]) AS privilege
-             WHERE NOT has_table_privilege(to_regclass(%(name)s), privilege)),
-       EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass(%(name)s) AND indisprimary)
+       ARRAY(SELECT privilege FROM pg_catalog.unnest(%(privileges)s::text[]) AS privilege
+             WHERE NOT pg_catalog.has_table_privilege(to_regclass(%(name)s)::oid, privilege)),
+       EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass(%(name)s)::oid AND indisprimary)
 """
 
 # What it is, its comment, its columns, and whether it reads these relations and no others.
 READ_RELATION = """
-SELECT c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), ''),
+SELECT c.relkind::text, coalesce(pg_catalog.obj_description(c.oid, 'pg_class'::name), ''),
        ARRAY(SELECT attname::text FROM pg_attribute
              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
        ARRAY(SELECT DISTINCT d.refobjid
              FROM pg_rewrite AS w
-             JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-              AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> w.ev_class
+             JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass::oid AND d.objid = w.oid
+              AND d.refclassid = 'pg_class'::regclass::oid AND d.refobjid <> w.ev_class
              WHERE w.ev_class = c.oid ORDER BY 1)
-       = ARRAY(SELECT DISTINCT to_regclass(name)::oid FROM unnest(%(sources)s::text[]) AS name
-               ORDER BY 1)
-FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)
+       OPERATOR(pg_catalog.=)
+       ARRAY(SELECT DISTINCT to_regclass(name)::oid
+             FROM pg_catalog.unnest(%(sources)s::text[]) AS name ORDER BY 1)
+FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)::oid
 """
 
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)

@@ -42,6 +42,7 @@ WHERE {t_first} IS NULL"""
 
 # What may make other rows of those that are written. Triggers and rules count wherever they are:
 # a foreign key or the run's own record may set off those of another table, and they write this one.
+# So may event triggers, as the run makes its temporary tables, and functions that a row calls.
 READ_HOOKS = """\
 WITH own AS (
     SELECT format('%%I.%%I', %(schema)s, %(name)s)::regclass AS oid
@@ -53,6 +54,17 @@ WHERE NOT tgisinternal AND tgenabled <> 'D'
 UNION ALL
 SELECT format('the rule %%I on %%s', rulename, ev_class::regclass) FROM pg_rewrite
 WHERE ev_type <> '1' AND ev_enabled <> 'D' AND ev_class >= 16384
+UNION ALL
+SELECT format('the event trigger %%I', evtname) FROM pg_event_trigger WHERE evtenabled <> 'D'
+UNION ALL
+SELECT DISTINCT format('the function %%s of a default, a check or an index', refobjid::regprocedure)
+FROM pg_depend WHERE refclassid = 'pg_proc'::regclass AND (
+    classid = 'pg_attrdef'::regclass AND objid IN (
+        SELECT d.oid FROM pg_attrdef AS d WHERE adrelid IN (SELECT oid FROM part))
+    OR classid = 'pg_constraint'::regclass AND objid IN (
+        SELECT c.oid FROM pg_constraint AS c WHERE conrelid IN (SELECT oid FROM part))
+    OR classid = 'pg_class'::regclass AND objid IN (
+        SELECT indexrelid FROM pg_index WHERE indrelid IN (SELECT oid FROM part)))
 UNION ALL
 SELECT format('row security on %%s', oid::regclass) FROM pg_class
 WHERE oid IN (SELECT oid FROM part) AND relrowsecurity

@@ -3,7 +3,8 @@
 A name without its schema means whatever the session's search_path makes of it: a temporary table
 of the same name comes first, and a function or operator of another role that takes exactly the
 given types is preferred to PostgreSQL's own. Here names get their schema, and statements run where
-only PostgreSQL's own functions are found (ruling 33).
+only PostgreSQL's own functions are found (ruling 33). Those that read the catalogs have to find
+tables as the session does: there functions have their schema, and operators their exact types.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ READ_SCHEMAS = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
 
 READ_PLACES = """
 SELECT n.nspname, c.oid IS NOT NULL
-FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
-JOIN pg_namespace AS n ON n.nspname = path.name AND n.nspname !~ '^pg_(temp|catalog)'
+FROM pg_catalog.unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
+JOIN pg_namespace AS n ON n.nspname = path.name AND n.nspname !~ '^pg_(temp|catalog)'::text
 LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = %s
 ORDER BY path.place
 """

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
+from shared.exceptions import DatabaseError
 from shared.kite_login import IST
 from shared.models.table import Column
 from shared.utils.extras import ExtraTable, is_ours
@@ -78,6 +79,16 @@ SET ended_at = clock_timestamp(), rows_fetched = %s, rows_left_out = %s, rows_re
     dump_sha256 = %s, dump_bytes = %s, durations = %s, error = %s
 WHERE run_id = %s
 """
+
+# By this the views and the next run find the list.
+IS_RECORDED = """
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE run_id = %s AND list_moment IS NOT DISTINCT FROM %s::timestamp)
+"""
+_NOT_RECORDED = (
+    f"Nothing was stored: the run is not in {TABLE_NAME} as it was written there. A trigger, a "
+    "rule or row security on that table does such things: take it away, or rename the table."
+)
 
 READ_RUNS = """
 SELECT run_id, dag_id, source, status, started_at, ended_at,
@@ -249,7 +260,8 @@ def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
 
 def _only_number(cursor: Cursor) -> int:
     row = cursor.fetchone()
-    assert row is not None
+    if row is None:
+        raise DatabaseError(_NOT_RECORDED)
     return int(row[0])
 
 
@@ -262,7 +274,10 @@ def has_succeeded(cursor: Cursor, key: RunKey) -> bool:
 
 
 def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | None = None) -> None:
-    """Add what the run counted, and its error if it failed."""
+    """Add what the run counted, and its error if it failed.
+
+    Raises DatabaseError if something in the database keeps the row as it was.
+    """
     durations = {step: round(seconds, 3) for step, seconds in figures.durations.items()}
     cursor.execute(
         UPDATE_RUN,
@@ -281,6 +296,9 @@ def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | No
             run_id,
         ),
     )
+    cursor.execute(IS_RECORDED, (run_id, figures.list_moment))
+    if cursor.fetchone() != (True,):
+        raise DatabaseError(_NOT_RECORDED)
 
 
 def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:

@@ -16,18 +16,19 @@ from shared.models.table import Column, Table
 
 # What the relation is, and the columns of each unique index that holds for all rows.
 READ_RELATION = """
-SELECT c.relkind::text, pg_has_role(c.relowner, 'USAGE'),
+SELECT c.relkind::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
        EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal
-               AND tgtype & 7 = 7 AND tgenabled IN ('O', 'A')),  -- FOR EACH ROW, BEFORE, INSERT
+               AND tgenabled IN ('O', 'A')
+               AND tgtype::integer & 7 = 7),  -- FOR EACH ROW, BEFORE, INSERT
        EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary),
-       (SELECT coalesce(json_agg(ARRAY(
+       (SELECT coalesce(pg_catalog.json_agg(ARRAY(
                    SELECT attname::text FROM pg_attribute
                    WHERE attrelid = c.oid AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1]))),
                '[]')
         FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid
           AND indpred IS NULL AND indexprs IS NULL)
-FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)
+FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)::oid
 """
 
 # Each column with its type; that of a domain is the one that it is over.
@@ -36,21 +37,21 @@ WITH RECURSIVE resolved AS (
     SELECT attnum, atttypid AS type_id, atttypmod AS modifier, attnotnull AS is_required,
            atthasdef OR attidentity <> '' AS has_default
     FROM pg_attribute
-    WHERE attrelid = to_regclass(%(name)s) AND attnum > 0 AND NOT attisdropped
+    WHERE attrelid = to_regclass(%(name)s)::oid AND attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT r.attnum, t.typbasetype, greatest(r.modifier, t.typtypmod),
            r.is_required OR t.typnotnull, r.has_default OR t.typdefault IS NOT NULL
     FROM resolved AS r JOIN pg_type AS t ON t.oid = r.type_id AND t.typtype = 'd'
 )
 SELECT a.attname::text,
-       CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname::text END,
-       r.modifier, format_type(a.atttypid, a.atttypmod),
-       CASE WHEN a.atttypid <> r.type_id THEN format_type(r.type_id, r.modifier) END,
+       CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace::oid THEN t.typname::text END,
+       r.modifier, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       CASE WHEN a.atttypid <> r.type_id THEN pg_catalog.format_type(r.type_id, r.modifier) END,
        coalesce(c.collisdeterministic, true), a.attnotnull, r.is_required, r.has_default,
        CASE WHEN a.attidentity = 'a' THEN 'identity' ELSE a.attgenerated::text END
 FROM resolved AS r
 JOIN pg_type AS t ON t.oid = r.type_id AND t.typtype <> 'd'
-JOIN pg_attribute AS a ON a.attrelid = to_regclass(%(name)s) AND a.attnum = r.attnum
+JOIN pg_attribute AS a ON a.attrelid = to_regclass(%(name)s)::oid AND a.attnum = r.attnum
 LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
 """
 
@@ -59,12 +60,12 @@ READ_VIEWS = """
 WITH RECURSIVE dependent AS (
     SELECT to_regclass(%(name)s)::oid AS id, ARRAY(
         SELECT attnum::integer FROM pg_attribute
-        WHERE attrelid = to_regclass(%(name)s) AND attname = ANY (%(columns)s)) AS numbers
+        WHERE attrelid = to_regclass(%(name)s)::oid AND attname = ANY (%(columns)s)) AS numbers
     UNION
     SELECT w.ev_class, NULL FROM dependent
-    JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = dependent.id
+    JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass::oid AND d.refobjid = dependent.id
      AND (numbers IS NULL OR d.refobjsubid = ANY (numbers))
-    JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+    JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass::oid AND w.oid = d.objid
     WHERE w.ev_class <> d.refobjid
 )
 SELECT id::regclass::text FROM dependent WHERE numbers IS NULL ORDER BY id DESC
@@ -87,6 +88,7 @@ _TYPE_NAMES = {  # as pg_type has them
     "double precision": "float8",
 }
 _INTEGER_DIGITS = {"int2": 5, "int4": 10, "int8": 19}
+_VIRTUAL = "v"  # from PostgreSQL 18 on; there is nothing that its expression could leave behind
 _TIMES = ("timestamp", "timestamptz")
 _MICROSECONDS = (-1, 6)  # the digits after the second; -1: none given, which is six
 
@@ -163,7 +165,7 @@ def check_columns(cursor: Cursor, table: Table) -> list[str]:
         return []
     faults = find_faults(table, found)
     narrow = find_narrow(table, found)
-    views = read_views(cursor, table.name, [*find_wrong_types(table, found), *map(_name, narrow)])
+    views = read_views(cursor, table.name, [*find_wrong_columns(table, found), *map(_name, narrow)])
     if narrow and (views or not found.is_owner):
         faults += [
             f"{column.name} is {found.columns[column.name].shown}: let the table's owner run "
@@ -190,12 +192,13 @@ def find_faults(table: Table, found: FoundTable) -> list[str]:
     return faults + _find_unfilled(table, found) + _find_missing_keys(table, found)
 
 
-def find_wrong_types(table: Table, found: FoundTable) -> list[str]:
-    """The columns whose type has to be changed by hand."""
+def find_wrong_columns(table: Table, found: FoundTable) -> list[str]:
+    """The columns that have to be changed by hand in a way that no view on them lets through."""
     return [
         column.name
         for column in wanted_columns(table)
-        if (stored := found.columns.get(column.name)) and _has_wrong_type(column, stored)
+        if (stored := found.columns.get(column.name))
+        and (_has_wrong_type(column, stored) or stored.generated == _VIRTUAL)
     ]
 
 
@@ -251,7 +254,10 @@ def _find_column_faults(table: Table, column: Column, stored: FoundColumn | None
     faults = []
     if stored.generated:
         drop = "IDENTITY" if stored.generated == "identity" else "EXPRESSION"
-        faults.append(f"{name} is generated, nothing can be written to it: {alter} DROP {drop}")
+        way_out = f"{alter} DROP {drop}"
+        if stored.generated == _VIRTUAL:
+            way_out = f"ALTER TABLE {table.name} DROP COLUMN {name}, ADD COLUMN {name} {wanted}"
+        faults.append(f"{name} is generated, nothing can be written to it: {way_out}")
     if _has_wrong_type(column, stored):
         faults.append(
             f"{name} is {stored.description}, which does not hold every {wanted} exactly: {retype}"

@@ -58,11 +58,11 @@ READ_ACCESS = """
 SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
        current_user::text,
        pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
-       has_database_privilege(current_database(), 'TEMPORARY'),
+       pg_catalog.has_database_privilege(current_database()::text, 'TEMPORARY'),
        to_regclass(%(table)s) IS NOT NULL,
-       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
-       ARRAY(SELECT privilege FROM unnest(%(privileges)s) AS privilege
-             WHERE NOT has_table_privilege(to_regclass(%(table)s), privilege))
+       coalesce(pg_catalog.has_schema_privilege(current_schema()::text, 'CREATE'), false),
+       ARRAY(SELECT privilege FROM pg_catalog.unnest(%(privileges)s) AS privilege
+             WHERE NOT pg_catalog.has_table_privilege(to_regclass(%(table)s)::oid, privilege))
 """
 TABLE_PRIVILEGES = ["SELECT", "INSERT", "UPDATE", "DELETE"]
 OLDEST_SERVER = 130000  # min_scale() and DROP DATABASE ... FORCE came with PostgreSQL 13

@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
+from dag_1_import_instruments_from_kite.changes import Absent, find_unclear
 from sandbox.dump_generator import describe_day, generate_dump
 from sandbox.kite_server import KiteServer
 from shared.exceptions import DatabaseError, ValidationError
 from shared.kite_login import IST
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_csv import parse_dump
+from shared.utils.kite_csv import RejectedRow, WrittenKey, parse_dump
 from tests.change_model import Change, Days, Row, classify
 from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
@@ -696,6 +697,42 @@ def test_row_that_was_rejected_is_not_gone(days: Days) -> None:
     assert days.changes() == Counter([Change("gone", "NSE", 256, "ABAN")])
     days.load([STAYS, share(256, "ABAN")])
     assert days.changes() == Counter([Change("listed", "NSE", 256, "ABAN")])
+
+
+NOT_TOLD = "are not told as gone: line 2 and 1 more were rejected"
+
+
+def test_absences_where_rejected_rows_cannot_be_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those of their exchange are unclear, with one warning however many rows there are."""
+    absent = [Absent(exchange, str(n), f"S{n}") for n in (1, 2) for exchange in ("BSE", "NSE")]
+
+    def reject(line: int, token: str, symbol: str, exchange: str) -> RejectedRow:
+        key = WrittenKey(token, exchange, symbol)
+        return RejectedRow(line, "a reason", [token, "", symbol, exchange], key)
+
+    nameless = [reject(line, "", " ", "NSE") for line in (2, 3)]
+    assert find_unclear(absent, nameless) == [each for each in absent if each.exchange == "NSE"]
+    assert [f"2 absences of NSE {NOT_TOLD}" in message for message in caplog.messages] == [True]
+    assert find_unclear(absent, [reject(2, "1", "", ""), reject(3, "", "S2", "BSE")]) == [
+        absent[0],
+        absent[2],
+        absent[1],
+    ]
+    assert find_unclear(absent, [reject(2, "9", "S9", "NSE")]) == []
+    assert find_unclear(absent[:1], nameless) == []
+    assert len(caplog.messages) == 1
+
+
+def test_list_of_which_much_is_rejected_and_absent_is_soon_told() -> None:
+    """Each row was looked for among all the others: 220 s at 47,000 of each."""
+    absent = [Absent("NSE", str(n), f"S{n}") for n in range(50_000)]
+    rejected = [
+        RejectedRow(n, "a reason", [str(n)], WrittenKey(str(n), "NSE", f"S{n}"))
+        for n in range(50_000)
+    ]
+    assert len(find_unclear(absent, rejected)) == 50_000
 
 
 def test_table_that_no_run_has_filled_is_compared_with_nothing(days: Days) -> None:

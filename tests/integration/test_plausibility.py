@@ -122,6 +122,26 @@ def test_configuration_that_is_narrowed(cli: CommandLine) -> None:
     assert cli.query("SELECT count(*) FROM kite_instrument_change") == [(0,)]
 
 
+def test_exchange_that_vanished_after_somebody_touched_its_rows(cli: CommandLine) -> None:
+    """They are still those of the last list."""
+    assert_stored(cli, listing(NSE=600, NFO=400))
+    cli.query("UPDATE kite_instrument_master SET last_updated = now() WHERE exchange = 'NFO'")
+    assert "NFO fell from 400 rows to 0" in assert_refused(cli, listing(NSE=600)).stderr
+
+
+def test_configuration_that_is_narrowed_after_somebody_removed_a_row(cli: CommandLine) -> None:
+    assert_stored(cli, listing(NSE=200, NFO=300))
+    cli.query(
+        "DELETE FROM kite_instrument_master WHERE ctid IN (SELECT ctid FROM"
+        " kite_instrument_master WHERE exchange = 'NSE' LIMIT 1)"
+    )
+    cli.parameters["exchanges"] = ["NSE"]
+    result = cli.load(listing(NSE=200, NFO=300))
+    assert "The table holds 499 of the 500 rows that run 1 stored" in result.stderr
+    assert result.status == 0
+    assert cli.query("SELECT count(*) FROM kite_instrument_today") == [(200,)]
+
+
 def test_configuration_that_is_widened_again(cli: CommandLine) -> None:
     assert_stored(cli, listing(NSE=200, NFO=300))
     cli.parameters["exchanges"] = ["NSE"]

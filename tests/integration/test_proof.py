@@ -156,6 +156,16 @@ def test_trigger_of_a_table_that_the_run_writes_besides(
     assert_refused(first, "1 of the list's 30 rows", f"the trigger spoilt on public.{table}")
 
 
+@pytest.mark.parametrize("event", ["INSERT", "UPDATE"])
+def test_trigger_that_keeps_the_run_from_being_recorded(first: CommandLine, event: str) -> None:
+    """Views and the next run would look for the list at the moment of the run before."""
+    add_trigger(first, EACH_ROW.format(f"BEFORE {event}"), "RETURN NULL;", "ingestion_run")
+    assert_refused(first, "the run is not in ingestion_run as it was written there")
+    first.query("DROP TRIGGER spoilt ON ingestion_run")
+    assert first.load(to_csv(SECOND)).status == 0
+    assert holds(first, SECOND)
+
+
 def test_trigger_of_a_table_that_a_foreign_key_writes(first: CommandLine) -> None:
     first.query(
         "CREATE TABLE holding (symbol varchar(50), exchange varchar(10), FOREIGN KEY"
@@ -166,6 +176,41 @@ def test_trigger_of_a_table_that_a_foreign_key_writes(first: CommandLine) -> Non
     add_trigger(first, EACH_ROW.format("AFTER UPDATE"), f"{ANOTHER_LOT} RETURN NULL;", "holding")
     renamed = [{**row, "tradingsymbol": "NEW"} if row is FIRST[1] else row for row in FIRST]
     assert_refused(first, "1 of the list's 30 rows", "the trigger spoilt on", rows=renamed)
+
+
+def test_event_trigger_that_makes_other_rows(first: CommandLine) -> None:
+    """The run makes temporary tables, the last of them after it has compared."""
+    first.query(
+        "CREATE FUNCTION spoil() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF tg_tag = 'CREATE TABLE AS' THEN UPDATE public.kite_instrument_master SET lot_size = 7"
+        " WHERE tradingsymbol = 'S5'; END IF; END$$"
+    )
+    first.query("CREATE EVENT TRIGGER spoilt ON ddl_command_end EXECUTE FUNCTION spoil()")
+    assert_refused(first, "1 of the list's 30 rows", "the event trigger spoilt")
+    first.query("DROP EVENT TRIGGER spoilt")
+    assert first.load(to_csv(SECOND)).status == 0
+    assert holds(first, SECOND)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("ADD mine integer, ALTER mine SET DEFAULT spoil()", id="default"),
+        pytest.param(
+            "ADD CONSTRAINT mine CHECK (tradingsymbol <> 'S31' OR spoil() > 0)", id="check"
+        ),
+    ],
+)
+def test_function_that_makes_other_rows(first: CommandLine, call: str) -> None:
+    first.query(
+        "CREATE FUNCTION spoil() RETURNS integer LANGUAGE plpgsql AS $$BEGIN"
+        " IF current_setting('my.mark', true) IS DISTINCT FROM '1' THEN"  # else for ever
+        " PERFORM set_config('my.mark', '1', true);"
+        " UPDATE public.kite_instrument_master SET lot_size = 7 WHERE tradingsymbol = 'S5';"
+        " END IF; RETURN 1; END$$"
+    )
+    first.query(f"ALTER TABLE kite_instrument_master {call}")
+    assert_refused(first, "1 of the list's 30 rows", "the function public.spoil() of a default")
 
 
 def test_trigger_that_changes_nothing_is_no_hindrance(first: CommandLine) -> None:

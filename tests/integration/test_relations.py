@@ -96,6 +96,19 @@ def test_table_in_two_other_schemas_of_the_path(
         assert str(find(manager)) == "public.kite_instrument_master"
 
 
+def test_history_name_taken_in_two_other_schemas_costs_no_import(
+    cli: CommandLine, set_path: Any
+) -> None:
+    cli.query("CREATE SCHEMA first")
+    cli.query("CREATE SCHEMA last")
+    for schema in ("public", "last"):
+        cli.query(f"CREATE TABLE {schema}.kite_instrument_change (x int)")
+    set_path("first, public, last")
+    result = cli.load(to_csv(FIRST))
+    assert result.status == 0
+    assert "The history of runs and changes is not kept" in result.stderr
+
+
 def test_temporary_tables_that_another_client_of_a_pooled_session_left(
     server: Server, database: str
 ) -> None:
@@ -115,6 +128,14 @@ def test_temporary_tables_that_another_client_of_a_pooled_session_left(
     other = server.connect(database)
     assert fields_of(read_table(other)) == {key_of(row): row for row in FIRST}
     other.close()
+
+
+def test_table_of_anothers_with_the_name_of_a_temporary_one(cli: CommandLine) -> None:
+    for name in ("stage", "delta", "change"):
+        cli.query(f"CREATE TABLE stock_ingestion_{name} (x int)")
+    for rows in (FIRST, SECOND):
+        assert cli.load(to_csv(rows)).status == 0
+    assert cli.query("SELECT count(*) > 0 FROM kite_instrument_change") == [(True,)]
 
 
 # What takes exactly the given types is preferred to PostgreSQL's own function that takes text.
@@ -138,15 +159,47 @@ CREATE FUNCTION public.quote_ident(name) RETURNS text LANGUAGE plpgsql AS
 CREATE FUNCTION public.chr(bigint) RETURNS text LANGUAGE plpgsql AS
     'BEGIN RAISE EXCEPTION ''trapped''; END';
 """
+# Of what reads the catalogs.
+TRAPPED_FUNCTIONS = (
+    ("has_table_privilege(regclass, text)", "boolean"),
+    ("has_schema_privilege(name, text)", "boolean"),
+    ("has_database_privilege(name, text)", "boolean"),
+    ("obj_description(oid, text)", "text"),
+    ("unnest(text[])", "SETOF text"),
+    ("unnest(name[])", "SETOF name"),
+    ("json_agg(text[])", "json"),
+)
+TRAPPED_OPERATORS = (
+    ("!~", "name", "name", "boolean"),
+    ("=", "oid", "regclass", "boolean"),
+    ("=", "oid", "regnamespace", "boolean"),
+    ("=", "oid[]", "oid[]", "boolean"),
+    ("&", "smallint", "integer", "integer"),
+)
+
+
+def set_catalog_traps(cli: CommandLine) -> None:
+    body = "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END'"
+    for function, result in TRAPPED_FUNCTIONS:
+        cli.query(f"CREATE FUNCTION public.{function} RETURNS {result} {body}")
+    for operator, left, right, result in TRAPPED_OPERATORS:
+        cli.query(f"CREATE FUNCTION public.trap({left}, {right}) RETURNS {result} {body}")
+        cli.query(
+            f"CREATE OPERATOR public.{operator}"
+            f" (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.trap)"
+        )
 
 
 @pytest.mark.parametrize("path", ["public", "public, pg_catalog"])
 def test_functions_of_others_are_not_called(cli: CommandLine, set_path: Any, path: str) -> None:
     set_path(path)
     cli.query(TRAPS)
+    set_catalog_traps(cli)
     for rows in (FIRST, SECOND, FIRST):
         result = cli.load(to_csv(rows))
         assert (result.status, "trapped" in result.stderr) == (0, False)
     told = {kind for (kind,) in cli.query("SELECT DISTINCT kind FROM kite_instrument_change")}
     assert {"token moved", "token reused", "renamed", "expired", "terms changed"} <= told
-    assert cli.run("--changes").status == 0
+    for command in ("--changes", "--check", "--status"):
+        result = cli.run(command)
+        assert (result.status, result.stderr) == (0, "")

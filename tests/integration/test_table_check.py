@@ -250,6 +250,22 @@ def test_table_that_cannot_take_a_list_is_refused_and_mended_as_told(
     assert_stored(cli, ROWS)
 
 
+def test_virtual_column_is_refused_and_mended_as_told(cli: CommandLine) -> None:
+    if cli.connection.server_version < 180_000:
+        pytest.skip("virtual columns came with PostgreSQL 18")
+    assert cli.load(to_csv(ROWS)).status == 0
+    cli.query(
+        "ALTER TABLE kite_instrument_master DROP segment CASCADE,"
+        " ADD segment varchar(20) GENERATED ALWAYS AS ('NSE') VIRTUAL;"
+        "CREATE VIEW mine AS SELECT segment FROM kite_instrument_master"
+    )
+    result = cli.run("--check")
+    assert "segment is generated, nothing can be written to it: " in result.stdout
+    follow(cli, result.stdout)
+    assert cli.load(to_csv(ROWS)).status == 0
+    assert_stored(cli, ROWS)
+
+
 @pytest.mark.parametrize(
     ("unlike", "said"),
     [
