@@ -152,7 +152,9 @@ def _delete_older(newest: Path, days: int) -> None:
     one would not, and neither does the next run with the right clock.
     """
     moments = dict(_own_files(newest.parent))
-    moment = moments.pop(newest)
+    moment = moments.pop(newest, None)
+    if moment is None:  # somebody else has deleted it
+        return
     limit = min(moment, max(moments.values(), default=moment)) - timedelta(days=days)
     for path in (path for path, moment in moments.items() if moment < limit):
         try:

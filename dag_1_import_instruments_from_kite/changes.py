@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.exceptions import ValidationError
+from shared.exceptions import DatabaseError, ValidationError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.kite_csv import RejectedRow
 from shared.utils.relations import Relation, compose
@@ -38,6 +38,14 @@ INSERT INTO {changes}
     (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
 SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
 FROM pg_temp.stock_ingestion_change
+"""
+COUNT_LOST_CHANGES = """
+SELECT count(*) FROM (
+    SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
+    FROM pg_temp.stock_ingestion_change
+    EXCEPT ALL
+    SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
+    FROM {changes} WHERE run_id = %s) AS lost
 """
 DROP_CHANGES = "DROP TABLE IF EXISTS pg_temp.stock_ingestion_change"
 
@@ -229,8 +237,18 @@ def classify_changes(
 
 
 def keep_changes(cursor: Any, changes: Relation, run_id: int) -> None:
-    """Put what `classify_changes` has found into the table of changes, as the run's."""
+    """Put what `classify_changes` has found into the table of changes, as the run's.
+
+    Raises DatabaseError if they are not there then as they were found.
+    """
     cursor.execute(compose(KEEP_CHANGES, changes=changes), (run_id,))
+    cursor.execute(compose(COUNT_LOST_CHANGES, changes=changes), (run_id,))
+    (lost,) = cursor.fetchone()
+    if lost:
+        raise DatabaseError(
+            f"Nothing was stored: {lost:,} of the run's changes are not in {changes} as they were "
+            "found. A trigger, a rule or row security on that table does such things."
+        )
 
 
 class Absent(NamedTuple):

@@ -23,6 +23,7 @@ from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
 from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
 from dag_1_import_instruments_from_kite.store import (
     SCHEMA_FILE,
+    History,
     predict_list,
     prepare_history,
     record_failure,
@@ -52,6 +53,7 @@ from shared.utils.kite_client_wrapper import (
 )
 from shared.utils.kite_csv import ParsedDump, RejectedRow, WrittenKey, parse_dump, shorten
 from shared.utils.operation import advance, operation
+from shared.utils.relations import find_relation
 from shared.utils.retry import RetryPolicy
 from shared.utils.run_history import RunKey
 from shared.utils.table_check import check_columns
@@ -250,7 +252,7 @@ class _Run:
         summary = self.summary
         with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
             with operation("prepare table", summary.durations):
-                keeps_history = db_manager.run_in_transaction(lambda _: _prepare_tables(db_manager))
+                history = db_manager.run_in_transaction(lambda _: _prepare_tables(db_manager))
             with operation("store", summary.durations):
                 store_list(
                     db_manager,
@@ -258,7 +260,7 @@ class _Run:
                     summary,
                     plausibility,
                     batch_size=parameters["batch_size"],
-                    keeps_history=keeps_history,
+                    history=history,
                 )
 
     def _try_store(
@@ -274,16 +276,21 @@ class _Run:
             logger.warning("What would change in the table could not be worked out: %s", exc)
 
 
-def _prepare_tables(db_manager: DatabaseManager) -> bool:
+def _prepare_tables(db_manager: DatabaseManager) -> History:
     create_kite_instrument_master_table(db_manager)
     return prepare_history(db_manager)
 
 
 def refuse_unsuited_table(db_manager: DatabaseManager) -> None:
-    """Raise DatabaseError if the table is there and cannot hold every row exactly (ruling 32)."""
-    db_manager.run_in_transaction(
-        lambda cursor: refuse_table(INSTRUMENT_TABLE, check_columns(cursor, INSTRUMENT_TABLE))
-    )
+    """Raise DatabaseError if the table is there and cannot hold every row exactly (ruling 32), or
+    it cannot be told which one is meant (ruling 33).
+    """
+
+    def work(cursor: Any) -> None:
+        find_relation(cursor, INSTRUMENT_TABLE.name)
+        refuse_table(INSTRUMENT_TABLE, check_columns(cursor, INSTRUMENT_TABLE))
+
+    db_manager.run_in_transaction(work)
 
 
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:

@@ -17,9 +17,9 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import is_ours
 from shared.utils.retry import RetryPolicy
 
-# The last good run, and whether one before it gave it a list to compare with.
+# The last good run, whether one before it gave it a list to compare with, and why it could not be.
 LAST_RUN = """
-SELECT run_id, started_at, count(*) OVER () > 1 FROM ingestion_run
+SELECT run_id, started_at, count(*) OVER () > 1, error FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
 READ_CHANGES = f"""
@@ -57,10 +57,12 @@ def describe_changes(*, as_json: bool = False) -> str:
         return _to_json(runs, changes)
     if not runs:
         return "No run has been recorded yet."
-    run_id, started_at, is_compared = runs[0]
+    run_id, started_at, is_compared, remark = runs[0]
     title = f"Run {run_id}, {started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
     if not changes and not is_compared:
         return f"{title}: the first list, which the next one is compared with"
+    if remark:
+        return f"{title}: {escape_line(remark)}"
     return "\n".join([f"{title}: {len(changes):,} changes", "", *_summarise(changes)]).rstrip()
 
 
@@ -94,7 +96,12 @@ def _describe(
 
 
 def _to_json(runs: Sequence[Sequence[Any]], changes: Sequence[Sequence[Any]]) -> str:
-    run = {"run_id": runs[0][0], "started_at": runs[0][1].isoformat()} if runs else None
+    run = None
+    if runs:
+        run_id, started_at, _, remark = runs[0]
+        run = {"run_id": run_id, "started_at": started_at.isoformat()}
+        if remark:  # there are no changes then, since nothing could be compared
+            run["remark"] = remark
     return json.dumps(
         {"run": run, "changes": [dict(zip(NAMES, change)) for change in changes]},
         indent=1,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dag_1_import_instruments_from_kite.changes import (
     Plausibility,
@@ -77,16 +77,23 @@ CHANGES = ExtraTable(
 )
 
 
-def prepare_history(db_manager: DatabaseManager) -> bool:
+class History(NamedTuple):
+    """What can be recorded of a run (in a dry run: read): the run itself, and what it changed."""
+
+    runs: bool
+    changes: bool
+
+
+def prepare_history(db_manager: DatabaseManager) -> History:
     """Make the tables and views beside the instrument table, where the role may.
 
-    Returns whether runs and changes can be recorded. A role that may not is no error (ruling 23);
-    one warning says what is lacking.
+    Returns what can be recorded. A role that may not is no error (ruling 23); one warning says what
+    is lacking.
     """
-    keeps_history, lacking = db_manager.run_in_transaction(_ensure_history)
+    history, lacking = db_manager.run_in_transaction(_ensure_history)
     if lacking:
         logger.warning("%s", lacking)
-    return keeps_history
+    return history
 
 
 def check_history(db_manager: DatabaseManager) -> str:
@@ -108,43 +115,36 @@ def check_history(db_manager: DatabaseManager) -> str:
     return db_manager.run_in_transaction(work)
 
 
-def _ensure_history(cursor: Any, changes: ExtraTable = CHANGES) -> tuple[bool, str]:
-    """Whether a history can be kept, and what is lacking, in words."""
-    if reason := _ensure_history_tables(cursor, changes):
-        return False, f"The history of runs and changes is not kept: {reason}."
-    lacking = ensure_views(cursor, _views_script(cursor))
-    if not lacking:
-        return True, ""
-    return True, (
-        f"Not made, or of an earlier version: {'; '.join(lacking)}. Rename what is in the way, or "
-        "let the table's owner run this DAG once."
-    )
+def _ensure_history(cursor: Any, changes: ExtraTable = CHANGES) -> tuple[History, str]:
+    """What can be recorded, and what is lacking, in words."""
+    if reason := ensure_extra_table(cursor, run_history.TABLE):
+        return History(runs=False, changes=False), (
+            f"The history of runs and changes is not kept: {reason}. The views that go by it then "
+            "show, among today's rows, also what earlier lists had."
+        )
+    no_changes = ensure_extra_table(cursor, changes)
+    faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
+    if lacking := ensure_views(cursor, _views_script(cursor)):
+        faults.append(
+            f"Not made, or of an earlier version: {'; '.join(lacking)}. Rename what is in the way, "
+            "or let the table's owner run this DAG once."
+        )
+    return History(runs=True, changes=no_changes is None), " ".join(faults)
 
 
 def _views_script(cursor: Any) -> str:
     """What makes the views.
 
-    A list_moment is of the time zone that the run had: a last_updated with one is not compared
-    with it in the reader's.
+    The list_moment of a last_updated with a time zone is in UTC: they are not compared in the
+    reader's zone.
     """
     script = VIEWS.read_text(encoding="utf-8")
     table = read_table(cursor, INSTRUMENT_TABLE.name)
     assert table is not None
     if table.columns[INSTRUMENT_TABLE.last_updated].type_name != "timestamptz":
         return script
-    cursor.execute("SELECT quote_literal(current_setting('TimeZone'))")
     moment = "SELECT list_moment"
-    return script.replace(moment, f"{moment} AT TIME ZONE {cursor.fetchone()[0]}")
-
-
-def _ensure_history_tables(cursor: Any, changes: ExtraTable = CHANGES) -> str | None:
-    """Why the runs or their changes cannot be recorded; None if they can."""
-    cursor.execute("SAVEPOINT history")
-    reasons = (ensure_extra_table(cursor, table) for table in (run_history.TABLE, changes))
-    reason = next(filter(None, reasons), None)
-    if reason is not None:  # a table of runs that stays empty would say that nothing was loaded
-        cursor.execute("ROLLBACK TO SAVEPOINT history")
-    return reason
+    return script.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
 
 
 def store_list(
@@ -154,7 +154,7 @@ def store_list(
     plausibility: Plausibility,
     *,
     batch_size: int,
-    keeps_history: bool,
+    history: History,
 ) -> None:
     """Merge the instruments in one transaction, and record the run and its changes in it.
 
@@ -167,10 +167,14 @@ def store_list(
 
     def work(cursor: Any) -> MergeResult:
         lock_table(cursor, INSTRUMENT_TABLE)  # first: runs are numbered in the order of their lists
+        summary.changes = None  # of an attempt before
         table = find_relation(cursor, INSTRUMENT_TABLE.name)
-        # Without a history nothing is looked for under its names.
-        changes = find_relation(cursor, CHANGES_TABLE) if keeps_history else None
-        last = run_history.read_last_good_run(cursor, summary.key.dag_id) if keeps_history else None
+        # Without a history nothing is looked for under its names. What may not be written any more
+        # may still be read: the last run on record is what the list is compared with.
+        has_runs = history.runs or is_readable(cursor, run_history.TABLE)
+        has_changes = history.changes or (has_runs and is_readable(cursor, CHANGES))
+        changes = find_relation(cursor, CHANGES_TABLE) if has_changes else None
+        last = run_history.read_last_good_run(cursor, summary.key.dag_id) if has_runs else None
         summary.last = last
 
         def observe(cursor: Any, previous: datetime | None) -> None:
@@ -180,7 +184,7 @@ def store_list(
             now, before = count_lists(cursor)
             plausibility.check(now, before, last)
             summary.is_compared_with_newest_rows = last is None
-            if keeps_history and (last is None or not before.total()):
+            if (history.runs and last is None) or (last is not None and not before.total()):
                 return  # what the table holds is no list of a run
             summary.changes = classify_changes(
                 cursor,
@@ -191,12 +195,14 @@ def store_list(
 
         def record(cursor: Any, result: MergeResult) -> None:
             run_history.warn_of_clock(cursor, result.moment)
-            if changes is not None:
+            if history.runs:
                 run_id = run_history.insert_run(cursor, summary.key, "succeeded")
-                if summary.changes is not None:
+                if history.changes and changes is not None and summary.changes is not None:
                     keep_changes(cursor, changes, run_id)
                 durations = {**summary.durations, "store": time.perf_counter() - begin}
-                run_history.update_run(cursor, run_id, make_figures(summary, result, durations))
+                figures = make_figures(summary, result, durations)
+                remark = _find_remark(summary, history)
+                run_history.update_run(cursor, run_id, figures, remark)
 
         return merge_rows(
             cursor,
@@ -212,12 +218,24 @@ def store_list(
         )
 
     def was_stored(cursor: Any, result: MergeResult) -> bool:
-        if not keeps_history:
+        if not history.runs:
             return is_stored(cursor, INSTRUMENT_TABLE, result)
         lock_table(cursor, INSTRUMENT_TABLE)  # the attempt before may be about to end
         return run_history.has_succeeded(cursor, summary.key)
 
     summary.merge = db_manager.run_in_transaction(work, was_stored=was_stored)
+
+
+def _find_remark(summary: Summary, history: History) -> str | None:
+    """Why a good run has no changes on record, although there was a list before it."""
+    if summary.changes and not history.changes:
+        return f"What changed is not kept: DB_USER could not write {CHANGES_TABLE}."
+    if summary.changes is not None or summary.last is None:
+        return None
+    return (
+        "What changed cannot be told: the table held none of the rows that run "
+        f"{summary.last.run_id} had stored."
+    )
 
 
 def predict_list(
@@ -236,8 +254,10 @@ def predict_list(
         summary,
         plausibility,
         batch_size=1000,
-        keeps_history=db_manager.run_in_transaction(
-            lambda cursor: is_readable(cursor, run_history.TABLE) and is_readable(cursor, CHANGES)
+        history=db_manager.run_in_transaction(
+            lambda cursor: History(
+                *(is_readable(cursor, each) for each in (run_history.TABLE, CHANGES))
+            )
         ),
     )
 
@@ -268,7 +288,9 @@ def record_failure(config: DatabaseConfig, summary: Summary, error: BaseExceptio
     def record() -> bool:
         with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as db_manager:
             # The tables alone: the views need the instrument table, which there may not be yet.
-            lacking = db_manager.run_in_transaction(_ensure_history_tables)
+            lacking = db_manager.run_in_transaction(
+                lambda cursor: ensure_extra_table(cursor, run_history.TABLE)
+            )
             return lacking is None and db_manager.run_in_transaction(work)
 
     try:
@@ -290,7 +312,7 @@ def make_figures(
         inserted=result.inserted if result else None,
         updated=result.updated if result else None,
         superseded=result.superseded if result else None,
-        list_moment=result.moment if result else None,
+        list_moment=run_history.without_zone(result.moment) if result else None,
         dump_sha256=summary.dump_sha256,
         dump_bytes=summary.dump_bytes,
         durations=durations,

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.config.logging_config import as_message, redact
+from shared.exceptions import StockIngestionError
 from shared.foreign_text import escape_line
 
 _QUIET_SECONDS = 5.0  # a step that takes longer than this tells how far it is
@@ -39,17 +40,45 @@ def say_lines(text: str) -> None:
 
 
 def write_data(text: str) -> None:
-    """Write data for programs to standard output, exactly as they are (ruling 35)."""
-    _write(text)
+    """Write data for programs to standard output, exactly as they are (ruling 35).
+
+    Raises StockIngestionError if they cannot be written whole, other than to a pipe that nobody
+    reads any more.
+    """
+    try:
+        _write_whole(text + "\n")
+    except BrokenPipeError:
+        _drop_output()
+    except OSError as exc:
+        _drop_output()
+        raise StockIngestionError(
+            f"Standard output cannot take all of it: {exc.strerror or exc}."
+        ) from exc
 
 
 def _write(text: str) -> None:
     """If standard output cannot be written any more (`| head -1`), the run goes on in silence."""
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        _write_whole(text + "\n")
     except OSError:  # also a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+
+
+def _write_whole(text: str) -> None:
+    """Unbuffered (PYTHONUNBUFFERED), Python itself takes a short write for the whole."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        sys.stdout.write(text)
+    else:
+        sys.stdout.flush()
+        left = memoryview(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+        while left:
+            left = left[buffer.write(left) :]
+    sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

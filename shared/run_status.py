@@ -14,7 +14,9 @@ from shared.kite_login import IST
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.relations import find_relation, only_own_functions
 from shared.utils.run_history import LastLoad, RecordedRun
+from shared.utils.staged_merge import has_time_zone
 
 SHOWN_RUNS = 10
 READ_CLOCK = "SELECT clock_timestamp()"
@@ -23,10 +25,9 @@ READ_CLOCK = "SELECT clock_timestamp()"
 _INSTRUMENT_DAG = 1
 
 # How many rows of the last list are in the table. Both moments were written in one transaction:
-# they are equal, whatever the time zones are.
+# they are equal, whatever the time zones are. The history keeps those that have one in UTC.
 COUNT_ROWS = (
-    "(SELECT count(*) FROM {table} AS t"
-    " WHERE last.dag_id = {dag_id} AND t.last_updated = last.list_moment)"
+    "(SELECT count(*) FROM {table} AS t WHERE last.dag_id = {dag_id} AND t.last_updated = {moment})"
 )
 
 # The newest moment that can be, and how many rows are later than that. The moments are read in the
@@ -85,13 +86,16 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
     holidays = ConfigLoader.load_holidays()
     with DatabaseManager(asdict(config)) as manager:
         [(server_now,)] = manager.fetch_all(READ_CLOCK)
-        moment = _Now(now or datetime.now(IST), server_now, holidays)
+        clocks = _Now(now or datetime.now(IST), server_now, holidays)
         table = _find_table(manager)
         if not manager.run_in_transaction(run_history.is_kept):
-            return _judge_by_rows(manager, table, moment)
+            return _judge_by_rows(manager, table, clocks)
         runs = [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
-        count = COUNT_ROWS.format(table=table, dag_id=_INSTRUMENT_DAG) if table else "NULL"
-        query = run_history.READ_LAST_LOADS.format(stored_rows=count)
+        zone = " AT TIME ZONE 'UTC'" if table and _has_zone(manager) else ""
+        moment = f"(CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END{zone})"
+        parts = {"moment": moment, "table": table, "dag_id": _INSTRUMENT_DAG}
+        count = COUNT_ROWS.format(**parts) if table else "NULL"
+        query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=moment)
         loads = manager.fetch_all(query, wanted)
     if runs:
         for line in (_COLUMNS, *map(_describe_run, runs)):
@@ -99,13 +103,22 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
         _say_remarks(runs)
     if not loads:
         say("STALE: nothing was ever loaded.")
-    verdicts = [_judge(moment, *row) for row in loads]
+    verdicts = [_judge(clocks, *row) for row in loads]
     return bool(verdicts) and all(verdicts)
 
 
 def _find_table(manager: DatabaseManager) -> str | None:
     """The instrument table as a statement names it; None if it is not there."""
     return INSTRUMENT_TABLE.name if manager.has_relation(INSTRUMENT_TABLE.name) else None
+
+
+def _has_zone(manager: DatabaseManager) -> bool:
+    def work(cursor: Any) -> bool:
+        relation = find_relation(cursor, INSTRUMENT_TABLE.name)
+        with only_own_functions(cursor):
+            return has_time_zone(cursor, INSTRUMENT_TABLE, relation)
+
+    return manager.run_in_transaction(work)
 
 
 def _judge_by_rows(manager: DatabaseManager, table: str | None, now: _Now) -> bool:

@@ -18,7 +18,7 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     transform_instruments,
     validate_instruments,
 )
-from dag_1_import_instruments_from_kite.store import prepare_history, store_list
+from dag_1_import_instruments_from_kite.store import History, prepare_history, store_list
 from dag_1_import_instruments_from_kite.summary import Summary
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.run_history import RunKey
@@ -195,7 +195,7 @@ class Days:
     def __init__(self, manager: DatabaseManager, connection: Any) -> None:
         self.manager = manager
         self._cursor = connection.cursor()
-        self._has_history = False
+        self._history: History | None = None
 
     def load(
         self,
@@ -218,15 +218,15 @@ class Days:
             summary,
             Plausibility(exchanges, 50.0, force),
             batch_size=1000,
-            keeps_history=self.prepare(),
+            history=self.prepare(),
         )
         return summary
 
-    def prepare(self) -> bool:
+    def prepare(self) -> History:
         """Make what a run makes beside the instrument table, once."""
-        if not self._has_history:
-            self._has_history = prepare_history(self.manager)
-        return self._has_history
+        if self._history is None:
+            self._history = prepare_history(self.manager)
+        return self._history
 
     def query(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         self._cursor.execute(statement, params or None)

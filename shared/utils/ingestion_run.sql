@@ -17,5 +17,5 @@ CREATE TABLE IF NOT EXISTS ingestion_run (
     dump_sha256 TEXT,
     dump_bytes BIGINT,
     durations JSONB,                   -- seconds by step
-    error TEXT
+    error TEXT                         -- of a good run: why its changes are not known
 );

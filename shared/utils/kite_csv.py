@@ -263,7 +263,7 @@ def _to_texts(column: Sequence[str]) -> Iterable[str | None]:
     return column if all(map(str.strip, column)) else map(to_text, column)
 
 
-def parse_dump(body: bytes) -> ParsedDump:
+def parse_dump(body: bytes, *, is_whole: bool = False) -> ParsedDump:
     """Read an instrument dump.
 
     Returns rows as dicts with the eleven columns that are stored and `line_number`. A bad row is
@@ -283,7 +283,7 @@ def parse_dump(body: bytes) -> ParsedDump:
         except ValueError:
             _read_one_by_one(reader, batch, number + 1, dump)
         number += len(batch)
-    _check_last_row(body, dump, header)
+    _check_last_row(body, dump, header, is_whole)
     return dump
 
 
@@ -394,8 +394,12 @@ def _readable(fields: Sequence[str]) -> list[str]:
     return [_LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", field) for field in fields]
 
 
-def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str]) -> None:
-    """Raise TransientAPIError if the last line has no end and is cut off (ruling 15)."""
+def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str], is_whole: bool) -> None:
+    """Raise TransientAPIError if the last line has no end and is cut off (ruling 15).
+
+    Of NSEIX there may be left what another row has in full: NSE. Only of a body that is known to be
+    whole it is believed then.
+    """
     if body.endswith((b"\n", b"\r")):
         return
     last_good = dump.rows[-1]["line_number"] if dump.rows else 0
@@ -405,7 +409,9 @@ def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str]) -> Non
     if dump.rows and header[-1] in REQUIRED_COLUMNS:
         values = (row[header[-1]] for row in dump.rows)
         *others, last = ("" if value is None else str(value) for value in values)
-        if last not in others and (not last or any(other.startswith(last) for other in others)):
+        is_known = last in others and is_whole
+        is_part = not last or any(other != last and other.startswith(last) for other in set(others))
+        if is_part and not is_known:
             raise _cut_short(last_good)
 
 

@@ -21,15 +21,21 @@ logger = logging.getLogger(__name__)
 # What is deferred to the end of the transaction happens now, where it can still be looked at.
 FIRE_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 
-# The proof (ruling 29): how many rows have the run's moment, and how many that the run has changed
-# or inserted are not as they are staged.
+# The proof (ruling 29): how many rows have the run's moment, how many a later one, how many
+# triggers the staged rows went through, and how many that the run has changed or inserted are not
+# as they are staged.
 COUNT_AT_MOMENT = sql.SQL(
     """\
-SELECT (SELECT count(*) FROM {table} AS t WHERE t.{last_updated} = %(moment)s),
+SELECT at_moment, later,
+       (SELECT count(*) FROM pg_trigger WHERE tgrelid IN (
+            '{stage}'::regclass, '{delta}'::regclass)),
        (SELECT count(*) FROM {delta} AS d
         WHERE {new_first} IS NOT NULL AND NOT EXISTS (
             SELECT FROM {table} AS t WHERE {new_has_key} AND t.{last_updated} = %(moment)s
-            AND ({t_others}) IS NOT DISTINCT FROM ({new_others})))"""
+            AND ({t_others}) IS NOT DISTINCT FROM ({new_others})))
+FROM (SELECT count(*) FILTER (WHERE t.{last_updated} = %(moment)s) AS at_moment,
+             count(*) FILTER (WHERE t.{last_updated} > %(moment)s) AS later
+      FROM {table} AS t WHERE t.{last_updated} >= %(moment)s) AS counted"""
 )
 # And how many of all staged rows are not.
 COUNT_OFF = sql.SQL(
@@ -106,13 +112,25 @@ def prove(
     Raises DatabaseError that says how many rows are off, and what may have made them so.
     """
     cursor.execute(merge.count_at_moment, {"moment": moment})
-    at_moment, off = _row(cursor)
+    at_moment, later, stage_triggers, off = _row(cursor)
     hooks = _read_hooks(cursor, relation)
+    if stage_triggers:
+        raise DatabaseError(
+            "Nothing was stored: something puts triggers on the temporary tables of the run, so "
+            f"that they cannot be believed. Here that may be: {', '.join(hooks)}. Take it away."
+        )
+    if later:
+        logger.warning(
+            "%d rows of %s are not of this list and have a later last_updated: the views show them "
+            "with it. Give them an earlier one",
+            later,
+            relation,
+        )
     if at_moment == staged and not off and not hooks:
         return
     cursor.execute(merge.count_off, {"moment": moment})
     (off,) = _row(cursor)
-    extra = at_moment - (staged - off)
+    extra = max(0, at_moment - staged)
     if not off and not extra:
         return
     more = f", and {extra:,} rows that it has not" if extra else ""

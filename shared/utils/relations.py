@@ -71,7 +71,8 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
 
     One that is in another schema of the path alone is used. Temporary relations are passed over.
 
-    Raises DatabaseError if the path has no schema, or two other schemas of it have the name.
+    Raises DatabaseError if the path has no schema, two other schemas of it have the name, or a
+    schema's name has a %.
     """
     cursor.execute(READ_PLACES, (name,))
     places = cursor.fetchall()
@@ -79,6 +80,11 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
         raise DatabaseError(
             "The search_path of DB_USER names no schema that exists and that it may use. Set it: "
             "ALTER ROLE ... SET search_path = public."
+        )
+    if odd := [schema for schema, _ in places if "%" in schema]:
+        raise DatabaseError(
+            f'The schema "{odd[0]}" has a % in its name, which the database driver takes for the '
+            "place of a value. Leave it out of the search_path of DB_USER, or rename it."
         )
     first, is_in_first = places[0]
     others = [schema for schema, is_there in places if is_there]

@@ -98,25 +98,28 @@ WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
 ORDER BY run_id DESC LIMIT %(limit)s
 """
 
-READ_CLOCK = """
-SELECT %(moment)s AT TIME ZONE current_setting('TimeZone'), clock_timestamp()
-"""
+READ_CLOCK = "SELECT %(moment)s::timestamptz, clock_timestamp()"
 
 HAS_SUCCEEDED = """
 SELECT EXISTS (SELECT FROM ingestion_run
                WHERE dag_id = %s AND started_at = %s AND status = 'succeeded')
 """
 
-READ_LAST_GOOD_RUN = """
-SELECT run_id, source, started_at, dump_sha256, list_moment,
+# Python knows no other years.
+IS_REAL_MOMENT = "list_moment BETWEEN '0001-01-02' AND '9999-12-30'"
+
+READ_LAST_GOOD_RUN = f"""
+SELECT run_id, source, started_at, dump_sha256,
+       CASE WHEN {IS_REAL_MOMENT} THEN list_moment END,
        coalesce(rows_inserted + rows_updated, 0)
 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """
 
-# What each DAG has stored last, how much of it is in the table now ({stored_rows}), and since when
-# there are its bytes. The list of a replayed file is old, unless the API gave the very same one; so
-# is a list that an earlier run had, even one that failed. One statement: no run comes in between.
+# What each DAG has stored last ({moment} is that list's), how much of it is in the table now
+# ({stored_rows}), and since when there are its bytes. The list of a replayed file is old, unless
+# the API gave the very same one; so is a list that an earlier run had, even one that failed. One
+# statement: no run comes in between.
 READ_LAST_LOADS = """
 WITH dag AS (
     SELECT DISTINCT ON (dag_id) dag_id, dag_name FROM ingestion_run
@@ -127,7 +130,7 @@ WITH dag AS (
     WHERE status = 'succeeded' ORDER BY dag_id, run_id DESC
 )
 SELECT dag.dag_id, dag.dag_name, last.run_id, last.source, last.started_at, last.ended_at,
-       last.list_moment::timestamptz, coalesce(last.rows_inserted + last.rows_updated, 0),
+       {moment}::timestamptz, coalesce(last.rows_inserted + last.rows_updated, 0),
        {stored_rows}, served.started_at, first.run_id, first.started_at
 FROM dag LEFT JOIN last USING (dag_id)
 LEFT JOIN LATERAL (
@@ -301,10 +304,18 @@ def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | No
         raise DatabaseError(_NOT_RECORDED)
 
 
+def without_zone(moment: datetime | None) -> datetime | None:
+    """A list's moment as the history keeps it: in UTC if it has a time zone."""
+    if moment is None or moment.tzinfo is None:
+        return moment
+    return moment.astimezone(timezone.utc).replace(tzinfo=None)
+
+
 def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
     """Warn of a list's moment that is more than an hour ahead of a clock: it is not to be believed.
 
-    `moment` is in the time zone of the session. The clocks are the server's and this machine's.
+    `moment` has a time zone, or is in that of the session. The clocks are the server's and this
+    machine's.
     """
     cursor.execute(READ_CLOCK, {"moment": moment})
     row = cursor.fetchone()

@@ -17,7 +17,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from operator import itemgetter
 from typing import Any
 
@@ -52,12 +52,25 @@ LOCK = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({table_id})")
 LOCK_TABLE = sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 # The moment of the newest rows: where it is not known from elsewhere, that of the last list.
-NEWEST = sql.SQL("SELECT max({last_updated}) FROM {table} WHERE isfinite({last_updated})")
+NEWEST = sql.SQL(
+    """\
+SELECT max({last_updated}) FROM {table}
+WHERE {last_updated} BETWEEN '0001-01-02' AND '9999-12-30'"""
+)
 
 # The run's own moment: now, and later than the last list's even if a clock was set back
 # (ruling 18).
-MOMENT = """\
-SELECT greatest(clock_timestamp()::timestamp, %(previous)s::timestamp + interval '1 microsecond')"""
+MOMENT = sql.SQL(
+    """\
+SELECT greatest(clock_timestamp()::{moment_type},
+                %(previous)s::{moment_type} + interval '1 microsecond')"""
+)
+
+# Whether the table's moments have a time zone: then they are the same whatever zone a session has.
+READ_ZONED = """
+SELECT atttypid = 'timestamptz'::regtype FROM pg_attribute
+WHERE attrelid = format('%%I.%%I', %(schema)s, %(name)s)::regclass AND attname = %(column)s
+"""
 
 # Room for the join of all rows: with the default of 4 MB it goes over the disk.
 WORK_MEMORY = "SELECT set_config('work_mem', '64MB', true)"
@@ -210,11 +223,11 @@ def merge_rows(
     Each row has an entry for each of the table's columns; of rows with the same key, or the same
     unique key, the last one counts (`are_distinct`: there are none). `batch_size` rows are streamed
     at a time, after each of which `progress` is called with the rows streamed and the rows in all.
-    `last_moment` is that of the last list (None: there was none); if it is not given, the newest
-    rows are the last list. `observe` is called before anything is changed, while the rows are in
-    the temporary table STAGE_NAME and the differences in DELTA_NAME; `record` when all is written,
-    before the proof: no statement of the transaction that could set something off comes after it
-    (ruling 29).
+    `last_moment` is that of the last list (None: there was none), in UTC where the table's moments
+    have a time zone; if it is not given, the newest rows are the last list. `observe` is called
+    before anything is changed, while the rows are in the temporary table STAGE_NAME and the
+    differences in DELTA_NAME; `record` when all is written, before the proof: no statement of the
+    transaction that could set something off comes after it (ruling 29).
     A `dry_run` works out the result, and changes and locks nothing.
 
     Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
@@ -227,13 +240,14 @@ def merge_rows(
     kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
     merge = render_merge(table, relation)
     with only_own_functions(cursor):
+        is_zoned = has_time_zone(cursor, table, relation)
         cursor.execute(WORK_MEMORY)
         cursor.execute(merge.drop)
         cursor.execute(merge.create_stage)
         copy_rows(cursor, merge.copy, kept, table.column_names, batch_size, progress)
         if not dry_run:
             cursor.execute(merge.lock_table)
-        previous, moment = _read_moments(cursor, merge, last_moment)
+        previous, moment = _read_moments(cursor, merge, last_moment, is_zoned)
         cursor.execute(merge.create_delta, {"previous": previous})
         cursor.execute(merge.analyze_delta)
         if observe is not None:
@@ -261,14 +275,25 @@ def is_stored(cursor: Cursor, table: Table, result: MergeResult) -> bool:
     return bool(_only_row(cursor)[0])
 
 
+def has_time_zone(cursor: Cursor, table: Table, relation: Relation) -> bool:
+    """Whether the moments of the table, which is at `relation`, have a time zone."""
+    place = {"schema": relation.schema, "name": relation.name, "column": table.last_updated}
+    cursor.execute(READ_ZONED, place)
+    row = cursor.fetchone()
+    return row == (True,)
+
+
 def _read_moments(
-    cursor: Cursor, merge: MergeStatements, last_moment: datetime | None
+    cursor: Cursor, merge: MergeStatements, last_moment: datetime | None, is_zoned: bool
 ) -> tuple[datetime | None, datetime]:
     """The moment of the last list (None: there is none), and the run's own."""
     if last_moment is NEWEST_ROWS:
         cursor.execute(merge.newest)
         last_moment = _only_row(cursor)[0]
-    cursor.execute(MOMENT, {"previous": last_moment})
+    elif last_moment is not None and is_zoned:
+        last_moment = last_moment.replace(tzinfo=timezone.utc)
+    moment_type = sql.SQL("timestamptz" if is_zoned else "timestamp")
+    cursor.execute(MOMENT.format(moment_type=moment_type), {"previous": last_moment})
     return last_moment, _only_row(cursor)[0]
 
 

@@ -154,7 +154,8 @@ def _refuse_head(response: requests.Response) -> str:
         )
     if 300 <= status < 400:
         _refuse_redirect(response)
-    if status < 300 and status != 200:  # of a cache in between: the next may be whole
+    is_part = "Content-Range" in response.headers
+    if status < 300 and (status != 200 or is_part):  # of a cache in between: the next may be whole
         raise TransientAPIError(
             f"Expected a whole answer from Kite (HTTP 200), got HTTP {_status(response)}."
         )

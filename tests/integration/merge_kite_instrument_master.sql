@@ -11,7 +11,8 @@ COPY "pg_temp"."stock_ingestion_stage" ("instrument_token", "exchange", "trading
 LOCK TABLE "public"."kite_instrument_master" IN SHARE ROW EXCLUSIVE MODE;
 
 -- Where no history tells it: the moment of the last list.
-SELECT max("last_updated") FROM "public"."kite_instrument_master" WHERE isfinite("last_updated");
+SELECT max("last_updated") FROM "public"."kite_instrument_master"
+WHERE "last_updated" BETWEEN '0001-01-02' AND '9999-12-30';
 
 -- What the run changes.
 CREATE TEMPORARY TABLE "pg_temp"."stock_ingestion_delta" ON COMMIT DROP AS
@@ -61,11 +62,16 @@ SELECT "d"."new_instrument_token", "d"."new_exchange", "d"."new_tradingsymbol", 
 WHERE "d"."old_instrument_token" IS NULL;
 
 -- How many rows the run has, and how many of its changes are off.
-SELECT (SELECT count(*) FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" = %(moment)s),
+SELECT at_moment, later,
+       (SELECT count(*) FROM pg_trigger WHERE tgrelid IN (
+            '"pg_temp"."stock_ingestion_stage"'::regclass, '"pg_temp"."stock_ingestion_delta"'::regclass)),
        (SELECT count(*) FROM "pg_temp"."stock_ingestion_delta" AS d
         WHERE "d"."new_instrument_token" IS NOT NULL AND NOT EXISTS (
             SELECT FROM "public"."kite_instrument_master" AS t WHERE "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange" AND t."last_updated" = %(moment)s
-            AND ("t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size") IS NOT DISTINCT FROM ("d"."new_tradingsymbol", "d"."new_exchange_token", "d"."new_instrument_type", "d"."new_name", "d"."new_segment", "d"."new_expiry", "d"."new_strike", "d"."new_tick_size", "d"."new_lot_size")));
+            AND ("t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size") IS NOT DISTINCT FROM ("d"."new_tradingsymbol", "d"."new_exchange_token", "d"."new_instrument_type", "d"."new_name", "d"."new_segment", "d"."new_expiry", "d"."new_strike", "d"."new_tick_size", "d"."new_lot_size")))
+FROM (SELECT count(*) FILTER (WHERE t."last_updated" = %(moment)s) AS at_moment,
+             count(*) FILTER (WHERE t."last_updated" > %(moment)s) AS later
+      FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" >= %(moment)s) AS counted;
 
 -- Where something may change rows on their way: how many are off.
 SELECT count(*) FROM "pg_temp"."stock_ingestion_stage" AS s LEFT JOIN "public"."kite_instrument_master" AS t

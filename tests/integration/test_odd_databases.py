@@ -1,0 +1,322 @@
+"""Databases and files that nobody would expect: found by trying to get a false "stored".
+
+Either the run stores the list, and what is told of it is true; or it stores nothing and says why.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dag_1_import_instruments_from_kite import store
+from sandbox.kite_server import KiteServer
+from tests.command_line import CommandLine
+from tests.conftest import PROJECT, Project
+from tests.instruments import instrument, to_csv
+from tests.integration.test_proof import FIRST, SECOND, add_trigger, assert_refused, share
+
+BIG = [share(number) for number in range(1, 301)]
+MASTER = "kite_instrument_master"
+TABLES = (MASTER, "ingestion_run", "kite_instrument_change")
+VIEWS = (
+    *("kite_instrument_today", "kite_token_map", "kite_option_chain", "kite_expiry"),
+    "kite_underlying",
+)
+RIGHT_CHANGES = [("gone", "S30"), ("listed", "S31"), ("terms changed", "S1")]
+
+
+@pytest.fixture
+def first(cli: CommandLine) -> CommandLine:
+    """The first list is stored."""
+    assert cli.load(to_csv(FIRST)).status == 0
+    return cli
+
+
+@pytest.fixture
+def own_nothing(cli: CommandLine, as_role: Callable[..., str]) -> Callable[..., str]:
+    """From now on runs are those of a role that owns nothing, as docs/production.md has it."""
+
+    def become(lost: str = "") -> str:
+        role = as_role()
+        for name in (*TABLES[1:], *VIEWS):
+            cli.query(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}")
+        if lost:
+            cli.query(f"REVOKE {lost} FROM {role}")
+        return role
+
+    return become
+
+
+def symbols(cli: CommandLine) -> set[str]:
+    return {symbol for (symbol,) in cli.query("SELECT tradingsymbol FROM kite_instrument_today")}
+
+
+def told_changes(cli: CommandLine) -> list[tuple[str, str]]:
+    changes = json.loads(cli.run("--changes", "--json").stdout)["changes"]
+    return sorted((change["kind"], change["tradingsymbol"]) for change in changes)
+
+
+SECOND_SYMBOLS = {row["tradingsymbol"] for row in SECOND}
+
+
+# Names
+
+
+@pytest.mark.parametrize("schema", ["50%", "a%%b"])
+def test_schema_with_a_percent_sign_is_refused_by_check_and_run(
+    cli: CommandLine, as_role: Callable[..., str], schema: str
+) -> None:
+    role = as_role()
+    cursor = cli.connection.cursor()
+    cursor.execute("DROP TABLE kite_instrument_master CASCADE")
+    ddl = (PROJECT / "dag_1_import_instruments_from_kite" / "schema.sql").read_text("utf-8")
+    for name in (schema, schema.replace("%%", "%")):
+        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}" AUTHORIZATION {role}')
+        cursor.execute(f'SET search_path = "{name}"')
+        cursor.execute(ddl)
+        cursor.execute(f"ALTER TABLE {MASTER} OWNER TO {role}")
+    cursor.execute(f'ALTER ROLE {role} SET search_path = "{schema}"')
+    for command in (("--check",), ("--dag", "1")):
+        result = cli.run(*command)
+        assert result.status == 1
+        assert f'The schema "{schema}" has a % in its name' in result.stdout + result.stderr
+
+
+# Moments
+
+
+def test_moments_with_a_time_zone_are_the_same_in_another_zone(
+    cli: CommandLine, own_nothing: Callable[..., str]
+) -> None:
+    cli.query(f"ALTER TABLE {MASTER} ALTER last_updated TYPE timestamptz")
+    [(name,)] = cli.query("SELECT current_database()")
+    cli.query(f"ALTER DATABASE {name} SET timezone = 'UTC'")
+    assert cli.load(to_csv(FIRST)).status == 0
+    role = own_nothing()
+    cli.query(f"ALTER ROLE {role} SET timezone = 'Asia/Kolkata'")
+    result = cli.load(to_csv(SECOND))
+    assert (result.status, result.stderr) == (0, "")
+    assert symbols(cli) == SECOND_SYMBOLS
+    assert told_changes(cli) == RIGHT_CHANGES
+    assert cli.run("--status").stdout.count("\nFRESH: ") == 1
+
+
+@pytest.mark.parametrize("moment", ["'2199-01-01'", "'infinity'"])
+def test_row_ahead_of_the_list_is_warned_of(first: CommandLine, moment: str) -> None:
+    first.query(
+        f"INSERT INTO {MASTER} (instrument_token, exchange, tradingsymbol, last_updated)"
+        f" VALUES (5, 'OWN', 'MINE', {moment})"
+    )
+    result = first.load(to_csv(SECOND))
+    assert result.status == 0
+    assert "1 rows of public.kite_instrument_master are not of this list" in result.stderr
+
+
+@pytest.mark.parametrize("moment", ["'infinity'", "'20000-01-01'", "NULL", "'0044-03-15 BC'"])
+def test_run_on_record_with_a_moment_that_cannot_be(first: CommandLine, moment: str) -> None:
+    first.query(f"UPDATE ingestion_run SET list_moment = {moment}")
+    status = first.run("--status")
+    assert (status.status, status.stderr) == (1, "")
+    assert first.load(to_csv(SECOND)).status == 0
+    assert symbols(first) >= SECOND_SYMBOLS
+
+
+# The history
+
+
+@pytest.mark.parametrize(
+    "body", ["NEW.list_moment = now() + interval '1 day'", "NEW.list_moment = '2001-01-01'"]
+)
+def test_trigger_that_changes_the_moment_on_record(first: CommandLine, body: str) -> None:
+    add_trigger(
+        first,
+        "TRIGGER spoilt BEFORE INSERT OR UPDATE ON {on} FOR EACH ROW",
+        f"{body}; RETURN NEW;",
+        "ingestion_run",
+    )
+    result = first.load(to_csv(SECOND))
+    assert result.status == 1
+    assert first.query(f"SELECT 1 FROM {MASTER} WHERE lot_size = 65") == []
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(
+            "CREATE RULE spoilt AS ON INSERT TO kite_instrument_change DO INSTEAD NOTHING",
+            id="rule",
+        ),
+        pytest.param(
+            "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN NEW.kind = ''gone''; RETURN NEW; END';"
+            "CREATE TRIGGER spoilt BEFORE INSERT ON kite_instrument_change"
+            " FOR EACH ROW EXECUTE FUNCTION spoil()",
+            id="trigger",
+        ),
+    ],
+)
+def test_changes_that_are_not_kept_as_they_were_found(first: CommandLine, statements: str) -> None:
+    first.query(statements)
+    assert_refused(first, "of the run's changes are not in public.kite_instrument_change")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"TRUNCATE {MASTER}",
+        f"UPDATE {MASTER} SET last_updated = last_updated - interval '1 day'",
+    ],
+    ids=["emptied", "an older one restored"],
+)
+def test_changes_that_cannot_be_told_are_not_called_none(
+    first: CommandLine, statement: str
+) -> None:
+    first.query(statement)
+    assert first.load(to_csv(SECOND)).status == 0
+    remark = "What changed cannot be told: the table held none of the rows that run 1 had stored."
+    assert first.run("--changes").stdout.endswith(f": {remark}\n")
+    document = json.loads(first.run("--changes", "--json").stdout)
+    assert (document["run"]["remark"], document["changes"]) == (remark, [])
+
+
+def test_role_that_may_not_keep_changes_keeps_runs_and_views_right(
+    first: CommandLine, own_nothing: Callable[..., str]
+) -> None:
+    own_nothing(lost="INSERT ON kite_instrument_change")
+    result = first.load(to_csv(SECOND))
+    assert result.status == 0
+    assert result.stderr.startswith("WARNING: What changes is not kept: ")
+    assert symbols(first) == SECOND_SYMBOLS
+    assert "What changed is not kept" in first.run("--changes").stdout
+    assert "       1  gone\n" in result.stdout
+
+
+@pytest.mark.parametrize("lost", ["INSERT ON kite_instrument_change", "UPDATE ON ingestion_run"])
+def test_plausibility_goes_by_a_history_that_may_only_be_read(
+    cli: CommandLine, own_nothing: Callable[..., str], lost: str
+) -> None:
+    assert cli.load(to_csv(BIG)).status == 0
+    own_nothing(lost)
+    cli.query(
+        f"INSERT INTO {MASTER} (instrument_token, exchange, tradingsymbol)"
+        " VALUES (5, 'NSE', 'MINE')"
+    )
+    result = cli.load(to_csv(BIG[:20]))
+    assert result.status == 1
+    assert "NSE fell from 300 rows to 20" in result.stderr
+    assert "No run is on record" not in cli.load(to_csv(BIG)).stdout
+
+
+def test_changes_of_an_attempt_that_was_lost_are_worked_out_again(
+    first: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, killed = store.keep_changes, []
+
+    def kill_once(cursor: Any, *rest: Any) -> None:
+        if not killed:
+            cursor.execute("SELECT pg_backend_pid()")
+            killed.append(cursor.fetchone()[0])
+            first.query("SELECT pg_terminate_backend(%s, 5000)", killed[0])
+            first.query(f"TRUNCATE {MASTER}")
+        keep(cursor, *rest)
+
+    monkeypatch.setattr(store, "keep_changes", kill_once)
+    result = first.load(to_csv(SECOND))
+    assert (result.status, len(killed)) == (0, 1)
+    assert symbols(first) == SECOND_SYMBOLS
+    assert "inserted            30" in result.stdout
+    assert "changes since the last list" not in result.stdout
+
+
+# What changes rows on their way
+
+
+SPOIL = f"UPDATE public.{MASTER} SET lot_size = 7 WHERE tradingsymbol = ''S5'';"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(
+            f"CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN {SPOIL} RETURN 1; END';"
+            f"ALTER TABLE {MASTER} ADD own int;"
+            f"ALTER TABLE {MASTER} ALTER own SET DEFAULT f()",
+            id="default",
+        ),
+        pytest.param(
+            "CREATE FUNCTION f(t text) RETURNS bool LANGUAGE plpgsql AS"
+            f" 'BEGIN IF t = ''S301'' THEN {SPOIL} END IF; RETURN true; END';"
+            f"ALTER TABLE {MASTER} ADD CHECK (f(tradingsymbol)) NOT VALID",
+            id="check",
+        ),
+    ],
+)
+def test_function_of_a_column_that_changes_other_rows(cli: CommandLine, statements: str) -> None:
+    assert cli.load(to_csv(BIG)).status == 0
+    cli.query(statements)
+    rows = [share(1, lot_size=65), *BIG[1:299], share(301)]
+    assert_refused(cli, "1 of the list's 300 rows", "the function public.f(", rows=rows)
+
+
+def test_event_trigger_that_spoils_the_stage(first: CommandLine) -> None:
+    first.query(
+        "CREATE FUNCTION public.clean() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF to_jsonb(NEW)->>'tradingsymbol' = 'S5' THEN"
+        " NEW := jsonb_populate_record(NEW, jsonb_build_object('lot_size', 7)); END IF;"
+        " RETURN NEW; END$$"
+    )
+    cursor = first.connection.cursor()
+    cursor.execute(
+        "CREATE FUNCTION public.spread() RETURNS event_trigger LANGUAGE plpgsql AS $$"
+        "DECLARE t text; BEGIN FOR t IN SELECT object_identity FROM"
+        " pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE' LOOP"
+        " EXECUTE format('CREATE TRIGGER clean BEFORE INSERT ON %s"
+        " FOR EACH ROW EXECUTE FUNCTION public.clean()', t); END LOOP; END$$"
+    )
+    first.query(
+        "CREATE EVENT TRIGGER spread ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
+        " EXECUTE FUNCTION public.spread()"
+    )
+    assert_refused(first, "triggers on the temporary tables of the run", "the event trigger spread")
+
+
+# Files and output
+
+
+def test_file_that_is_cut_within_its_last_exchange(cli: CommandLine, tmp_path: Path) -> None:
+    """NSE is left of NSEIX, and other rows have that in full."""
+    others = [instrument(n << 8, f"X{n}", "NSEIX", instrument_type="FUT") for n in (100, 101)]
+    whole = to_csv([*FIRST, *others])
+    path = tmp_path / "cut.csv"
+    path.write_bytes(whole[: whole.rindex(b"IX")])
+    result = cli.run("--dag", "1", "--from-file", str(path))
+    assert result.status == 1
+    assert "cut short" in result.stderr
+    path.write_bytes(whole.rstrip(b"\r\n"))
+    assert cli.run("--dag", "1", "--from-file", str(path)).status == 0
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_json_that_a_full_disk_cuts_is_no_success(
+    configured_project: Project, kite: KiteServer, unbuffered: str
+) -> None:
+    project = configured_project
+    for lot in (1, 3):
+        kite.dump = to_csv([share(number, lot_size=lot) for number in range(1, 301)])
+        assert project.run("--dag", "1").returncode == 0
+    command = " ".join(project.command("--changes", "--json"))
+    result = subprocess.run(
+        ["bash", "-c", f"ulimit -f 8; exec {command} > out.json"],
+        cwd=project.folder,
+        env={**project.environment, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "Standard output cannot take all of it: File too large." in result.stderr
