@@ -97,7 +97,8 @@ def ensure_extra_table(cursor: Cursor, table: ExtraTable) -> str | None:
             return no_right
         return f"{table.name} cannot be made ({_said(refused)})" if refused else None
     if faults := _find_faults(cursor, table):
-        return f"{table.name} was made by something else, rename it ({'; '.join(faults)})"
+        # Not with the statements that would make it ours.
+        return f"{table.name} was made by something else, rename it ({faults[0].split(':')[0]})"
     if lacking:
         return no_right
     if (statement := find_missing_key(cursor, table)) and (refused := attempt(cursor, statement)):
@@ -221,4 +222,6 @@ def _name_of(statement: str) -> str:
 
 
 def _said(error: psycopg2.Error) -> str:
+    if isinstance(error, errors.LockNotAvailable):
+        return "it is in use, the next run tries again"
     return error.diag.message_primary or str(error)

@@ -248,6 +248,7 @@ def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
     Also where the table was restored and the sequence of its run_id was not.
     """
     values = (key.dag_id, key.dag_name, key.source, status, key.started_at)
+    lock_name(cursor, TABLE_NAME)  # two would take the same number
     cursor.execute(NEWEST_RUN)
     newest = _only_number(cursor)
     cursor.execute("SAVEPOINT run")
@@ -256,7 +257,6 @@ def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
         if (run_id := _only_number(cursor)) > newest:
             return run_id
     cursor.execute("ROLLBACK TO SAVEPOINT run")
-    lock_name(cursor, TABLE_NAME)  # two would take the same number
     cursor.execute(INSERT_RUN_LAST, values)
     return _only_number(cursor)
 

@@ -247,7 +247,7 @@ def test_reader_of_a_view_does_not_cost_the_run_that_wants_to_replace_it(
         reader.cursor().execute("SELECT count(*) FROM kite_expiry")
         result = cli.load(to_csv(ROWS))
     assert result.status == 0
-    assert "kite_expiry (canceling statement due to lock timeout)" in result.stderr
+    assert "kite_expiry (it is in use, the next run tries again)" in result.stderr
     assert cli.load(to_csv(ROWS)).stderr == ""
 
 
