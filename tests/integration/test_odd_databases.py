@@ -19,6 +19,7 @@ from tests.command_line import CommandLine
 from tests.conftest import PROJECT, Project
 from tests.instruments import instrument, to_csv
 from tests.integration.test_proof import FIRST, SECOND, add_trigger, assert_refused, share
+from tests.table_model import wait_until
 
 BIG = [share(number) for number in range(1, 301)]
 MASTER = "kite_instrument_master"
@@ -221,7 +222,9 @@ def test_changes_of_an_attempt_that_was_lost_are_worked_out_again(
         if not killed:
             cursor.execute("SELECT pg_backend_pid()")
             killed.append(cursor.fetchone()[0])
-            first.query("SELECT pg_terminate_backend(%s, 5000)", killed[0])
+            first.query("SELECT pg_terminate_backend(%s)", killed[0])
+            is_there = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+            wait_until(lambda: not first.query(is_there, killed[0]))
             first.query(f"TRUNCATE {MASTER}")
         keep(cursor, *rest)
 
