@@ -61,7 +61,7 @@ def parse_saved_dump(from_file: str) -> tuple[ParsedDump, RawDump]:
     what = f"The {'list on' if source == STANDARD_INPUT else 'saved dump'} {source}"
     try:
         body = _unpack(_read(from_file))
-        dump = parse_dump(body)
+        dump = parse_dump(body, is_whole=False)
     except OSError as exc:
         raise ConfigurationError(
             f"{what} cannot be read ({exc.strerror or exc}). Expected a file or a "

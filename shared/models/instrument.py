@@ -304,8 +304,17 @@ def _check_decimal(name: str, value: Any) -> None:
 
 
 def _fits(value: Decimal, precision: int, scale: int) -> bool:
-    """Whether NUMERIC(precision, scale) holds `value` exactly, and it is not below zero."""
-    return 0 <= value < 10 ** (precision - scale) and value == round(value, scale)
+    """Whether NUMERIC(precision, scale) holds `value` exactly, and it is not below zero.
+
+    PostgreSQL does not read thousands of zeros behind the point.
+    """
+    exponent = value.as_tuple().exponent
+    return (
+        isinstance(exponent, int)
+        and exponent >= -1000
+        and 0 <= value < 10 ** (precision - scale)
+        and value == round(value, scale)
+    )
 
 
 def _refuse(name: str, value: Any, expected: str, *, required: bool = False) -> None:

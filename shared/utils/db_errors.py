@@ -32,6 +32,10 @@ _ADVICE = {
         "The database is read-only: DB_HOST may be a standby, or its role or database has "
         "default_transaction_read_only set. Point DB_HOST to the primary."
     ),
+    errorcodes.DUPLICATE_TABLE: (
+        "Something else has a name that the table gives to a key or an index. A table that was "
+        "renamed keeps theirs: rename them as well (ALTER INDEX ... RENAME TO ...)."
+    ),
     errorcodes.DISK_FULL: "The database server's disk is full: make room there, then run again.",
     errorcodes.LOCK_NOT_AVAILABLE: (
         "Another session held a lock on the table for longer than "

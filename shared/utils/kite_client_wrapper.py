@@ -180,7 +180,7 @@ class KiteClientWrapper:
     def _fetch_dump(self) -> ParsedDump:
         body = self._client.instruments()
         self.raw_dump = RawDump.of(body, self._client.reqsession.packed_body)
-        return parse_dump(body, is_whole=True)  # the session has seen to it
+        return parse_dump(body)
 
     def _call(self, func: Callable[[], T], operation: str, retry: RetryPolicy | None = None) -> T:
         def attempt() -> T:

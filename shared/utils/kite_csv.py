@@ -263,8 +263,8 @@ def _to_texts(column: Sequence[str]) -> Iterable[str | None]:
     return column if all(map(str.strip, column)) else map(to_text, column)
 
 
-def parse_dump(body: bytes, *, is_whole: bool = False) -> ParsedDump:
-    """Read an instrument dump.
+def parse_dump(body: bytes, *, is_whole: bool = True) -> ParsedDump:
+    """Read an instrument dump. `is_whole` says that its end was seen, by those who have it.
 
     Returns rows as dicts with the eleven columns that are stored and `line_number`. A bad row is
     rejected by itself (ruling 15): wrong number of columns, a number or date that is none, not
@@ -397,8 +397,8 @@ def _readable(fields: Sequence[str]) -> list[str]:
 def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str], is_whole: bool) -> None:
     """Raise TransientAPIError if the last line has no end and is cut off (ruling 15).
 
-    Of NSEIX there may be left what another row has in full: NSE. Only of a body that is known to be
-    whole it is believed then.
+    Of NSEIX there may be left NSE, which other rows have in full: unless the body is known to be
+    whole, its last line has to have an end.
     """
     if body.endswith((b"\n", b"\r")):
         return
@@ -406,14 +406,17 @@ def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str], is_who
     last_bad = dump.rejected[-1].line_number if dump.rejected else 0
     if last_bad and last_bad > last_good:
         raise _cut_short(last_bad)
+    if dump.rows and not is_whole:
+        raise _cut_short(last_good)
     if dump.rows and header[-1] in REQUIRED_COLUMNS:
         values = (row[header[-1]] for row in dump.rows)
         *others, last = ("" if value is None else str(value) for value in values)
-        is_known = last in others and is_whole
-        is_part = not last or any(other != last and other.startswith(last) for other in set(others))
-        if is_part and not is_known:
+        if last not in others and (not last or any(other.startswith(last) for other in others)):
             raise _cut_short(last_good)
 
 
 def _cut_short(line_number: int) -> TransientAPIError:
-    return TransientAPIError(f"The instrument list was cut short: line {line_number} ends early.")
+    return TransientAPIError(
+        f"The instrument list was cut short: line {line_number} ends early (if the list is whole, "
+        "give its last line an end)."
+    )

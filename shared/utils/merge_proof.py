@@ -7,6 +7,7 @@ and nothing of it is an error. So the table is looked at (ruling 29).
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
+from shared.models.table import Column
 from shared.utils.relations import Relation
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,21 @@ SELECT count(*) FROM {stage} AS s LEFT JOIN {table} AS t
  AND ({s_others}) IS NOT DISTINCT FROM ({t_others})
 WHERE {t_first} IS NULL"""
 )
+
+# Whether there is a function that is neither PostgreSQL's own nor compiled. It may change rows on
+# their way, by whatever detour it is called: a default, a check, a domain, an operator, an index, a
+# policy, of this table or of any that the transaction writes.
+HAS_FUNCTIONS = """\
+SELECT EXISTS (SELECT FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+               WHERE p.oid >= 16384 AND l.lanname NOT IN ('internal', 'c'))"""
+
+# What the staged rows were held in: the types of the stage's columns.
+READ_STAGE_TYPES = """\
+SELECT attname::text, atttypid = to_regtype(wanted.type), atttypmod = wanted.modifier
+FROM unnest(%(names)s::text[], %(types)s::text[], %(modifiers)s::integer[])
+     AS wanted (name, type, modifier)
+LEFT JOIN pg_attribute ON attrelid = to_regclass('pg_temp.' || %(stage)s) AND attname = wanted.name
+"""
 
 # What may make other rows of those that are written. Triggers and rules count wherever they are:
 # a foreign key or the run's own record may set off those of another table, and they write this one.
@@ -126,7 +143,9 @@ def prove(
             later,
             relation,
         )
-    if at_moment == staged and not off and not hooks:
+    cursor.execute(HAS_FUNCTIONS)
+    (has_functions,) = _row(cursor)
+    if at_moment == staged and not off and not hooks and not has_functions:
         return
     cursor.execute(merge.count_off, {"moment": moment})
     (off,) = _row(cursor)
@@ -143,6 +162,26 @@ def prove(
         f"columns and cascading foreign keys do such things. {suspects} Take away, or change, what "
         "keeps the list from being stored as it is."
     )
+
+
+def prove_stage(cursor: Cursor, stage: str, columns: Sequence[Column]) -> None:
+    """Look whether the stage still is what the rows were sent to: the table is compared with it.
+
+    Raises DatabaseError if something, an event trigger for example, gave its columns other types.
+    """
+    wanted = {
+        "stage": stage,
+        "names": [column.name for column in columns],
+        "types": [column.sql_type for column in columns],
+        # PostgreSQL's own four bytes come with a length.
+        "modifiers": [-1 if column.length is None else column.length + 4 for column in columns],
+    }
+    cursor.execute(READ_STAGE_TYPES, wanted)
+    if any(row[1:] != (True, True) for row in cursor.fetchall()):
+        raise DatabaseError(
+            "Nothing was stored: something, an event trigger for example, gives the temporary "
+            "tables of the run other types, so that they cannot be believed. Take it away."
+        )
 
 
 def warn_of_hooks(cursor: Cursor, relation: Relation) -> None:

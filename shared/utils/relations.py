@@ -27,7 +27,8 @@ READ_PLACES = """
 SELECT n.nspname, c.oid IS NOT NULL
 FROM pg_catalog.unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
 JOIN pg_namespace AS n ON n.nspname = path.name AND n.nspname !~ '^pg_(temp|catalog)'::text
-LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = %s
+LEFT JOIN pg_class AS c
+  ON c.relnamespace = n.oid AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 ORDER BY path.place
 """
 

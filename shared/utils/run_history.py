@@ -109,9 +109,12 @@ SELECT EXISTS (SELECT FROM ingestion_run
 IS_REAL_MOMENT = "list_moment BETWEEN '0001-01-02' AND '9999-12-30'"
 
 READ_LAST_GOOD_RUN = f"""
-SELECT run_id, source, started_at, dump_sha256,
+SELECT run_id, source,
+       CASE WHEN started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN started_at
+            ELSE to_timestamp(0) END,
+       dump_sha256,
        CASE WHEN {IS_REAL_MOMENT} THEN list_moment END,
-       coalesce(rows_inserted + rows_updated, 0)
+       coalesce(rows_inserted::bigint + rows_updated, 0)
 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1
 """

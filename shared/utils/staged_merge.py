@@ -33,6 +33,7 @@ from shared.utils.merge_proof import (
     FIRE_DEFERRED,
     IS_STORED,
     prove,
+    prove_stage,
     warn_of_hooks,
 )
 from shared.utils.relations import Relation, find_relation, only_own_functions
@@ -68,8 +69,13 @@ SELECT greatest(clock_timestamp()::{moment_type},
 
 # Whether the table's moments have a time zone: then they are the same whatever zone a session has.
 READ_ZONED = """
-SELECT atttypid = 'timestamptz'::regtype FROM pg_attribute
-WHERE attrelid = format('%%I.%%I', %(schema)s, %(name)s)::regclass AND attname = %(column)s
+WITH RECURSIVE base (oid) AS (
+    SELECT atttypid FROM pg_attribute
+    WHERE attrelid = format('%%I.%%I', %(schema)s, %(name)s)::regclass AND attname = %(column)s
+    UNION ALL
+    SELECT typbasetype FROM base JOIN pg_type USING (oid) WHERE typtype = 'd'
+)
+SELECT coalesce(bool_or(oid = 'timestamptz'::regtype), false) FROM base
 """
 
 # Room for the join of all rows: with the default of 4 MB it goes over the disk.
@@ -89,13 +95,15 @@ COPY_TO_STAGE = sql.SQL("COPY {stage} ({columns}) FROM STDIN WITH (FORMAT text, 
 CREATE_DELTA = sql.SQL(
     """\
 CREATE TEMPORARY TABLE {delta} ON COMMIT DROP AS
-SELECT {new_and_old}, (t.{last_updated} = %(previous)s) IS TRUE AS was_current,
+SELECT {new_and_old},
+       (t.{last_updated} OPERATOR(pg_catalog.=) %(previous)s) IS TRUE AS was_current,
        {was_touched} AS was_touched
 FROM {stage} AS s FULL JOIN {table} AS t ON {same_key}
 WHERE {t_first} IS NULL
-   OR ({s_first} IS NULL AND (t.{last_updated} = %(previous)s OR {was_touched}))
+   OR ({s_first} IS NULL
+       AND (t.{last_updated} OPERATOR(pg_catalog.=) %(previous)s OR {was_touched}))
    OR ({s_first} IS NOT NULL
-       AND ((t.{last_updated} = %(previous)s) IS NOT TRUE
+       AND ((t.{last_updated} OPERATOR(pg_catalog.=) %(previous)s) IS NOT TRUE
             OR ({s_others}) IS DISTINCT FROM ({t_others})))"""
 )
 WAS_TOUCHED = sql.SQL(
@@ -263,6 +271,7 @@ def merge_rows(
         record(cursor, result)
     cursor.execute(FIRE_DEFERRED)
     with only_own_functions(cursor):
+        prove_stage(cursor, STAGE_NAME, table.columns)
         prove(cursor, merge, relation, moment, len(kept))
     return result
 

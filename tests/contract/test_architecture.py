@@ -123,6 +123,7 @@ def test_walk_finds_the_modules() -> None:
             "psycopg2.sql",
             "psycopg2.extensions",
             "shared.exceptions",
+            "shared.models",
             "shared.utils.relations",
         ),
         allowed(

@@ -16,13 +16,15 @@ WHERE "last_updated" BETWEEN '0001-01-02' AND '9999-12-30';
 
 -- What the run changes.
 CREATE TEMPORARY TABLE "pg_temp"."stock_ingestion_delta" ON COMMIT DROP AS
-SELECT "s"."instrument_token" AS "new_instrument_token", "s"."exchange" AS "new_exchange", "s"."tradingsymbol" AS "new_tradingsymbol", "s"."exchange_token" AS "new_exchange_token", "s"."instrument_type" AS "new_instrument_type", "s"."name" AS "new_name", "s"."segment" AS "new_segment", "s"."expiry" AS "new_expiry", "s"."strike" AS "new_strike", "s"."tick_size" AS "new_tick_size", "s"."lot_size" AS "new_lot_size", "t"."instrument_token" AS "old_instrument_token", "t"."exchange" AS "old_exchange", "t"."tradingsymbol" AS "old_tradingsymbol", "t"."exchange_token" AS "old_exchange_token", "t"."instrument_type" AS "old_instrument_type", "t"."name" AS "old_name", "t"."segment" AS "old_segment", "t"."expiry" AS "old_expiry", "t"."strike" AS "old_strike", "t"."tick_size" AS "old_tick_size", "t"."lot_size" AS "old_lot_size", (t."last_updated" = %(previous)s) IS TRUE AS was_current,
+SELECT "s"."instrument_token" AS "new_instrument_token", "s"."exchange" AS "new_exchange", "s"."tradingsymbol" AS "new_tradingsymbol", "s"."exchange_token" AS "new_exchange_token", "s"."instrument_type" AS "new_instrument_type", "s"."name" AS "new_name", "s"."segment" AS "new_segment", "s"."expiry" AS "new_expiry", "s"."strike" AS "new_strike", "s"."tick_size" AS "new_tick_size", "s"."lot_size" AS "new_lot_size", "t"."instrument_token" AS "old_instrument_token", "t"."exchange" AS "old_exchange", "t"."tradingsymbol" AS "old_tradingsymbol", "t"."exchange_token" AS "old_exchange_token", "t"."instrument_type" AS "old_instrument_type", "t"."name" AS "old_name", "t"."segment" AS "old_segment", "t"."expiry" AS "old_expiry", "t"."strike" AS "old_strike", "t"."tick_size" AS "old_tick_size", "t"."lot_size" AS "old_lot_size",
+       (t."last_updated" OPERATOR(pg_catalog.=) %(previous)s) IS TRUE AS was_current,
        (t."last_updated" > %(previous)s AND t."created_at" <= %(previous)s) IS TRUE AS was_touched
 FROM "pg_temp"."stock_ingestion_stage" AS s FULL JOIN "public"."kite_instrument_master" AS t ON "t"."instrument_token" OPERATOR(pg_catalog.=) "s"."instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "s"."exchange"
 WHERE "t"."instrument_token" IS NULL
-   OR ("s"."instrument_token" IS NULL AND (t."last_updated" = %(previous)s OR (t."last_updated" > %(previous)s AND t."created_at" <= %(previous)s) IS TRUE))
+   OR ("s"."instrument_token" IS NULL
+       AND (t."last_updated" OPERATOR(pg_catalog.=) %(previous)s OR (t."last_updated" > %(previous)s AND t."created_at" <= %(previous)s) IS TRUE))
    OR ("s"."instrument_token" IS NOT NULL
-       AND ((t."last_updated" = %(previous)s) IS NOT TRUE
+       AND ((t."last_updated" OPERATOR(pg_catalog.=) %(previous)s) IS NOT TRUE
             OR ("s"."tradingsymbol", "s"."exchange_token", "s"."instrument_type", "s"."name", "s"."segment", "s"."expiry", "s"."strike", "s"."tick_size", "s"."lot_size") IS DISTINCT FROM ("t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size")));
 
 -- So that the planner knows how much that is.

@@ -288,19 +288,156 @@ def test_event_trigger_that_spoils_the_stage(first: CommandLine) -> None:
     assert_refused(first, "triggers on the temporary tables of the run", "the event trigger spread")
 
 
+UPDATE_ANOTHER = f"UPDATE public.{MASTER} SET lot_size = 7 WHERE tradingsymbol = 'S5';"
+RETURNS_1 = (
+    "CREATE FUNCTION spoil() RETURNS integer LANGUAGE plpgsql AS"
+    f" $$BEGIN {UPDATE_ANOTHER} RETURN 1; END$$;"
+)
+RETURNS_TRUE = (
+    "CREATE FUNCTION spoil(v text) RETURNS boolean LANGUAGE plpgsql AS"
+    f" $$BEGIN {UPDATE_ANOTHER} RETURN true; END$$;"
+)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(
+            f"{RETURNS_1} ALTER TABLE ingestion_run ADD own integer;"
+            "ALTER TABLE ingestion_run ALTER own SET DEFAULT spoil()",
+            id="default of the runs",
+        ),
+        pytest.param(
+            f"{RETURNS_TRUE} ALTER TABLE ingestion_run ADD CHECK (spoil(status)) NOT VALID",
+            id="check of the runs",
+        ),
+        pytest.param(
+            f"{RETURNS_1} ALTER TABLE kite_instrument_change ADD own integer;"
+            "ALTER TABLE kite_instrument_change ALTER own SET DEFAULT spoil()",
+            id="default of the changes",
+        ),
+        pytest.param(
+            f"{RETURNS_TRUE} ALTER TABLE ingestion_run ENABLE ROW LEVEL SECURITY;"
+            "ALTER TABLE ingestion_run FORCE ROW LEVEL SECURITY;"
+            "CREATE POLICY p ON ingestion_run USING (true) WITH CHECK (spoil(status))",
+            id="policy of the runs",
+        ),
+    ],
+)
+def test_function_of_the_history_that_changes_rows(
+    first: CommandLine, own_nothing: Callable[..., str], statements: str
+) -> None:
+    """The record of a failed run calls it as well: what it changes then is not the run's."""
+    first.query(statements)
+    own_nothing()
+    result = first.load(to_csv(SECOND))
+    assert result.status == 1
+    assert first.query(f"SELECT 1 FROM {MASTER} WHERE lot_size = 65") == []
+
+
+def test_function_behind_a_foreign_key_of_another_table(first: CommandLine) -> None:
+    first.query(
+        "CREATE FUNCTION spoil() RETURNS varchar LANGUAGE plpgsql AS"
+        f" $$BEGIN {UPDATE_ANOTHER} RETURN NULL; END$$;"
+        "CREATE TABLE holding (s varchar(50) DEFAULT spoil(), e varchar(10), FOREIGN KEY (s, e)"
+        f" REFERENCES {MASTER} (tradingsymbol, exchange) ON UPDATE SET DEFAULT);"
+        "INSERT INTO holding VALUES ('S2', 'NSE')"
+    )
+    rows = [{**row, "tradingsymbol": "NEW"} if row is FIRST[1] else row for row in FIRST]
+    assert_refused(first, "1 of the list's 30 rows", rows=rows)
+
+
+def test_event_trigger_that_makes_the_stage_coarser(first: CommandLine) -> None:
+    first.query(
+        "CREATE FUNCTION public.coarsen() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF to_regclass('pg_temp.stock_ingestion_stage') IS NOT NULL THEN"
+        " ALTER TABLE pg_temp.stock_ingestion_stage ALTER strike TYPE numeric(15, 1);"
+        " END IF; END$$;"
+        "CREATE EVENT TRIGGER coarsen ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
+        " EXECUTE FUNCTION public.coarsen()"
+    )
+    assert_refused(first, "gives the temporary tables of the run other types")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York"])
+def test_domain_over_moments_with_a_time_zone(cli: CommandLine, zone: str) -> None:
+    cli.query("CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN own_moment AS moment")
+    cli.query(f"ALTER TABLE {MASTER} ALTER last_updated TYPE own_moment")
+    [(name,)] = cli.query("SELECT current_database()")
+    cli.query(f"ALTER DATABASE {name} SET timezone = '{zone}'")
+    for rows in (FIRST, SECOND):
+        assert cli.load(to_csv(rows)).status == 0
+        assert symbols(cli) == {row["tradingsymbol"] for row in rows}
+
+
+# What must not stop a run
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "started_at = '20000-01-01'",
+        "started_at = '0044-03-15 BC'",
+        "rows_inserted = 2147483647, rows_updated = 5",
+    ],
+)
+def test_run_on_record_that_cannot_be(first: CommandLine, values: str) -> None:
+    first.query(f"UPDATE ingestion_run SET {values}")
+    result = first.load(to_csv(FIRST), "--force")
+    assert (result.status, "Error" in result.stderr) == (0, False)
+
+
+def test_number_with_thousands_of_zeros_is_one_rejected_row(first: CommandLine) -> None:
+    rows = [{**row, "strike": "0." + "0" * 17_000} if row is SECOND[5] else row for row in SECOND]
+    result = first.load(to_csv(rows))
+    assert result.status == 0
+    assert "rejected             1\n" in result.stdout
+
+
+def test_equality_with_null_is_none_whatever_the_setting(cli: CommandLine) -> None:
+    """transform_null_equals makes `= NULL` of the program's own statements IS NULL."""
+    assert cli.load(to_csv(FIRST)).status == 0
+    cli.query(f"UPDATE {MASTER} SET last_updated = NULL; DELETE FROM ingestion_run")
+    [(name,)] = cli.query("SELECT current_database()")
+    cli.query(f"ALTER DATABASE {name} SET transform_null_equals = on")
+    assert cli.load(to_csv(FIRST)).status == 0
+    assert symbols(cli) == {row["tradingsymbol"] for row in FIRST}
+
+
+def test_index_of_the_tables_name_elsewhere_is_no_second_table(first: CommandLine) -> None:
+    [(name,)] = first.query("SELECT current_database()")
+    first.query("CREATE SCHEMA a; CREATE SCHEMA b; CREATE TABLE b.t (i int)")
+    first.query(f"CREATE INDEX {MASTER} ON b.t (i)")
+    first.query(f"ALTER DATABASE {name} SET search_path = a, public, b")
+    assert first.load(to_csv(SECOND)).status == 0
+
+
+def test_renamed_table_keeps_the_names_of_its_keys(first: CommandLine) -> None:
+    first.query(f"ALTER TABLE {MASTER} RENAME TO old_list")
+    result = first.load(to_csv(SECOND))
+    assert result.status == 1
+    assert "A table that was renamed keeps theirs: rename them as well" in result.stderr
+    first.query("ALTER INDEX unique_tradingsymbol_exchange RENAME TO old_unique")
+    assert first.load(to_csv(SECOND)).status == 0
+
+
 # Files and output
 
 
-def test_file_that_is_cut_within_its_last_exchange(cli: CommandLine, tmp_path: Path) -> None:
-    """NSE is left of NSEIX, and other rows have that in full."""
-    others = [instrument(n << 8, f"X{n}", "NSEIX", instrument_type="FUT") for n in (100, 101)]
-    whole = to_csv([*FIRST, *others])
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("others", [[100], [100, 101]], ids=["the only row", "one of two"])
+def test_file_that_is_cut_within_its_last_exchange(
+    cli: CommandLine, tmp_path: Path, others: list[int], cut: int
+) -> None:
+    """Of NSEIX there may be left NSE, or NSEI, or all."""
+    rows = [instrument(n << 8, f"X{n}", "NSEIX", instrument_type="FUT") for n in others]
+    whole = to_csv([*FIRST, *rows])
     path = tmp_path / "cut.csv"
-    path.write_bytes(whole[: whole.rindex(b"IX")])
+    path.write_bytes(whole.rstrip(b"\r\n")[: -cut or None])
     result = cli.run("--dag", "1", "--from-file", str(path))
     assert result.status == 1
-    assert "cut short" in result.stderr
-    path.write_bytes(whole.rstrip(b"\r\n"))
+    assert "ends early (if the list is whole, give its last line an end)" in result.stderr
+    path.write_bytes(whole)
     assert cli.run("--dag", "1", "--from-file", str(path)).status == 0
 
 
