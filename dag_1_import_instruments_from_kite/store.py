@@ -214,6 +214,7 @@ def store_list(
             last_moment=last.list_moment if last and last.list_moment else NEWEST_ROWS,
             observe=observe,
             record=record,
+            is_end=True,
             dry_run=summary.dry_run,
         )
 

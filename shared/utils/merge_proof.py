@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 # What is deferred to the end of the transaction happens now, where it can still be looked at.
 FIRE_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 
+# And what would still write, during the proof or at COMMIT, is an error.
+END_WRITING = "SET TRANSACTION READ ONLY"
+
 # The proof (ruling 29): how many rows have the run's moment, how many a later one, how many
 # triggers the staged rows went through, and how many that the run has changed or inserted are not
 # as they are staged.
@@ -53,7 +56,8 @@ WHERE {t_first} IS NULL"""
 # policy, of this table or of any that the transaction writes.
 HAS_FUNCTIONS = """\
 SELECT EXISTS (SELECT FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
-               WHERE p.oid >= 16384 AND l.lanname NOT IN ('internal', 'c'))"""
+               WHERE p.oid >= 16384 AND l.lanname NOT IN ('internal', 'c')),
+       row_security_active(format('%%I.%%I', %(schema)s, %(name)s)::regclass)"""
 
 # What the staged rows were held in: the types of the stage's columns.
 READ_STAGE_TYPES = """\
@@ -143,8 +147,14 @@ def prove(
             later,
             relation,
         )
-    cursor.execute(HAS_FUNCTIONS)
-    (has_functions,) = _row(cursor)
+    cursor.execute(HAS_FUNCTIONS, {"schema": relation.schema, "name": relation.name})
+    has_functions, is_filtered = _row(cursor)
+    if is_filtered and (has_functions or any("the rule " in hook for hook in hooks)):
+        raise DatabaseError(
+            f"Nothing was stored: row security may hide rows of {relation} from DB_USER that a "
+            "function or a rule of somebody's own has written. Give DB_USER BYPASSRLS, or drop one "
+            "of the two."
+        )
     if at_moment == staged and not off and not hooks and not has_functions:
         return
     cursor.execute(merge.count_off, {"moment": moment})

@@ -32,8 +32,8 @@ LEFT JOIN pg_class AS c
 ORDER BY path.place
 """
 
-READ_PATH = "SELECT current_setting('search_path')"
-CHANGE_PATH = "SELECT set_config('search_path', %s, true)"
+READ_PATH = "SELECT pg_catalog.current_setting('search_path')"
+CHANGE_PATH = "SELECT pg_catalog.set_config('search_path', %s, true)"
 OWN_NAMES_ALONE = "pg_catalog, pg_temp"
 
 

@@ -258,8 +258,10 @@ def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
     with contextlib.suppress(errors.UniqueViolation):
         cursor.execute(INSERT_RUN, values)
         if (run_id := _only_number(cursor)) > newest:
+            cursor.execute("RELEASE SAVEPOINT run")  # what is set after it holds to the COMMIT
             return run_id
     cursor.execute("ROLLBACK TO SAVEPOINT run")
+    cursor.execute("RELEASE SAVEPOINT run")
     cursor.execute(INSERT_RUN_LAST, values)
     return _only_number(cursor)
 

@@ -30,6 +30,7 @@ from shared.utils.copy_stream import copy_rows
 from shared.utils.merge_proof import (
     COUNT_AT_MOMENT,
     COUNT_OFF,
+    END_WRITING,
     FIRE_DEFERRED,
     IS_STORED,
     prove,
@@ -224,6 +225,7 @@ def merge_rows(
     last_moment: datetime | None = NEWEST_ROWS,
     observe: Observer | None = None,
     record: Recorder | None = None,
+    is_end: bool = False,
     dry_run: bool = False,
 ) -> MergeResult:
     """Merge `rows` into `table` within the cursor's transaction, and look whether they are there.
@@ -236,6 +238,7 @@ def merge_rows(
     before anything is changed, while the rows are in the temporary table STAGE_NAME and the
     differences in DELTA_NAME; `record` when all is written, before the proof: no statement of the
     transaction that could set something off comes after it (ruling 29).
+    `is_end` says that the transaction writes nothing after this: then nothing else can, either.
     A `dry_run` works out the result, and changes and locks nothing.
 
     Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
@@ -270,6 +273,8 @@ def merge_rows(
     if record is not None:
         record(cursor, result)
     cursor.execute(FIRE_DEFERRED)
+    if is_end:
+        cursor.execute(END_WRITING)
     with only_own_functions(cursor):
         prove_stage(cursor, STAGE_NAME, table.columns)
         prove(cursor, merge, relation, moment, len(kept))
