@@ -7,8 +7,9 @@ and nothing of it is an error. So the table is looked at (ruling 29).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Protocol
 
 from psycopg2 import sql
@@ -26,14 +27,11 @@ FIRE_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # And what would still write, during the proof or at COMMIT, is an error.
 END_WRITING = "SET TRANSACTION READ ONLY"
 
-# The proof (ruling 29): how many rows have the run's moment, how many a later one, how many
-# triggers the staged rows went through, and how many that the run has changed or inserted are not
-# as they are staged.
+# The proof (ruling 29): how many rows have the run's moment, how many a later one, and how many
+# that the run has changed or inserted are not as they are staged.
 COUNT_AT_MOMENT = sql.SQL(
     """\
 SELECT at_moment, later,
-       (SELECT count(*) FROM pg_trigger WHERE tgrelid IN (
-            '{stage}'::regclass, '{delta}'::regclass)),
        (SELECT count(*) FROM {delta} AS d
         WHERE {new_first} IS NOT NULL AND NOT EXISTS (
             SELECT FROM {table} AS t WHERE {new_has_key} AND t.{last_updated} = %(moment)s
@@ -42,14 +40,8 @@ FROM (SELECT count(*) FILTER (WHERE t.{last_updated} = %(moment)s) AS at_moment,
              count(*) FILTER (WHERE t.{last_updated} > %(moment)s) AS later
       FROM {table} AS t WHERE t.{last_updated} >= %(moment)s) AS counted"""
 )
-# And how many of all staged rows are not.
-COUNT_OFF = sql.SQL(
-    """\
-SELECT count(*) FROM {stage} AS s LEFT JOIN {table} AS t
-  ON {same_key} AND t.{last_updated} = %(moment)s
- AND ({s_others}) IS NOT DISTINCT FROM ({t_others})
-WHERE {t_first} IS NULL"""
-)
+# And all rows that have it: they are compared with what was sent. (The stage may be spoilt, too.)
+READ_BACK = sql.SQL("SELECT {t_columns} FROM {table} AS t WHERE t.{last_updated} = %(moment)s")
 
 # Whether there is a function that is neither PostgreSQL's own nor compiled. It may change rows on
 # their way, by whatever detour it is called: a default, a check, a domain, an operator, an index, a
@@ -58,14 +50,6 @@ HAS_FUNCTIONS = """\
 SELECT EXISTS (SELECT FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
                WHERE p.oid >= 16384 AND l.lanname NOT IN ('internal', 'c')),
        row_security_active(format('%%I.%%I', %(schema)s, %(name)s)::regclass)"""
-
-# What the staged rows were held in: the types of the stage's columns.
-READ_STAGE_TYPES = """\
-SELECT attname::text, atttypid = to_regtype(wanted.type), atttypmod = wanted.modifier
-FROM unnest(%(names)s::text[], %(types)s::text[], %(modifiers)s::integer[])
-     AS wanted (name, type, modifier)
-LEFT JOIN pg_attribute ON attrelid = to_regclass('pg_temp.' || %(stage)s) AND attname = wanted.name
-"""
 
 # What may make other rows of those that are written. Triggers and rules count wherever they are:
 # a foreign key or the run's own record may set off those of another table, and they write this one.
@@ -113,33 +97,37 @@ SELECT EXISTS (SELECT FROM {table} AS t WHERE t.{last_updated} OPERATOR(pg_catal
 )
 
 
+_NUMBERS = ("bigint", "integer", "numeric")
+
+
 class _Statements(Protocol):
     @property
     def count_at_moment(self) -> sql.Composed: ...
 
     @property
-    def count_off(self) -> sql.Composed: ...
+    def read_back(self) -> sql.Composed: ...
 
 
 def prove(
-    cursor: Cursor, merge: _Statements, relation: Relation, moment: datetime, staged: int
+    cursor: Cursor,
+    merge: _Statements,
+    relation: Relation,
+    moment: datetime,
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Look whether the rows with the run's moment are exactly the `staged` ones, as they are there.
+    """Look whether the rows with the run's moment are exactly `rows`, of which no two share a key.
 
     Rows that were only touched need no look at their values, which were compared in the same
     transaction while no other session could write: unless something in the database may have
-    changed them on the way; then every row is compared.
+    changed them on the way; then every row is read back.
 
     Raises DatabaseError that says how many rows are off, and what may have made them so.
     """
+    staged = len(rows)
     cursor.execute(merge.count_at_moment, {"moment": moment})
-    at_moment, later, stage_triggers, off = _row(cursor)
+    at_moment, later, off = _row(cursor)
     hooks = _read_hooks(cursor, relation)
-    if stage_triggers:
-        raise DatabaseError(
-            "Nothing was stored: something puts triggers on the temporary tables of the run, so "
-            f"that they cannot be believed. Here that may be: {', '.join(hooks)}. Take it away."
-        )
     if later:
         logger.warning(
             "%d rows of %s are not of this list and have a later last_updated: the views show them "
@@ -157,8 +145,8 @@ def prove(
         )
     if at_moment == staged and not off and not hooks and not has_functions:
         return
-    cursor.execute(merge.count_off, {"moment": moment})
-    (off,) = _row(cursor)
+    cursor.execute(merge.read_back, {"moment": moment})
+    off = _count_off(columns, rows, cursor.fetchall())
     extra = max(0, at_moment - staged)
     if not off and not extra:
         return
@@ -174,24 +162,26 @@ def prove(
     )
 
 
-def prove_stage(cursor: Cursor, stage: str, columns: Sequence[Column]) -> None:
-    """Look whether the stage still is what the rows were sent to: the table is compared with it.
+def _count_off(
+    columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], stored: Sequence[tuple[Any, ...]]
+) -> int:
+    """How many of the rows are not among the stored ones, value for value."""
+    converts = [_as_number if column.sql_type in _NUMBERS else _as_text for column in columns]
+    names = [column.name for column in columns]
 
-    Raises DatabaseError if something, an event trigger for example, gave its columns other types.
-    """
-    wanted = {
-        "stage": stage,
-        "names": [column.name for column in columns],
-        "types": [column.sql_type for column in columns],
-        # PostgreSQL's own four bytes come with a length.
-        "modifiers": [-1 if column.length is None else column.length + 4 for column in columns],
-    }
-    cursor.execute(READ_STAGE_TYPES, wanted)
-    if any(row[1:] != (True, True) for row in cursor.fetchall()):
-        raise DatabaseError(
-            "Nothing was stored: something, an event trigger for example, gives the temporary "
-            "tables of the run other types, so that they cannot be believed. Take it away."
-        )
+    def comparable(values: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(convert(value) for convert, value in zip(converts, values))
+
+    given = {comparable(map(row.__getitem__, names)) for row in rows}
+    return len(given - set(map(comparable, stored)))
+
+
+def _as_number(value: Any) -> Decimal | None:
+    return None if value in (None, "") else Decimal(str(value))
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)
 
 
 def warn_of_hooks(cursor: Cursor, relation: Relation) -> None:

@@ -29,12 +29,11 @@ from shared.models.table import Column, Table
 from shared.utils.copy_stream import copy_rows
 from shared.utils.merge_proof import (
     COUNT_AT_MOMENT,
-    COUNT_OFF,
     END_WRITING,
     FIRE_DEFERRED,
     IS_STORED,
+    READ_BACK,
     prove,
-    prove_stage,
     warn_of_hooks,
 )
 from shared.utils.relations import Relation, find_relation, only_own_functions
@@ -276,8 +275,7 @@ def merge_rows(
     if is_end:
         cursor.execute(END_WRITING)
     with only_own_functions(cursor):
-        prove_stage(cursor, STAGE_NAME, table.columns)
-        prove(cursor, merge, relation, moment, len(kept))
+        prove(cursor, merge, relation, moment, table.columns, kept)
     return result
 
 
@@ -354,7 +352,7 @@ class MergeStatements:
     update: sql.Composed
     insert: sql.Composed
     count_at_moment: sql.Composed
-    count_off: sql.Composed
+    read_back: sql.Composed
     is_stored: sql.Composed
 
 
@@ -383,6 +381,7 @@ def render_merge(table: Table, relation: Relation) -> MergeStatements:
         "t_others": _listed(others, "t"),
         "new_others": _listed([f"new_{name}" for name in others], "d"),
         "t_key": _listed(table.key, "t"),
+        "t_columns": _listed(names, "t"),
         "same_key": _equal(table.key, "t", "s"),
         "new_has_key": _equal(table.key, "t", "d", "new_"),
         "old_key": _listed([f"old_{name}" for name in table.key], "d"),
@@ -421,7 +420,7 @@ def render_merge(table: Table, relation: Relation) -> MergeStatements:
         update=UPDATE.format(**parts),
         insert=INSERT.format(**parts),
         count_at_moment=COUNT_AT_MOMENT.format(**parts),
-        count_off=COUNT_OFF.format(**parts),
+        read_back=READ_BACK.format(**parts),
         is_stored=IS_STORED.format(**parts),
     )
 

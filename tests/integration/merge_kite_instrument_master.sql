@@ -65,8 +65,6 @@ WHERE "d"."old_instrument_token" IS NULL;
 
 -- How many rows the run has, and how many of its changes are off.
 SELECT at_moment, later,
-       (SELECT count(*) FROM pg_trigger WHERE tgrelid IN (
-            '"pg_temp"."stock_ingestion_stage"'::regclass, '"pg_temp"."stock_ingestion_delta"'::regclass)),
        (SELECT count(*) FROM "pg_temp"."stock_ingestion_delta" AS d
         WHERE "d"."new_instrument_token" IS NOT NULL AND NOT EXISTS (
             SELECT FROM "public"."kite_instrument_master" AS t WHERE "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange" AND t."last_updated" = %(moment)s
@@ -75,11 +73,8 @@ FROM (SELECT count(*) FILTER (WHERE t."last_updated" = %(moment)s) AS at_moment,
              count(*) FILTER (WHERE t."last_updated" > %(moment)s) AS later
       FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" >= %(moment)s) AS counted;
 
--- Where something may change rows on their way: how many are off.
-SELECT count(*) FROM "pg_temp"."stock_ingestion_stage" AS s LEFT JOIN "public"."kite_instrument_master" AS t
-  ON "t"."instrument_token" OPERATOR(pg_catalog.=) "s"."instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "s"."exchange" AND t."last_updated" = %(moment)s
- AND ("s"."tradingsymbol", "s"."exchange_token", "s"."instrument_type", "s"."name", "s"."segment", "s"."expiry", "s"."strike", "s"."tick_size", "s"."lot_size") IS NOT DISTINCT FROM ("t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size")
-WHERE "t"."instrument_token" IS NULL;
+-- Where something may change rows on their way: all that are there.
+SELECT "t"."instrument_token", "t"."exchange", "t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size" FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" = %(moment)s;
 
 -- After an answer to COMMIT that was lost: is it stored?
 SELECT EXISTS (SELECT FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" OPERATOR(pg_catalog.=) %(moment)s);

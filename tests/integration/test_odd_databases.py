@@ -285,7 +285,7 @@ def test_event_trigger_that_spoils_the_stage(first: CommandLine) -> None:
         "CREATE EVENT TRIGGER spread ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
         " EXECUTE FUNCTION public.spread()"
     )
-    assert_refused(first, "triggers on the temporary tables of the run", "the event trigger spread")
+    assert_refused(first, "1 of the list's 30 rows", "the event trigger spread")
 
 
 UPDATE_ANOTHER = f"UPDATE public.{MASTER} SET lot_size = 7 WHERE tradingsymbol = 'S5';"
@@ -356,7 +356,53 @@ def test_event_trigger_that_makes_the_stage_coarser(first: CommandLine) -> None:
         "CREATE EVENT TRIGGER coarsen ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
         " EXECUTE FUNCTION public.coarsen()"
     )
-    assert_refused(first, "gives the temporary tables of the run other types")
+    assert_refused(first, "30 of the list's 30 rows", "the event trigger coarsen")
+
+
+def test_trigger_that_spoils_table_and_stage_alike(first: CommandLine) -> None:
+    stage = "UPDATE pg_temp.stock_ingestion_stage SET lot_size = 7 WHERE tradingsymbol = 'S5';"
+    body = (
+        'IF NOT (to_jsonb(NEW) @> \'{"status": "failed"}\') THEN '
+        f"{UPDATE_ANOTHER} {stage} END IF; RETURN NULL;"
+    )
+    add_trigger(first, "TRIGGER spoilt AFTER INSERT ON {on} FOR EACH ROW", body, "ingestion_run")
+    assert_refused(first, "1 of the list's 30 rows", "the trigger spoilt")
+
+
+def test_trigger_that_comes_after_the_proof(first: CommandLine) -> None:
+    """Deferred once more by a deferred trigger: it fires at COMMIT, and may write nothing."""
+    first.query(
+        "CREATE TABLE side (i int); CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN {UPDATE_ANOTHER} RETURN NULL; END$$;"
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON side DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION late()"
+    )
+    add_trigger(
+        first,
+        "CONSTRAINT TRIGGER spoilt AFTER INSERT ON {on} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW",
+        "SET CONSTRAINTS ALL DEFERRED; INSERT INTO public.side VALUES (1); RETURN NULL;",
+    )
+    result = first.load(to_csv(SECOND))
+    assert result.status == 1
+    assert first.query(f"SELECT 1 FROM {MASTER} WHERE lot_size IN (7, 65)") == []
+
+
+def test_row_that_row_security_hides_from_the_proof(
+    first: CommandLine, as_role: Callable[..., str]
+) -> None:
+    first.query(
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN"
+        f" INSERT INTO public.{MASTER} (instrument_token, exchange, tradingsymbol, last_updated)"
+        " VALUES (1, 'OWN', 'MINE', NEW.last_updated); RETURN NULL; END$$;"
+        f"CREATE TRIGGER spoilt AFTER INSERT ON {MASTER} FOR EACH ROW"
+        " WHEN (NEW.exchange <> 'OWN') EXECUTE FUNCTION spoil()"
+    )
+    as_role(
+        "GRANT ALL ON ingestion_run, kite_instrument_change TO {role}",
+        f"ALTER TABLE {MASTER} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY p ON {MASTER} USING (exchange <> 'OWN')",
+    )
+    assert_refused(first, "row security may hide rows of public.kite_instrument_master")
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York"])

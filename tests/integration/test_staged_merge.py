@@ -89,7 +89,7 @@ def render_pinned(statements: MergeStatements, connection: Any) -> str:
             "How many rows the run has, and how many of its changes are off.",
             statements.count_at_moment,
         ),
-        ("Where something may change rows on their way: how many are off.", statements.count_off),
+        ("Where something may change rows on their way: all that are there.", statements.read_back),
         ("After an answer to COMMIT that was lost: is it stored?", statements.is_stored),
         (
             "In a dry run, in place of the changes: how many rows are superseded.",
