@@ -381,7 +381,9 @@ def render_merge(table: Table, relation: Relation) -> MergeStatements:
         "t_others": _listed(others, "t"),
         "new_others": _listed([f"new_{name}" for name in others], "d"),
         "t_key": _listed(table.key, "t"),
-        "t_columns": _listed(names, "t"),
+        "t_columns": sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier("t", name)) for name in names
+        ),
         "same_key": _equal(table.key, "t", "s"),
         "new_has_key": _equal(table.key, "t", "d", "new_"),
         "old_key": _listed([f"old_{name}" for name in table.key], "d"),

@@ -74,7 +74,7 @@ FROM (SELECT count(*) FILTER (WHERE t."last_updated" = %(moment)s) AS at_moment,
       FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" >= %(moment)s) AS counted;
 
 -- Where something may change rows on their way: all that are there.
-SELECT "t"."instrument_token", "t"."exchange", "t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size" FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" = %(moment)s;
+SELECT "t"."instrument_token"::text, "t"."exchange"::text, "t"."tradingsymbol"::text, "t"."exchange_token"::text, "t"."instrument_type"::text, "t"."name"::text, "t"."segment"::text, "t"."expiry"::text, "t"."strike"::text, "t"."tick_size"::text, "t"."lot_size"::text FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" = %(moment)s;
 
 -- After an answer to COMMIT that was lost: is it stored?
 SELECT EXISTS (SELECT FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" OPERATOR(pg_catalog.=) %(moment)s);

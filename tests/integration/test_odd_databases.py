@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import uuid
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from dag_1_import_instruments_from_kite import store
 from sandbox.kite_server import KiteServer
 from tests.command_line import CommandLine
-from tests.conftest import PROJECT, Project
+from tests.conftest import PROJECT, Project, Server
 from tests.instruments import instrument, to_csv
 from tests.integration.test_proof import FIRST, SECOND, add_trigger, assert_refused, share
 from tests.table_model import wait_until
@@ -403,6 +405,62 @@ def test_row_that_row_security_hides_from_the_proof(
         f"CREATE POLICY p ON {MASTER} USING (exchange <> 'OWN')",
     )
     assert_refused(first, "row security may hide rows of public.kite_instrument_master")
+
+
+@pytest.mark.parametrize(
+    ("fields", "change"),
+    [
+        pytest.param({"name": None}, "name = ''", id="blank for NULL"),
+        pytest.param({"expiry": date(9999, 12, 31)}, "expiry = 'infinity'", id="infinity"),
+    ],
+)
+def test_trigger_whose_value_a_driver_takes_for_the_same(
+    first: CommandLine, fields: dict[str, Any], change: str
+) -> None:
+    add_trigger(
+        first,
+        "TRIGGER spoilt BEFORE INSERT OR UPDATE ON {on} FOR EACH ROW WHEN"
+        " (NEW.tradingsymbol = 'S1')",
+        f"NEW.{change}; RETURN NEW;",
+    )
+    assert_refused(first, "1 of the list's 30 rows", rows=[share(1, **fields), *FIRST[1:]])
+
+
+def test_row_that_a_cascade_writes_behind_row_security(
+    first: CommandLine, as_role: Callable[..., str]
+) -> None:
+    first.query(
+        f"ALTER TABLE {MASTER} ADD UNIQUE (instrument_token, exchange, last_updated),"
+        " ADD own_token bigint, ADD own_exchange varchar(10);"
+        f"INSERT INTO {MASTER} (instrument_token, exchange, tradingsymbol, last_updated, own_token,"
+        " own_exchange) SELECT 5, 'OWN', 'MINE', last_updated, instrument_token, exchange"
+        f" FROM {MASTER} WHERE tradingsymbol = 'S5';"
+        f"ALTER TABLE {MASTER} ADD FOREIGN KEY (own_token, own_exchange, last_updated) REFERENCES"
+        f" {MASTER} (instrument_token, exchange, last_updated) ON UPDATE CASCADE"
+    )
+    as_role(
+        "GRANT ALL ON ingestion_run, kite_instrument_change TO {role}",
+        f"ALTER TABLE {MASTER} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY p ON {MASTER} USING (exchange <> 'OWN') WITH CHECK (true)",
+    )
+    assert_refused(first, "row security may hide rows of public.kite_instrument_master")
+
+
+def test_encoding_in_which_two_characters_are_one(
+    cli: CommandLine, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(
+        f"CREATE DATABASE {name} ENCODING 'EUC_JP' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        monkeypatch.setenv("DB_NAME", name)
+        result = cli.load(to_csv([share(1, name="A\N{BROKEN BAR}B"), *FIRST[1:]]))
+        assert result.status == 1
+        assert "1 of the list's 30 rows" in result.stderr
+        assert cli.load(to_csv(FIRST)).status == 0
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York"])
