@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.exceptions import APIError, ConfigurationError
+from shared.feed import API_SOURCE, Batch
 from shared.foreign_text import escape_line
 from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.kite_client_wrapper import RawDump
-from shared.utils.kite_csv import ParsedDump, parse_dump
-from shared.utils.run_history import API_SOURCE, LastRun
+from shared.utils.kite_csv import parse_dump
+from shared.utils.run_history import LastRun
 from shared.utils.strict_session import LIST_BOUNDS, MB
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def name_source(from_file: str) -> str:
     return STANDARD_INPUT if is_nameless else escape_line(path)
 
 
-def parse_saved_dump(from_file: str) -> tuple[ParsedDump, RawDump]:
+def parse_saved_dump(from_file: str) -> tuple[Batch, RawDump]:
     """What a saved dump holds, plain or gzipped, and the dump itself; `-` is standard input.
 
     Raises ConfigurationError if it cannot be read, APIError if it is too large, damaged, cut short

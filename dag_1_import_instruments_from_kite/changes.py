@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.exceptions import DatabaseError, ValidationError
+from shared.feed import RejectedRow
 from shared.models.instrument import INSTRUMENT_TABLE
-from shared.utils.kite_csv import RejectedRow
+from shared.utils.kite_csv import WrittenKey
 from shared.utils.relations import Relation, compose
 from shared.utils.run_history import LastRun
 
@@ -274,14 +275,15 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
     untold: defaultdict[str | None, list[int | None]] = defaultdict(list)
     for row in rejected:
         texts = {text for field in row.row for text in re.split('[,"]', field)}
-        exchange = row.key.exchange if row.key is not None and _is_told(row.key.exchange) else None
+        key = WrittenKey(*row.key) if row.key is not None else None
+        exchange = key.exchange if key is not None and _is_told(key.exchange) else None
         alike = [
             each
             for text in texts
             for each in named.get(text, ())
             if exchange in (None, each.exchange)
         ]
-        is_told = row.key is not None and (row.key.token.isdecimal() or _is_told(row.key.symbol))
+        is_told = key is not None and (key.token.isdecimal() or _is_told(key.symbol))
         if not alike and not is_told:
             untold[exchange].append(row.line_number)
         unclear.update(alike)

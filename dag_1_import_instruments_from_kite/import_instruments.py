@@ -43,19 +43,19 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
+from shared.feed import API_SOURCE, Batch, RejectedRow, RunKey
+from shared.foreign_text import shorten
 from shared.models.instrument import INSTRUMENT_TABLE, Instrument, QuickCheck, check_instrument
-from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import (
     KiteClientWrapper,
     RawDump,
     filter_by_exchange,
 )
-from shared.utils.kite_csv import ParsedDump, RejectedRow, WrittenKey, parse_dump, shorten
+from shared.utils.kite_csv import WrittenKey, parse_dump
 from shared.utils.operation import advance, operation
 from shared.utils.relations import find_relation
 from shared.utils.retry import RetryPolicy
-from shared.utils.run_history import RunKey
 from shared.utils.table_check import check_columns
 from shared.utils.table_setup import refuse_table
 
@@ -105,7 +105,7 @@ def import_instruments_from_kite(
     Raises:
         DAGExecutionError: If any step fails; the step's own error is its `__cause__`
     """
-    source = run_history.API_SOURCE if from_file is None else name_source(from_file)
+    source = API_SOURCE if from_file is None else name_source(from_file)
     key = RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone())
     run = _Run(Summary(key, dry_run), from_file)
     try:
@@ -195,7 +195,7 @@ class _Run:
             with operation("authenticate", summary.durations):
                 client.authenticate()
             with operation("fetch instruments", summary.durations):
-                dump = ParsedDump(client.fetch_instruments(), client.rejected_rows)
+                dump = Batch(client.fetch_instruments(), client.rejected_rows)
             assert client.raw_dump is not None  # the fetch has set it
             raw_dump = client.raw_dump
         summary.rejected.extend(dump.rejected)

@@ -9,9 +9,9 @@ from typing import Any
 
 from dag_1_import_instruments_from_kite.settings import CHANGES_TABLE, DAG_ID
 from dag_1_import_instruments_from_kite.store import CHANGES, check_history
+from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader
 from shared.foreign_text import escape_line
-from shared.kite_login import IST
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import is_ours

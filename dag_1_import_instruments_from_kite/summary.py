@@ -13,11 +13,11 @@ from datetime import datetime
 from pathlib import Path
 
 from dag_1_import_instruments_from_kite.archive import STANDARD_INPUT
-from shared.foreign_text import escape_line
-from shared.kite_login import IST
+from shared.calendar import IST
+from shared.feed import API_SOURCE, RejectedRow, RunKey
+from shared.foreign_text import escape_line, shorten
 from shared.private_files import make_private_folder, private_opener
-from shared.utils.kite_csv import RejectedRow, shorten
-from shared.utils.run_history import API_SOURCE, LastRun, RunKey
+from shared.utils.run_history import LastRun
 from shared.utils.staged_merge import MergeResult
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 
+from shared.calendar import IST
 from shared.config import config_loader
 from shared.config.config_loader import ConfigLoader, DatabaseConfig
 from shared.config.env_file import reserved
@@ -17,7 +18,7 @@ from shared.config.logging_config import register_secrets
 from shared.console import say
 from shared.dag_discovery import discover_dags
 from shared.exceptions import AuthenticationError, StockIngestionError
-from shared.kite_login import IST, read_request_token, token_death
+from shared.kite_login import read_request_token, token_death
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper

@@ -30,6 +30,12 @@ def escape_line(text: str) -> str:
     return escape(text).replace("\n", r"\n")
 
 
+def shorten(value: object, width: int = 40) -> str:
+    """`value` in quotes, cut to `width` characters, fit for a message."""
+    text = str(value)
+    return repr(text if len(text) <= width else text[: width - 3] + "...")
+
+
 def indent_further_lines(text: str) -> str:
     """`text` whose lines after the first begin with blanks: only a message begins a line.
 

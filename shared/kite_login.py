@@ -6,13 +6,12 @@ Automating the broker's own login page is against its rules, so a person opens i
 from __future__ import annotations
 
 import re
-from datetime import datetime, time, timedelta, timezone
+from datetime import datetime, time, timedelta
 from urllib.parse import parse_qs, urlsplit
 
+from shared.calendar import IST
 from shared.exceptions import AuthenticationError
 
-# India has no daylight saving time.
-IST = timezone(timedelta(hours=5, minutes=30), "IST")
 TOKEN_DIES_AT = time(6, 0)
 
 _REQUEST_TOKEN = re.compile(r"[A-Za-z0-9]{4,128}")

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any
 
+from shared.calendar import DEFAULT_FRESHNESS, FRESHNESS, IST, Freshness
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
-from shared.freshness import DEFAULT_FRESHNESS, FRESHNESS, Freshness
-from shared.kite_login import IST
+from shared.feed import API_SOURCE
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -165,7 +165,7 @@ def _say_remarks(runs: Sequence[RecordedRun]) -> None:
     last = runs[0]
     if last.status == "failed":
         say(f"\nRun {last.run_id} failed: {last.error}")
-    elif last.source != run_history.API_SOURCE:
+    elif last.source != API_SOURCE:
         say(f"\nRun {last.run_id} imported a saved dump:\n{last.source}")
     if not (last.succeeded and last.dump_sha256):
         return

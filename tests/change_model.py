@@ -20,8 +20,8 @@ from dag_1_import_instruments_from_kite.import_instruments import (
 )
 from dag_1_import_instruments_from_kite.store import History, prepare_history, store_list
 from dag_1_import_instruments_from_kite.summary import Summary
+from shared.feed import RunKey
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.run_history import RunKey
 
 Row = Mapping[str, Any]
 

@@ -12,8 +12,9 @@ from operator import itemgetter
 from typing import Any
 
 from shared.exceptions import ValidationError
+from shared.foreign_text import shorten
 from shared.models.table import Column, Table
-from shared.utils.kite_csv import shorten, to_date, to_decimal, to_integer, to_text
+from shared.utils.kite_csv import to_date, to_decimal, to_integer, to_text
 
 INSTRUMENT_TABLE = Table(
     name="kite_instrument_master",

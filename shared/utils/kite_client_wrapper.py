@@ -25,8 +25,9 @@ from shared.exceptions import (
     StockIngestionError,
     TransientAPIError,
 )
+from shared.feed import Batch, RejectedRow
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
-from shared.utils.kite_csv import ParsedDump, RejectedRow, parse_dump
+from shared.utils.kite_csv import parse_dump
 from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import Progress, StrictSession
@@ -177,7 +178,7 @@ class KiteClientWrapper:
                 f"Kite found the credentials missing or malformed ({_said(exc)}). {_LOG_IN_AGAIN}"
             ) from exc
 
-    def _fetch_dump(self) -> ParsedDump:
+    def _fetch_dump(self) -> Batch:
         body = self._client.instruments()
         self.raw_dump = RawDump.of(body, self._client.reqsession.packed_body)
         return parse_dump(body)

@@ -12,7 +12,6 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -20,6 +19,8 @@ from itertools import count, islice
 from typing import Any, NamedTuple, NoReturn
 
 from shared.exceptions import APIError, TransientAPIError
+from shared.feed import Batch, RejectedRow
+from shared.foreign_text import shorten
 
 REQUIRED_COLUMNS = (
     "instrument_token",
@@ -77,27 +78,6 @@ class WrittenKey(NamedTuple):
     symbol: str
 
 
-@dataclass(frozen=True)
-class RejectedRow:
-    """A row that was left out: its line in the dump (1 is the header), why, and what it held.
-
-    `key` is None where the row does not have its columns.
-    """
-
-    line_number: int | None
-    reason: str
-    row: Sequence[str]
-    key: WrittenKey | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
-class ParsedDump:
-    """What a dump held: the rows that could be read, and the others with their reasons."""
-
-    rows: list[dict[str, Any]]
-    rejected: list[RejectedRow]
-
-
 def to_text(text: str) -> str | None:
     """The text as it is, or None if it is blank."""
     return text if text.strip() else None
@@ -153,12 +133,6 @@ class _Conversions(dict[str, Any]):
         except ValueError as exc:
             raise ValueError(f"{self._column}: {exc}, got {shorten(text)}") from None
         return value
-
-
-def shorten(value: object, width: int = 40) -> str:
-    """`value` in quotes, cut to `width` characters, fit for a message."""
-    text = str(value)
-    return repr(text if len(text) <= width else text[: width - 3] + "...")
 
 
 class _Row:
@@ -263,7 +237,7 @@ def _to_texts(column: Sequence[str]) -> Iterable[str | None]:
     return column if all(map(str.strip, column)) else map(to_text, column)
 
 
-def parse_dump(body: bytes, *, is_whole: bool = True) -> ParsedDump:
+def parse_dump(body: bytes, *, is_whole: bool = True) -> Batch:
     """Read an instrument dump. `is_whole` says that its end was seen, by those who have it.
 
     Returns rows as dicts with the eleven columns that are stored and `line_number`. A bad row is
@@ -276,7 +250,7 @@ def parse_dump(body: bytes, *, is_whole: bool = True) -> ParsedDump:
     lines = _read_lines(body)
     header, number = _read_header(body, lines)
     reader = _RowReader(header, _is_utf8(body))
-    dump = ParsedDump([], [])
+    dump = Batch([])
     while batch := list(islice(lines, _LINES_AT_ONCE)):
         try:
             dump.rows.extend(reader.read(batch, number + 1))
@@ -377,7 +351,7 @@ def _refuse_header(fault: str, header: Sequence[str]) -> NoReturn:
 
 
 def _read_one_by_one(
-    reader: _RowReader, lines: Sequence[str], first_number: int, dump: ParsedDump
+    reader: _RowReader, lines: Sequence[str], first_number: int, dump: Batch
 ) -> None:
     """Read lines with something wrong among them, each by itself."""
     for number, line in enumerate(lines, first_number):
@@ -394,7 +368,7 @@ def _readable(fields: Sequence[str]) -> list[str]:
     return [_LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", field) for field in fields]
 
 
-def _check_last_row(body: bytes, dump: ParsedDump, header: Sequence[str], is_whole: bool) -> None:
+def _check_last_row(body: bytes, dump: Batch, header: Sequence[str], is_whole: bool) -> None:
     """Raise TransientAPIError if the last line has no end and is cut off (ruling 15).
 
     Of NSEIX there may be left NSE, which other rows have in full: unless the body is known to be

@@ -18,8 +18,9 @@ from typing import NamedTuple
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
+from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.kite_login import IST
+from shared.feed import RunKey
 from shared.models.table import Column
 from shared.utils.extras import ExtraTable, is_ours
 from shared.utils.staged_merge import lock_name
@@ -55,8 +56,6 @@ TABLE = ExtraTable(
     privileges=("SELECT", "INSERT", "UPDATE"),
     key=("run_id",),
 )
-API_SOURCE = "api"
-
 NEWEST_RUN = "SELECT coalesce(max(run_id), 0) FROM ingestion_run"
 
 _INSERT_RUN = """
@@ -150,21 +149,6 @@ LEFT JOIN LATERAL (
 ) AS first ON true
 ORDER BY dag.dag_id
 """
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """Which run it is: of which DAG, on what (`api` or a file's path), since when."""
-
-    dag_id: int
-    dag_name: str
-    source: str
-    started_at: datetime
-
-    @property
-    def is_from_api(self) -> bool:
-        """Whether the list came from the API, not from a saved dump."""
-        return self.source == API_SOURCE
 
 
 @dataclass

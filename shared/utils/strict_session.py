@@ -18,8 +18,8 @@ import requests
 import urllib3
 
 from shared.exceptions import APIError, TransientAPIError
+from shared.foreign_text import shorten
 from shared.utils.interruptible import DeadlineExceededError
-from shared.utils.kite_csv import shorten
 
 # Called with the bytes of the dump that have come, and how many were announced (None: not known).
 Progress = Callable[[int, "int | None"], None]

@@ -23,10 +23,11 @@ import pytest
 from dag_1_import_instruments_from_kite.changes import Absent, find_unclear
 from sandbox.dump_generator import describe_day, generate_dump
 from sandbox.kite_server import KiteServer
+from shared.calendar import IST
 from shared.exceptions import DatabaseError, ValidationError
-from shared.kite_login import IST
+from shared.feed import RejectedRow
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_csv import RejectedRow, WrittenKey, parse_dump
+from shared.utils.kite_csv import WrittenKey, parse_dump
 from tests.change_model import Change, Days, Row, classify
 from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv

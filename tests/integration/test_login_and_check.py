@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 
 from sandbox.kite_faults import CustomAnswer, Fault, Hang, HtmlError, HttpError, Reset
 from sandbox.kite_server import KiteServer
-from shared.kite_login import IST
+from shared.calendar import IST
 from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
 

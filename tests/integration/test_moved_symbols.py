@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from dag_1_import_instruments_from_kite.import_instruments import validate_instruments
+from shared.feed import RejectedRow
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_csv import RejectedRow
 from shared.utils.staged_merge import MergeResult
 from tests.instruments import instrument
 from tests.table_model import Outcome, TableModel, permuted, read_table

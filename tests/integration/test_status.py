@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import shared.run_status
-from shared.kite_login import IST
+from shared.calendar import IST
 from tests.command_line import CommandLine, Result
 from tests.conftest import Server
 from tests.instruments import instrument, to_csv

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared.kite_login import IST
+from shared.calendar import IST
 from shared.utils.db_manager import DatabaseManager
 from tests.change_model import TERMS, Days, classify
 from tests.conftest import NO_WAIT, Server

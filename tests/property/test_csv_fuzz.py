@@ -17,7 +17,8 @@ from decimal import Decimal
 from typing import Any
 
 from shared.exceptions import StockIngestionError
-from shared.utils.kite_csv import ParsedDump, parse_dump
+from shared.feed import Batch
+from shared.utils.kite_csv import parse_dump
 from tests.instruments import KITE_COLUMNS, instrument
 from tests.property.strategies import Rendering
 
@@ -216,7 +217,7 @@ def check(seed: int) -> str:
     return "rejects" if dump.rejected else "rows alone"
 
 
-def account_for(dump: ParsedDump) -> list[int]:
+def account_for(dump: Batch) -> list[int]:
     """The numbers of all lines that are a row or a reject."""
     rows = [row["line_number"] for row in dump.rows]
     rejected = [row.line_number for row in dump.rejected]
@@ -230,7 +231,7 @@ def account_for(dump: ParsedDump) -> list[int]:
     return sorted(rows + rejected)
 
 
-def check_rows(dump: ParsedDump, untouched: dict[int, dict[str, Any]]) -> None:
+def check_rows(dump: Batch, untouched: dict[int, dict[str, Any]]) -> None:
     found = {row["line_number"]: row for row in dump.rows}
     for number, row in untouched.items():
         expected = {name: row[name] for name in KITE_COLUMNS if name != "last_price"}

@@ -18,8 +18,9 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     validate_instruments,
 )
 from shared.exceptions import ValidationError
+from shared.feed import RejectedRow
 from shared.models.instrument import INSTRUMENT_TABLE
-from shared.utils.kite_csv import RejectedRow, parse_dump
+from shared.utils.kite_csv import parse_dump
 from tests.property.strategies import (
     STORED_COLUMNS,
     Rendering,

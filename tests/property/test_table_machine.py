@@ -28,9 +28,9 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     validate_instruments,
 )
 from shared.exceptions import DatabaseError, ValidationError
+from shared.feed import RejectedRow
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_csv import RejectedRow
 from tests.conftest import NO_WAIT, Server
 from tests.instruments import instrument
 from tests.property.strategies import valid_instrument

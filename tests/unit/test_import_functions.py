@@ -42,9 +42,8 @@ from shared.exceptions import (
     DAGExecutionError,
     ValidationError,
 )
+from shared.feed import RejectedRow, RunKey
 from shared.models.instrument import INSTRUMENT_TABLE
-from shared.utils.kite_csv import RejectedRow
-from shared.utils.run_history import RunKey
 from shared.utils.staged_merge import MergeResult
 from tests.conftest import HEADER
 from tests.instruments import instrument, to_csv

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.calendar import IST
 from shared.exceptions import AuthenticationError
-from shared.kite_login import IST, read_request_token, token_death
+from shared.kite_login import read_request_token, token_death
 
 TOKEN = "Zq3kZ0oPa8VhBrk1D9xT4Lw7sYcM2uNf"
 tokens = st.text("abcXYZ0189", min_size=4, max_size=128)

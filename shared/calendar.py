@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 
-from shared.kite_login import IST
+# India has no daylight saving time.
+IST = timezone(timedelta(hours=5, minutes=30), "IST")
 
 SCHEDULE = time(8, 30)  # when a "daily" DAG runs, on trading days
 _SATURDAY = 5

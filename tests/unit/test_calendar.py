@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.freshness import FRESHNESS, SCHEDULE, Freshness, is_trading_day
-from shared.kite_login import IST
+from shared.calendar import FRESHNESS, IST, SCHEDULE, Freshness, is_trading_day
 
 # A Friday that is a holiday, and the Monday after it.
 HOLIDAYS = [date(2026, 10, 2), date(2026, 10, 5)]

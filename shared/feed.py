@@ -1,0 +1,219 @@
+"""What a DAG gives (`Feed`), and what one run of it is (`Run`): data alone.
+
+fetch(run)          -> payloads: the bytes that a source answered. The only part that asks anybody
+parse(bytes)        -> Batch: rows and rejects. A pure function; a saved file enters here
+prepare(run, batch) -> rows: the DAG's own rules
+then, the same for every DAG (shared/run.py): gates, one transaction a payload, archive, summary
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, time
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.config.fields import Field
+from shared.models.table import Table
+
+if TYPE_CHECKING:
+    import argparse
+
+    from psycopg2.extensions import cursor as Cursor
+
+    from shared.config.config_loader import RootConfig
+    from shared.utils.extras import ExtraTable
+    from shared.utils.run_history import LastRun
+    from shared.utils.staged_merge import MergeResult
+
+# The source of a run that has asked the DAG's own source; of another one it is a file's path.
+API_SOURCE = "api"
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that was left out: its line (1 is the header), why, and what it held.
+
+    `key` is what the row is known by, as it is written; None where that cannot be told.
+    """
+
+    line_number: int | None
+    reason: str
+    row: Sequence[str]
+    key: tuple[str, ...] | None = field(default=None, compare=False)
+
+
+@dataclass
+class Batch:
+    """What a payload holds: the rows that could be read, and the others with their reasons."""
+
+    rows: list[dict[str, Any]]
+    rejected: list[RejectedRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """An answer of the source: its bytes as they came, and its gzip if that is at hand.
+
+    `batch` is what `parse` has read in it, where fetching had to read it to know that it is whole.
+    """
+
+    body: bytes = field(repr=False)
+    packed: bytes | None = field(default=None, repr=False)
+    batch: Batch | None = field(default=None, repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the body, in hexadecimal digits."""
+        return hashlib.sha256(self.body).hexdigest()
+
+    def pack(self) -> bytes:
+        """The body's gzip."""
+        return self.packed or gzip.compress(self.body, 1)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that a DAG brings: `execute_dags.py NAME ...`.
+
+    `function` is called with the parsed arguments and prints through `shared.console`; what it
+    raises ends the program as an error of a run does. `add_arguments` is given the parser.
+    """
+
+    name: str
+    help: str
+    function: Callable[[argparse.Namespace], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+def _as_read(run: Run, batch: Batch) -> list[dict[str, Any]]:
+    return batch.rows
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A DAG that brings rows from a source into a table. Its package exports one as FEED.
+
+    `folder` is the DAG's: its id and name come from it, schema.sql is in it. `title` is what
+    messages call the rows ("instruments"). `fields` are the settings that it has beside those of
+    every feed. A snapshot (`table.is_snapshot`) is one payload, the whole list; another feed gives
+    any number, and each is a transaction of its own.
+
+    `count_by`: columns that the summary counts by; no value of a snapshot's first one may lose too
+    many rows. `only`: the values of that first one that a configuration wants (empty: all).
+    `extras` are tables that a run writes beside its own, and can do without; `views` is a script of
+    views and indexes. `before_merge` is called in the transaction before the table is changed, with
+    the differences in a temporary table, and gives counts to show; by default differences are told
+    by key (shared/utils/changes.py). `changes` is the table that they are kept in.
+    `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's);
+    `changes_daily`: each day's bytes differ from those of the days before (ruling 31).
+    `empty_note` says what it means that a snapshot has no row.
+    """
+
+    folder: Path
+    title: str
+    table: Table
+    fetch: Callable[[Run], Iterable[Payload]]
+    parse: Callable[[bytes], Batch]
+    prepare: Callable[[Run, Batch], list[dict[str, Any]]] = _as_read
+    count_by: tuple[str, ...] = ()
+    only: Callable[[Mapping[str, Any]], Sequence[str]] = lambda parameters: ()
+    fields: tuple[Field, ...] = ()
+    needs_kite: bool = False
+    extras: tuple[ExtraTable, ...] = ()
+    views: str = ""
+    before_merge: Callable[[Cursor, Run], Counter[str]] | None = None
+    changes: ExtraTable | None = None
+    commands: tuple[Command, ...] = ()
+    due_from: time | None = None
+    changes_daily: bool = False
+    empty_note: str = ""
+    archive_name: str = ""
+
+    @property
+    def dag_id(self) -> int:
+        """The number in the folder's name."""
+        return int(self.folder.name.split("_")[1])
+
+    @property
+    def name(self) -> str:
+        """The name in the folder's name."""
+        return self.folder.name.split("_", 2)[2]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line asks of a run.
+
+    `dry_run` writes nothing; `from_file` is read in place of the source (`-`: standard input);
+    `force` stores what is not plausible.
+    """
+
+    dry_run: bool = False
+    from_file: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run it is: of which DAG, on what (`api` or a file's path), since when."""
+
+    dag_id: int
+    dag_name: str
+    source: str
+    started_at: datetime
+
+    @property
+    def is_from_api(self) -> bool:
+        """Whether the rows came from the source, not from a saved file."""
+        return self.source == API_SOURCE
+
+
+class Stage(IntEnum):
+    """How far a run has come."""
+
+    STARTED = 0
+    TABLE_CHECKED = 1  # the database was there
+    FETCHED = 2
+    TABLE_READY = 3
+    STORED = 4  # at least one payload is committed
+
+
+@dataclass
+class Figures:
+    """What a run has counted so far, over all of its payloads."""
+
+    fetched: int = 0
+    rejected: list[RejectedRow] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # by the value that is not wanted
+    repeated: int = 0
+    stored: int = 0
+    payload_bytes: int | None = None
+    sha256: str | None = None
+    counts: dict[str, Counter[str | None]] = field(default_factory=dict)  # by column of count_by
+    changes: Counter[str] | None = None
+    merge: MergeResult | None = None
+
+
+@dataclass
+class Run:
+    """One run of a feed. Its steps fill it; it is given to fetch, prepare and before_merge."""
+
+    feed: Feed
+    key: RunKey
+    options: RunOptions = RunOptions()
+    config: RootConfig | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    stage: Stage = Stage.STARTED
+    run_id: int | None = None  # in the history, from the start on
+    last: LastRun | None = None  # the last good run before
+    is_compared_with_newest_rows: bool = False  # there is no run on record
+    figures: Figures = field(default_factory=Figures)
+    rejects_file: Path | None = None
+    durations: dict[str, float] = field(default_factory=dict)  # seconds by step
