@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.exceptions import DatabaseError, ValidationError
-from shared.feed import RejectedRow
+from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
+from shared.models.table import Column
+from shared.utils.extras import ExtraTable
 from shared.utils.kite_csv import WrittenKey
-from shared.utils.relations import Relation, compose
-from shared.utils.run_history import LastRun
+from shared.utils.relations import compose
 
 logger = logging.getLogger(__name__)
 
-CLASSIFY = Path(__file__).with_name("changes.sql").read_text(encoding="utf-8")
+_FOLDER = Path(__file__).resolve().parent
+CLASSIFY = (_FOLDER / "changes.sql").read_text(encoding="utf-8")
+
+CHANGES = ExtraTable(
+    "kite_instrument_change",
+    (_FOLDER / "changes_schema.sql").read_text(encoding="utf-8"),
+    columns=(
+        Column("run_id", "bigint"),
+        Column("exchange", "varchar", length=10),
+        Column("instrument_token", "bigint"),
+        Column("tradingsymbol", "varchar", length=50),
+        Column("kind", "text"),
+        Column("field", "text", nullable=True),
+        Column("old", "text", nullable=True),
+        Column("new", "text", nullable=True),
+    ),
+    privileges=("SELECT", "INSERT"),
+    add_key="ALTER TABLE kite_instrument_change"
+    " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
+)
 
 # The series of NSE's shares that trade under a suffix: a share moves among them, and to none.
 SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
@@ -27,28 +45,6 @@ SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
 # A debt security's symbol: its rate, its issuer, its year (642AS43-SG, 1023NABARD29), or one in a
 # series that is no share's (HUDX-N2).
 BOND_SYMBOL = "^[0-9]+[A-Z]+[0-9]|-(?!(BE|BZ|BT|SM|ST|SZ|IV|RR)$)[A-Z0-9]{2}$"
-
-CREATE_CHANGES = """
-CREATE TEMPORARY TABLE stock_ingestion_change (
-    exchange text, instrument_token bigint, tradingsymbol text, kind text, field text,
-    old text, new text)
-"""
-COUNT_CHANGES = "SELECT kind, count(*) FROM stock_ingestion_change GROUP BY kind"
-KEEP_CHANGES = """
-INSERT INTO {changes}
-    (run_id, exchange, instrument_token, tradingsymbol, kind, field, old, new)
-SELECT %s, exchange, instrument_token, tradingsymbol, kind, field, old, new
-FROM pg_temp.stock_ingestion_change
-"""
-COUNT_LOST_CHANGES = """
-SELECT count(*) FROM (
-    SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
-    FROM pg_temp.stock_ingestion_change
-    EXCEPT ALL
-    SELECT exchange, instrument_token, tradingsymbol, kind, field, old, new
-    FROM {changes} WHERE run_id = %s) AS lost
-"""
-DROP_CHANGES = "DROP TABLE IF EXISTS pg_temp.stock_ingestion_change"
 
 # What the last list had without having its moment now: somebody else gave it another one since; or
 # it was unclear whether the list had it (a rejected row may have been it), which this list tells.
@@ -82,174 +78,43 @@ SELECT old_exchange, old_instrument_token::text, old_tradingsymbol FROM stock_in
 WHERE new_instrument_token IS NULL AND was_current
 """
 
-COUNT_DUMP = "SELECT exchange, count(*) FROM stock_ingestion_stage GROUP BY 1"
 
-# By exchange: the rows that only the last list has, less those that only the dump has. Counted in
-# the differences: counting the last list itself would read the whole table.
-COUNT_LOSSES = """
-SELECT coalesce(new_exchange, old_exchange),
-       count(*) FILTER (WHERE new_exchange IS NULL AND was_current)
-       - count(*) FILTER (WHERE new_exchange IS NOT NULL AND NOT was_current)
-FROM stock_ingestion_delta GROUP BY 1
-"""
+def classify_changes(cursor: Any, run: Run) -> None:
+    """Classify the differences since the last list; changes.sql has the rules.
 
-# A smaller exchange may well lose half of its few rows from one day to the next.
-FEW_ROWS = 100
-
-
-@dataclass(frozen=True)
-class Plausibility:
-    """What a dump must have to be believed, against the last good one."""
-
-    exchanges: Sequence[str]
-    max_drop_percent: float
-    is_forced: bool = False
-    is_file: bool = False
-
-    def check(
-        self, now: Mapping[str, int], before: Mapping[str, int], last: LastRun | None = None
-    ) -> None:
-        """Raise ValidationError, with the figures, if an exchange lost too many of its rows.
-
-        `now` and `before` are rows by exchange. An exchange that the configuration names may not
-        vanish; any with at least 100 rows may lose at most `max_drop_percent` of them. Where the
-        table does not hold all rows of the `last` good run any more, the list as a whole may not
-        lose more than that against what this run stored (ruling 30).
-        """
-        faults = [
-            f"{exchange} fell from {count:,} rows to {now.get(exchange, 0):,}"
-            for exchange, count in sorted(before.items())
-            if self._is_wanted(exchange) and self._is_too_few(count, now.get(exchange, 0), exchange)
-        ]
-        left, total = sum(before.values()), sum(now.values())
-        if last is not None and left < last.stored:
-            logger.warning(
-                "The table holds %d of the %d rows that run %d stored; something else has changed "
-                "or removed the others",
-                left,
-                last.stored,
-                last.run_id,
-            )
-            left_out = sum(n for name, n in before.items() if not self._is_wanted(name))
-            stored = last.stored - left_out
-            if self._is_too_few(stored, total):
-                faults.append(f"the list fell from {stored:,} rows to {total:,}")
-        if faults and not self.is_forced:
-            raise ValidationError(self._describe(faults, now))
-        for exchange in sorted(before.keys() - now.keys()):
-            if self._is_wanted(exchange):
-                logger.warning(
-                    "Kite's list has none of the %d rows that %s had in the last list",
-                    before[exchange],
-                    exchange,
-                )
-
-    def exchanges_of(self, now: Mapping[str, int]) -> Sequence[str]:
-        """The exchanges that the list speaks of (none named: all); the others' rows are not gone.
-
-        A file with rows of one exchange alone, as Kite gives it on demand, is no whole list.
-        """
-        is_part = self.is_file and not self.exchanges and len(now) == 1
-        return list(now) if is_part else self.exchanges
-
-    def _describe(self, faults: Sequence[str], now: Mapping[str, int]) -> str:
-        said = f"{'; '.join(faults)} since the last good run. Nothing was stored, the list of that "
-        if self.is_file and len(now) == 1:
-            (exchange,) = now
-            return (
-                f"The file is no whole list, its rows are of {exchange} alone: {said}run stays. "
-                "Import a whole list, with all exchanges. If only this exchange is wanted from now "
-                f'on, set parameters.exchanges to ["{exchange}"]. With --force the file is stored '
-                f"as it is: until the next whole list the views show {exchange} alone."
-            )
-        if self.is_file:
-            return (
-                f"The file's list is not plausible: {said}run stays. If it is the list that is "
-                "wanted, run once with --force."
-            )
-        return (
-            f"Kite's list is not plausible: {said}run stays. Kite may not have finished today's "
-            "list: run again in some minutes. If the exchange really has so few instruments now, "
-            "run once with --force."
-        )
-
-    def _is_wanted(self, exchange: str) -> bool:
-        return not self.exchanges or exchange in self.exchanges
-
-    def _is_too_few(self, count: int, left: int, exchange: str = "") -> bool:
-        if exchange in self.exchanges and left == 0:
-            return True
-        return count >= FEW_ROWS and 100 * (count - left) > self.max_drop_percent * count
-
-
-def carry_on(cursor: Any, table: Relation, changes: Relation | None, last: LastRun | None) -> None:
-    """Take for the list of the `last` good run also what has another moment than that one now.
-
-    Without a history the newest rows are the last list.
+    Whether a row that one of the rejected may have been is gone is unclear.
     """
-    if last is None or changes is None:
-        return
-    columns = INSTRUMENT_TABLE.column_names
-    parts = {"columns": columns, "old_columns": [f"old_{name}" for name in columns]}
-    for statement in (CARRY_ON, CARRY_ON_ABSENT):
-        composed = compose(statement, table=table, changes=changes, **parts)
-        cursor.execute(composed, {"last_run": last.run_id})
-
-
-def count_lists(cursor: Any) -> tuple[Counter[str], Counter[str]]:
-    """Rows by exchange of the dump, each key once, and of the last list."""
-    cursor.execute(COUNT_DUMP)
-    now = Counter(dict(cursor.fetchall()))
-    cursor.execute(COUNT_LOSSES)
-    return now, now + Counter(dict(cursor.fetchall()))
-
-
-def classify_changes(
-    cursor: Any,
-    exchanges: Sequence[str] = (),
-    *,
-    rejected: Sequence[RejectedRow] = (),
-    is_replay: bool = False,
-) -> Counter[str]:
-    """Classify the differences that the merge has found since the last list.
-
-    `exchanges` are those that are stored (none named: all): the others' rows are not gone. Whether
-    a row that one of the `rejected` may have been is gone is unclear. A replayed dump is of another
-    day than today.
-    Returns how many there are of each kind; `keep_changes` puts them into the table of changes.
-    """
+    _carry_on(cursor, run)
     unclear: list[Absent] = []
-    if rejected:
+    if run.figures.rejected:
         cursor.execute(READ_ABSENT)
-        unclear = find_unclear([Absent(*row) for row in cursor.fetchall()], rejected)
-    cursor.execute(DROP_CHANGES)
-    cursor.execute(CREATE_CHANGES)
+        absent = [Absent(*row) for row in cursor.fetchall()]
+        unclear = find_unclear(absent, run.figures.rejected)
     rules = {
         "series": SERIES_SUFFIX,
         "bond": BOND_SYMBOL,
-        "exchanges": list(exchanges),
+        "exchanges": list(run.scope),
         "unclear_tokens": [row.token for row in unclear],
         "unclear_exchanges": [row.exchange for row in unclear],
-        "is_replay": is_replay,
+        "is_replay": not run.key.is_from_api,
     }
     cursor.execute(CLASSIFY, rules)
-    cursor.execute(COUNT_CHANGES)
-    return Counter(dict(cursor.fetchall()))
 
 
-def keep_changes(cursor: Any, changes: Relation, run_id: int) -> None:
-    """Put what `classify_changes` has found into the table of changes, as the run's.
-
-    Raises DatabaseError if they are not there then as they were found.
-    """
-    cursor.execute(compose(KEEP_CHANGES, changes=changes), (run_id,))
-    cursor.execute(compose(COUNT_LOST_CHANGES, changes=changes), (run_id,))
-    (lost,) = cursor.fetchone()
-    if lost:
-        raise DatabaseError(
-            f"Nothing was stored: {lost:,} of the run's changes are not in {changes} as they were "
-            "found. A trigger, a rule or row security on that table does such things."
+def _carry_on(cursor: Any, run: Run) -> None:
+    """Take for the list of the last good run also what has another moment than that one now."""
+    if run.last is None or run.table is None or run.changes is None:
+        return
+    columns = INSTRUMENT_TABLE.column_names
+    for statement in (CARRY_ON, CARRY_ON_ABSENT):
+        composed = compose(
+            statement,
+            columns=columns,
+            old_columns=[f"old_{name}" for name in columns],
+            table=run.table,
+            changes=run.changes,
         )
+        cursor.execute(composed, {"last_run": run.last.run_id})
 
 
 class Absent(NamedTuple):

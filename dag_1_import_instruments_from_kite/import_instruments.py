@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, time
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from dag_1_import_instruments_from_kite import settings
-from dag_1_import_instruments_from_kite.archive import (
-    keep_dump,
-    name_source,
-    parse_saved_dump,
-    warn_of_missing,
-)
-from dag_1_import_instruments_from_kite.changes import FEW_ROWS, Plausibility
-from dag_1_import_instruments_from_kite.settings import DAG_ID, DAG_NAME
-from dag_1_import_instruments_from_kite.store import (
-    SCHEMA_FILE,
-    History,
-    predict_list,
-    prepare_history,
-    record_failure,
-    store_list,
-)
-from dag_1_import_instruments_from_kite.summary import (
-    Summary,
-    describe,
-    describe_rejects,
-    write_rejected_rows,
-)
-from shared.config.config_loader import PROJECT_ROOT, ConfigLoader, RootConfig
-from shared.exceptions import (
-    DAGExecutionError,
-    DatabaseError,
-    StockIngestionError,
-    TransientDatabaseError,
-    ValidationError,
-)
-from shared.feed import API_SOURCE, Batch, RejectedRow, RunKey
+from dag_1_import_instruments_from_kite.changes import CHANGES, classify_changes
+from shared.config.fields import Field, exchanges
+from shared.exceptions import ValidationError
+from shared.feed import Batch, Feed, Payload, RejectedRow, Run
 from shared.foreign_text import shorten
 from shared.models.instrument import INSTRUMENT_TABLE, Instrument, QuickCheck, check_instrument
+from shared.run import read_schema, retry_policy, run_feed
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.kite_client_wrapper import (
-    KiteClientWrapper,
-    RawDump,
-    filter_by_exchange,
-)
+from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.kite_csv import WrittenKey, parse_dump
 from shared.utils.operation import advance, operation
-from shared.utils.relations import find_relation
-from shared.utils.retry import RetryPolicy
-from shared.utils.table_check import check_columns
-from shared.utils.table_setup import refuse_table
 
 logger = logging.getLogger(__name__)
 
@@ -86,17 +50,17 @@ def import_instruments_from_kite(
 
     Workflow:
     1. Load DAG configuration
-    2. Initialize Kite client and authenticate
-    3. Fetch instrument list
-    4. Validate and transform data
-    5. Create/update kite_instrument_master table
+    2. Create/update kite_instrument_master table
+    3. Initialize Kite client and authenticate
+    4. Fetch instrument list
+    5. Validate and transform data
     6. Upsert instruments to database
     7. Log summary statistics
 
     Args:
         dry_run: Write nothing: work out, and say, what a run would change
-        from_file: Import this saved dump (CSV, plain or gzipped; `-` is standard input) instead of
-            the API's (steps 2, 3)
+        from_file: Import this saved list (CSV, plain or gzipped; `-` is standard input) instead of
+            the API's
         force: Store a list that is not plausible against the last good one
 
     Returns:
@@ -105,192 +69,32 @@ def import_instruments_from_kite(
     Raises:
         DAGExecutionError: If any step fails; the step's own error is its `__cause__`
     """
-    source = API_SOURCE if from_file is None else name_source(from_file)
-    key = RunKey(DAG_ID, DAG_NAME, source, datetime.now().astimezone())
-    run = _Run(Summary(key, dry_run), from_file)
-    try:
-        message = run.execute(force)
-    except StockIngestionError as exc:
-        run.end_in_failure(exc)
-        raise DAGExecutionError(str(exc)) from exc
-    except Exception as exc:
-        run.end_in_failure(exc)
-        raise DAGExecutionError(f"unexpected {type(exc).__name__}: {exc}") from exc
-    except BaseException as exc:  # a signal
-        run.end_in_failure(exc)
-        raise
-    logger.info("DAG 1 completed: %s", message)
-    return message
+    return run_feed(FEED, dry_run=dry_run, from_file=from_file, force=force)
 
 
-class _Run:
-    """One run: its configuration and what it has found so far."""
-
-    def __init__(self, summary: Summary, from_file: str | None) -> None:
-        self.summary = summary
-        self._from_file = from_file
-        self._root: RootConfig | None = None
-
-    def execute(self, force: bool) -> str:
-        """Go through all steps; returns the summary in words."""
-        summary = self.summary
-        with operation("load configuration", summary.durations):
-            root, dag = ConfigLoader.load_merged_config(
-                DAG_FOLDER, settings.FIELDS, needs_api=summary.key.is_from_api
-            )
-        self._root = root
-        parameters = dag.parameters
-        summary.target = f"{root.database.database}.{INSTRUMENT_TABLE.name}"
-        retry = RetryPolicy(parameters["retry_attempts"], parameters["retry_delay_seconds"])
-        if not summary.dry_run:
-            with (  # before Kite is asked
-                operation("check table", summary.durations),
-                DatabaseManager(asdict(root.database), retry=retry) as db_manager,
-            ):
-                refuse_unsuited_table(db_manager)
-        fetched, raw_dump = self._fetch(root, retry)
-        summary.dump_sha256, summary.dump_bytes = raw_dump.sha256, raw_dump.size
-        instruments = self._prepare(fetched, parameters, root.logging["directory"], force)
-        plausibility = Plausibility(
-            parameters["exchanges"] or (),
-            parameters["max_drop_percent"],
-            force,
-            is_file=not summary.key.is_from_api,
-        )
-        if summary.dry_run:
-            self._try_store(instruments, root, plausibility)
-        else:
-            self._store(instruments, root, parameters, retry, plausibility)
-            if summary.key.is_from_api:
-                directory, days = parameters["archive_directory"], parameters["archive_days"]
-                now = summary.key.started_at
-                keep_dump(raw_dump, PROJECT_ROOT / directory, days, now=now)
-                warn_of_missing(PROJECT_ROOT / directory, days, summary.last, now=now)
-        return describe(summary)
-
-    def end_in_failure(self, error: BaseException) -> None:
-        """Log how far the run came (Property 14), and record it as failed where it can be."""
-        logger.info("DAG 1 did not complete: %s", describe(self.summary))
-        if self.summary.dry_run:
-            return
-        is_stored = self.summary.merge is not None  # only what comes after the commit failed
-        # Where the table could be prepared the database was there, and what was lost may be back.
-        is_away = (
-            isinstance(error, TransientDatabaseError) and "store" not in self.summary.durations
-        )
-        if self._root and not (is_stored or is_away):
-            is_stored = record_failure(self._root.database, self.summary, error)
-        if is_stored:
-            logger.warning("The list is stored: the run ended only after its commit.")
-
-    def _fetch(self, root: RootConfig, retry: RetryPolicy) -> tuple[list[dict[str, Any]], RawDump]:
-        summary = self.summary
-        if self._from_file is not None:
-            with operation("read saved dump", summary.durations):
-                dump, raw_dump = parse_saved_dump(self._from_file)
-        else:
-            client = KiteClientWrapper.from_config(
-                asdict(root.api), retry=retry, progress=partial(advance, unit="bytes")
-            )
-            with operation("authenticate", summary.durations):
-                client.authenticate()
-            with operation("fetch instruments", summary.durations):
-                dump = Batch(client.fetch_instruments(), client.rejected_rows)
-            assert client.raw_dump is not None  # the fetch has set it
-            raw_dump = client.raw_dump
-        summary.rejected.extend(dump.rejected)
-        summary.fetched = len(dump.rows) + len(dump.rejected)
-        if not summary.fetched:
-            raise ValidationError(
-                "Kite's instrument list is empty (a header and no rows), as it is on some "
-                "holidays. The table stays as it is; run again later."
-            )
-        return dump.rows, raw_dump
-
-    def _prepare(
-        self,
-        fetched: list[dict[str, Any]],
-        parameters: Mapping[str, Any],
-        log_directory: Path,
-        force: bool,
-    ) -> list[dict[str, Any]]:
-        """Select, validate and transform; fills in the summary, and writes the list of rejects."""
-        summary = self.summary
-        with operation("validate", summary.durations):
-            try:
-                selected = select_exchanges(fetched, parameters["exchanges"], summary.left_out)
-                valid = validate_instruments(selected, summary.rejected)
-                summary.repeated = (
-                    summary.fetched - summary.left_out.total() - len(summary.rejected) - len(valid)
-                )
-            finally:
-                if summary.rejected:
-                    summary.rejected.sort(key=lambda row: row.line_number or 0)
-                    summary.rejects_file = write_rejected_rows(summary.rejected, log_directory)
-            max_percent = 100.0 if force else parameters["max_reject_percent"]
-            _refuse_bad_dump(summary, len(valid), max_percent)
-        with operation("transform", summary.durations):
-            # Only `valid` has the rows now: the old dicts go as the new ones come (15 MB less).
-            selected.clear()
-            fetched.clear()
-            for start in range(0, len(valid), _TRANSFORMED_AT_ONCE):
-                part = slice(start, start + _TRANSFORMED_AT_ONCE)
-                valid[part] = transform_instruments(valid[part])
-        summary.stored = len(valid)
-        summary.by_exchange = Counter(map(itemgetter("exchange"), valid))
-        summary.by_type = Counter(map(itemgetter("instrument_type"), valid))
-        return valid
-
-    def _store(
-        self,
-        instruments: list[dict[str, Any]],
-        root: RootConfig,
-        parameters: Mapping[str, Any],
-        retry: RetryPolicy,
-        plausibility: Plausibility,
-    ) -> None:
-        summary = self.summary
-        with DatabaseManager(asdict(root.database), retry=retry) as db_manager:
-            with operation("prepare table", summary.durations):
-                history = db_manager.run_in_transaction(lambda _: _prepare_tables(db_manager))
-            with operation("store", summary.durations):
-                store_list(
-                    db_manager,
-                    instruments,
-                    summary,
-                    plausibility,
-                    batch_size=parameters["batch_size"],
-                    history=history,
-                )
-
-    def _try_store(
-        self, instruments: list[dict[str, Any]], root: RootConfig, plausibility: Plausibility
-    ) -> None:
-        """Work out what would be stored; without a database the dry run ends here, and says so."""
-        once = RetryPolicy(max_attempts=1)
-        try:
-            with DatabaseManager(asdict(root.database), retry=once) as db_manager:
-                refuse_unsuited_table(db_manager)
-                predict_list(db_manager, instruments, self.summary, plausibility)
-        except DatabaseError as exc:
-            logger.warning("What would change in the table could not be worked out: %s", exc)
+def fetch(run: Run) -> Iterator[Payload]:
+    """Kite's list of today, whole."""
+    assert run.config is not None
+    client = KiteClientWrapper.from_config(
+        asdict(run.config.api), retry=retry_policy(run), progress=partial(advance, unit="bytes")
+    )
+    with operation("authenticate", run.durations):
+        client.authenticate()
+    with operation("fetch instruments", run.durations):
+        client.fetch_instruments()
+    assert client.payload is not None  # the fetch has set it
+    yield client.payload
 
 
-def _prepare_tables(db_manager: DatabaseManager) -> History:
-    create_kite_instrument_master_table(db_manager)
-    return prepare_history(db_manager)
-
-
-def refuse_unsuited_table(db_manager: DatabaseManager) -> None:
-    """Raise DatabaseError if the table is there and cannot hold every row exactly (ruling 32), or
-    it cannot be told which one is meant (ruling 33).
-    """
-
-    def work(cursor: Any) -> None:
-        find_relation(cursor, INSTRUMENT_TABLE.name)
-        refuse_table(INSTRUMENT_TABLE, check_columns(cursor, INSTRUMENT_TABLE))
-
-    db_manager.run_in_transaction(work)
+def prepare(run: Run, batch: Batch) -> list[dict[str, Any]]:
+    """The valid instruments, as rows of the table; the others are added to the run's rejects."""
+    valid = validate_instruments(batch.rows, run.figures.rejected)
+    # Only `valid` has the rows now: the old dicts go as the new ones come (15 MB less).
+    batch.rows.clear()
+    for start in range(0, len(valid), _TRANSFORMED_AT_ONCE):
+        part = slice(start, start + _TRANSFORMED_AT_ONCE)
+        valid[part] = transform_instruments(valid[part])
+    return valid
 
 
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
@@ -305,7 +109,7 @@ def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
     Raises:
         DatabaseError: If table creation fails
     """
-    db_manager.ensure_table(INSTRUMENT_TABLE, SCHEMA_FILE.read_text(encoding="utf-8"))
+    db_manager.ensure_table(INSTRUMENT_TABLE, read_schema(FEED))
 
 
 def parse_instruments(
@@ -320,25 +124,6 @@ def parse_instruments(
     if isinstance(response, bytes):
         return parse_dump(response).rows
     return [transform_instrument(row) for row in response]
-
-
-def select_exchanges(
-    instruments: list[dict[str, Any]],
-    exchanges: Sequence[str] | None,
-    left_out: Counter[str],
-) -> list[dict[str, Any]]:
-    """The instruments of the listed exchanges (None or []: all); the others are counted.
-
-    Warns of a listed exchange that the dump lacks (ruling 9).
-    """
-    if not exchanges:
-        return instruments
-    counts = Counter(str(instrument.get("exchange")) for instrument in instruments)
-    for exchange in exchanges:
-        if exchange not in counts:
-            logger.warning("Kite's list has no row of the configured exchange %s", exchange)
-    left_out.update({name: count for name, count in counts.items() if name not in exchanges})
-    return filter_by_exchange(instruments, exchanges)
 
 
 def validate_instruments(
@@ -471,17 +256,24 @@ def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
     return RejectedRow(instrument.get("line_number"), reason, values, key)
 
 
-def _refuse_bad_dump(summary: Summary, valid: int, max_reject_percent: float) -> None:
-    """Raise ValidationError if nothing, or too little, is left to store (ruling 19)."""
-    percent = 100 * len(summary.rejected) / summary.fetched
-    if percent > 50 or (summary.fetched >= FEW_ROWS and percent > max_reject_percent):
-        way_out = "" if percent > 50 else " If it is right as it is, run again with --force."
-        raise ValidationError(
-            f"{len(summary.rejected):,} of {summary.fetched:,} rows were rejected: this is no list "
-            f"to rely on, the table stays as it is.{way_out}\n{describe_rejects(summary)}"
-        )
-    if not valid:
-        raise ValidationError(
-            "Kite's list has no row of the configured exchanges (parameters.exchanges in "
-            f"{DAG_FOLDER.name}/config.json): nothing to store, the table stays as it is."
-        )
+FEED = Feed(
+    folder=DAG_FOLDER,
+    title="instruments",
+    source="Kite",
+    table=INSTRUMENT_TABLE,
+    fetch=fetch,
+    parse=partial(parse_dump, is_whole=False),
+    prepare=prepare,
+    needs_kite=True,
+    are_distinct=True,  # validated
+    count_by=("exchange", "instrument_type"),
+    only="exchanges",
+    fields=(Field("parameters.exchanges", exchanges, None),),
+    views=(DAG_FOLDER / "views.sql").read_text(encoding="utf-8"),
+    changes=CHANGES,
+    before_merge=classify_changes,
+    due_from=time(8, 0),  # IST; fetched earlier, the list is that of the day before
+    changes_daily=True,
+    empty_note=", as it is on some holidays",
+    archive_name="kite_instruments.csv",
+)

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.config.fields import Field
+from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
 from shared.models.table import Table
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from shared.config.config_loader import RootConfig
     from shared.utils.extras import ExtraTable
+    from shared.utils.relations import Relation
     from shared.utils.run_history import LastRun
     from shared.utils.staged_merge import MergeResult
 
@@ -101,19 +102,22 @@ class Feed:
     """A DAG that brings rows from a source into a table. Its package exports one as FEED.
 
     `folder` is the DAG's: its id and name come from it, schema.sql is in it. `title` is what
-    messages call the rows ("instruments"). `fields` are the settings that it has beside those of
-    every feed. A snapshot (`table.is_snapshot`) is one payload, the whole list; another feed gives
-    any number, and each is a transaction of its own.
+    messages call the rows ("instruments"), `source` whom they ask ("Kite"). A snapshot
+    (`table.is_snapshot`) is one payload, the whole list; another feed gives any number, and each is
+    a transaction of its own. `fields` are the settings that it has beside those of every feed.
 
-    `count_by`: columns that the summary counts by; no value of a snapshot's first one may lose too
-    many rows. `only`: the values of that first one that a configuration wants (empty: all).
-    `extras` are tables that a run writes beside its own, and can do without; `views` is a script of
-    views and indexes. `before_merge` is called in the transaction before the table is changed, with
-    the differences in a temporary table, and gives counts to show; by default differences are told
-    by key (shared/utils/changes.py). `changes` is the table that they are kept in.
-    `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's);
-    `changes_daily`: each day's bytes differ from those of the days before (ruling 31).
-    `empty_note` says what it means that a snapshot has no row.
+    `are_distinct`: no two rows of `prepare` have the same key. `count_by`: columns that the summary
+    counts by; no value of a snapshot's first one may lose too many rows. `only`: the parameter that
+    lists the wanted values of that first one (empty: all). `views` is a script of views and indexes
+    that a run can do without.
+
+    `changes` is the table that the differences between two runs are kept in, and `before_merge`
+    finds them, in the transaction, before the table is changed: it fills CHANGE_NAME of
+    shared/utils/changes.py. By default differences are told by key, in a table for all feeds.
+
+    `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
+    `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
+    says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
     """
 
     folder: Path
@@ -122,19 +126,26 @@ class Feed:
     fetch: Callable[[Run], Iterable[Payload]]
     parse: Callable[[bytes], Batch]
     prepare: Callable[[Run, Batch], list[dict[str, Any]]] = _as_read
+    are_distinct: bool = False
     count_by: tuple[str, ...] = ()
-    only: Callable[[Mapping[str, Any]], Sequence[str]] = lambda parameters: ()
+    only: str = ""
+    source: str = "The source"
     fields: tuple[Field, ...] = ()
     needs_kite: bool = False
-    extras: tuple[ExtraTable, ...] = ()
     views: str = ""
-    before_merge: Callable[[Cursor, Run], Counter[str]] | None = None
     changes: ExtraTable | None = None
+    before_merge: Callable[[Cursor, Run], None] | None = None
     commands: tuple[Command, ...] = ()
     due_from: time | None = None
     changes_daily: bool = False
     empty_note: str = ""
     archive_name: str = ""
+
+    @property
+    def settings(self) -> tuple[Field, ...]:
+        """All the settings that a run of it reads from its config.json."""
+        of_snapshots = SNAPSHOT_FIELDS if self.table.is_snapshot else ()
+        return (*FEED_FIELDS, *of_snapshots, *self.fields)
 
     @property
     def dag_id(self) -> int:
@@ -179,10 +190,9 @@ class Stage(IntEnum):
     """How far a run has come."""
 
     STARTED = 0
-    TABLE_CHECKED = 1  # the database was there
+    RECORDED = 1  # the database was there
     FETCHED = 2
-    TABLE_READY = 3
-    STORED = 4  # at least one payload is committed
+    STORED = 3  # at least one payload is committed
 
 
 @dataclass
@@ -212,8 +222,12 @@ class Run:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stage: Stage = Stage.STARTED
     run_id: int | None = None  # in the history, from the start on
+    host: str | None = None
+    table: Relation | None = None  # where the feed's table is
+    changes: Relation | None = None  # where that of its changes is, if it can be read
     last: LastRun | None = None  # the last good run before
     is_compared_with_newest_rows: bool = False  # there is no run on record
+    scope: Sequence[str] = ()  # the values of count_by's first column that it speaks of; all
     figures: Figures = field(default_factory=Figures)
     rejects_file: Path | None = None
     durations: dict[str, float] = field(default_factory=dict)  # seconds by step

@@ -13,13 +13,14 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from dag_1_import_instruments_from_kite.store import History, prepare_history, store_list
+from dag_1_import_instruments_from_kite.summary import Summary
+
 from dag_1_import_instruments_from_kite.changes import Plausibility
 from dag_1_import_instruments_from_kite.import_instruments import (
     transform_instruments,
     validate_instruments,
 )
-from dag_1_import_instruments_from_kite.store import History, prepare_history, store_list
-from dag_1_import_instruments_from_kite.summary import Summary
 from shared.feed import RunKey
 from shared.utils.db_manager import DatabaseManager
 

@@ -206,3 +206,10 @@ DAG_FIELDS = (
     Field("parameters.retry_attempts", integer(1, 100), 3),
     Field("parameters.retry_delay_seconds", number(0, 3600), 5.0),
 )
+
+FEED_FIELDS = (
+    Field("parameters.max_reject_percent", number(0, 100), 5.0, is_extra=True),
+    Field("parameters.archive_days", integer(0, 36500), 30, is_extra=True),
+    Field("parameters.archive_directory", folder, "archive", is_extra=True),
+)
+SNAPSHOT_FIELDS = (Field("parameters.max_drop_percent", number(0, 100), 50.0, is_extra=True),)

@@ -33,7 +33,8 @@ class Table:
     of its key gets a passing value in it.
 
     `last_updated` names the column that every row of a run gets the run's moment in;
-    `created_at` the one that keeps the moment when the key was first stored.
+    `created_at` the one that keeps the moment when the key was first stored. A snapshot is always
+    given whole; of another table any rows may be given.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Table:
     unique: tuple[tuple[str, ...], ...] = ()
     last_updated: str = "last_updated"
     created_at: str = "created_at"
+    is_snapshot: bool = True
 
     @property
     def column_names(self) -> tuple[str, ...]:

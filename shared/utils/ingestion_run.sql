@@ -4,7 +4,7 @@ CREATE TABLE IF NOT EXISTS ingestion_run (
     dag_id INTEGER NOT NULL,
     dag_name TEXT NOT NULL,
     source TEXT NOT NULL,              -- 'api', or the file that was replayed
-    status TEXT NOT NULL,              -- 'succeeded' or 'failed'
+    status TEXT NOT NULL,              -- 'running', 'succeeded' or 'failed'
     started_at TIMESTAMPTZ NOT NULL,
     ended_at TIMESTAMPTZ NOT NULL,
     rows_fetched INTEGER,
@@ -17,5 +17,6 @@ CREATE TABLE IF NOT EXISTS ingestion_run (
     dump_sha256 TEXT,
     dump_bytes BIGINT,
     durations JSONB,                   -- seconds by step
-    error TEXT                         -- of a good run: why its changes are not known
+    error TEXT,                        -- of a good run: why its changes are not known
+    host TEXT                          -- where it runs, and the file that it holds a lock on
 );

@@ -5,13 +5,10 @@ Knows no database. Every call is retried where that may help (ruling 22).
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import http.client
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -25,7 +22,7 @@ from shared.exceptions import (
     StockIngestionError,
     TransientAPIError,
 )
-from shared.feed import Batch, RejectedRow
+from shared.feed import Batch, Payload, RejectedRow
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.kite_csv import parse_dump
 from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
@@ -79,7 +76,7 @@ class KiteClientWrapper:
         )
         self._authenticated = False
         self.rejected_rows: list[RejectedRow] = []
-        self.raw_dump: RawDump | None = None
+        self.payload: Payload | None = None
 
     @classmethod
     def from_config(
@@ -180,8 +177,9 @@ class KiteClientWrapper:
 
     def _fetch_dump(self) -> Batch:
         body = self._client.instruments()
-        self.raw_dump = RawDump.of(body, self._client.reqsession.packed_body)
-        return parse_dump(body)
+        batch = parse_dump(body)
+        self.payload = Payload(body, self._client.reqsession.packed_body, batch)
+        return batch
 
     def _call(self, func: Callable[[], T], operation: str, retry: RetryPolicy | None = None) -> T:
         def attempt() -> T:
@@ -251,20 +249,6 @@ class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no t
         if not isinstance(data, bytes):
             raise APIError("Expected the instrument list as CSV, got JSON.")
         return data
-
-
-@dataclass(frozen=True)
-class RawDump:
-    """An instrument list as it came: its gzip, and the SHA-256 and size in bytes of its CSV."""
-
-    packed: bytes = field(repr=False)
-    sha256: str
-    size: int
-
-    @classmethod
-    def of(cls, body: bytes, packed: bytes | None = None) -> RawDump:
-        """What to keep of `body`; `packed` is its gzip, if that is at hand."""
-        return cls(packed or gzip.compress(body, 1), hashlib.sha256(body).hexdigest(), len(body))
 
 
 def _translate(error: Exception, root: str, deadline_seconds: float) -> StockIngestionError:

@@ -1,7 +1,8 @@
 """The history of runs in the table `ingestion_run`.
 
-Takes a cursor inside a transaction and never commits: the row of a good run is written in the
-transaction of its data, that of a failed one in its own, so that a rollback keeps it.
+Takes a cursor inside a transaction and never commits. A run is recorded as `running` when it
+begins, and as `succeeded` in the transaction of its data; as `failed` in one of its own, so that a
+rollback keeps it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.feed import RunKey
+from shared.feed import API_SOURCE, Figures, RunKey
 from shared.models.table import Column
 from shared.utils.extras import ExtraTable, is_ours
-from shared.utils.staged_merge import lock_name
+from shared.utils.staged_merge import MergeResult, lock_name
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ TABLE = ExtraTable(
         Column("dump_bytes", "bigint", nullable=True),
         Column("durations", "jsonb", nullable=True),
         Column("error", "text", nullable=True),
+        Column("host", "text", nullable=True),
     ),
     privileges=("SELECT", "INSERT", "UPDATE"),
     key=("run_id",),
@@ -59,8 +61,8 @@ TABLE = ExtraTable(
 NEWEST_RUN = "SELECT coalesce(max(run_id), 0) FROM ingestion_run"
 
 _INSERT_RUN = """
-INSERT INTO ingestion_run ({}dag_id, dag_name, source, status, started_at, ended_at)
-{} %s, %s, %s, %s, %s, clock_timestamp(){}
+INSERT INTO ingestion_run ({}dag_id, dag_name, source, status, started_at, ended_at, host)
+{} %(dag_id)s, %(dag_name)s, %(source)s, 'running', %(started_at)s, %(started_at)s, %(host)s{}
 RETURNING run_id
 """
 INSERT_RUN = _INSERT_RUN.format("", "SELECT", "")
@@ -73,16 +75,38 @@ INSERT_RUN_LAST = _INSERT_RUN.format(
 
 UPDATE_RUN = """
 UPDATE ingestion_run
-SET ended_at = clock_timestamp(), rows_fetched = %s, rows_left_out = %s, rows_rejected = %s,
-    rows_inserted = %s, rows_updated = %s, rows_superseded = %s, list_moment = %s,
-    dump_sha256 = %s, dump_bytes = %s, durations = %s, error = %s
-WHERE run_id = %s
+SET status = %(status)s, ended_at = clock_timestamp(), rows_fetched = %(fetched)s,
+    rows_left_out = %(left_out)s, rows_rejected = %(rejected)s, rows_inserted = %(inserted)s,
+    rows_updated = %(updated)s, rows_superseded = %(superseded)s, list_moment = %(moment)s,
+    dump_sha256 = %(sha256)s, dump_bytes = %(bytes)s, durations = %(durations)s, error = %(error)s
+WHERE run_id = %(run_id)s
+"""
+
+# Good runs are numbered in the order of their lists: one that another has overtaken gets a new
+# number.
+IS_OVERTAKEN = """
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE dag_id = %s AND status = 'succeeded' AND run_id > %s)
+"""
+RENUMBER = "UPDATE ingestion_run SET run_id = DEFAULT WHERE run_id = %s RETURNING run_id"
+
+# Runs of this DAG on this host that are still called running, while its lock was free.
+END_KILLED = """
+UPDATE ingestion_run SET status = 'failed', error = %(error)s
+WHERE dag_id = %(dag_id)s AND host = %(host)s AND status = 'running' AND run_id <> %(run_id)s
+"""
+ENDED_SILENTLY = "It ended without a word: it was killed, or the machine went down."
+
+IS_AT_PAYLOAD = """
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE run_id = %s AND status = 'running' AND dump_sha256 = %s)
 """
 
 # By this the views and the next run find the list.
 IS_RECORDED = """
 SELECT EXISTS (SELECT FROM ingestion_run
-               WHERE run_id = %s AND list_moment IS NOT DISTINCT FROM %s::timestamp)
+               WHERE run_id = %(run_id)s AND status = %(status)s
+                 AND list_moment IS NOT DISTINCT FROM %(moment)s::timestamp)
 """
 _NOT_RECORDED = (
     f"Nothing was stored: the run is not in {TABLE_NAME} as it was written there. A trigger, a "
@@ -91,7 +115,7 @@ _NOT_RECORDED = (
 
 READ_RUNS = """
 SELECT run_id, dag_id, source, status, started_at, ended_at,
-       rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error
+       rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name, host
 FROM ingestion_run
 WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
 ORDER BY run_id DESC LIMIT %(limit)s
@@ -151,22 +175,6 @@ ORDER BY dag.dag_id
 """
 
 
-@dataclass
-class RunFigures:
-    """What a run counted, as far as it came. Durations are in seconds, by step."""
-
-    fetched: int | None = None
-    left_out: int | None = None
-    rejected: int | None = None
-    inserted: int | None = None
-    updated: int | None = None
-    superseded: int | None = None
-    list_moment: datetime | None = None
-    dump_sha256: str | None = None
-    dump_bytes: int | None = None
-    durations: Mapping[str, float] = field(default_factory=dict)
-
-
 class RecordedRun(NamedTuple):
     """A row of READ_RUNS. The counts are None as far as the run did not come."""
 
@@ -182,6 +190,8 @@ class RecordedRun(NamedTuple):
     updated: int | None
     dump_sha256: str | None
     error: str | None
+    dag_name: str
+    host: str | None
 
     @property
     def succeeded(self) -> bool:
@@ -223,34 +233,75 @@ class LastRun(NamedTuple):
     list_moment: datetime | None
     stored: int
 
+    @property
+    def is_from_api(self) -> bool:
+        """Whether its rows came from the source, not from a saved file."""
+        return self.source == API_SOURCE
+
 
 def is_kept(cursor: Cursor) -> bool:
     """Whether the history is there, and not a table of something else under its name."""
     return is_ours(cursor, TABLE)
 
 
-def insert_run(cursor: Cursor, key: RunKey, status: str) -> int:
-    """Record a run; returns its run_id, which is higher than any other.
+def start_run(cursor: Cursor, key: RunKey, host: str | None) -> int:
+    """Record a run that begins; returns its run_id, which is higher than any other.
 
-    Also where the table was restored and the sequence of its run_id was not.
+    Also where the table was restored and the sequence of its run_id was not. `host` is where it
+    runs, and the file that it holds a lock on.
     """
-    values = (key.dag_id, key.dag_name, key.source, status, key.started_at)
+    values = {**asdict(key), "host": host}
     lock_name(cursor, TABLE_NAME)  # two would take the same number
-    cursor.execute(NEWEST_RUN)
-    newest = _only_number(cursor)
-    cursor.execute("SAVEPOINT run")
-    with contextlib.suppress(errors.UniqueViolation):
-        cursor.execute(INSERT_RUN, values)
-        if (run_id := _only_number(cursor)) > newest:
-            cursor.execute("RELEASE SAVEPOINT run")  # what is set after it holds to the COMMIT
-            return run_id
+    newest = _read_number(cursor, NEWEST_RUN)
+    run_id = _attempt_number(cursor, INSERT_RUN, values)
+    if run_id is not None and run_id > newest:
+        cursor.execute("RELEASE SAVEPOINT run")  # what is set after it holds to the COMMIT
+        return run_id
     cursor.execute("ROLLBACK TO SAVEPOINT run")
     cursor.execute("RELEASE SAVEPOINT run")
-    cursor.execute(INSERT_RUN_LAST, values)
-    return _only_number(cursor)
+    return _read_number(cursor, INSERT_RUN_LAST, values)
 
 
-def _only_number(cursor: Cursor) -> int:
+def end_killed_runs(cursor: Cursor, run_id: int, key: RunKey, host: str) -> None:
+    """Record as failed what was killed before `run_id` began: nobody holds its lock any more."""
+    values = {"dag_id": key.dag_id, "host": host, "run_id": run_id, "error": ENDED_SILENTLY}
+    cursor.execute(END_KILLED, values)
+
+
+def put_last(cursor: Cursor, key: RunKey, run_id: int, host: str | None) -> int:
+    """The number for a run that is about to be recorded as good: higher than those of the others.
+
+    A run that began later and has ended before this one has a higher number than `run_id`.
+    """
+    lock_name(cursor, TABLE_NAME)
+    cursor.execute(IS_OVERTAKEN, (key.dag_id, run_id))
+    if cursor.fetchone() != (True,):
+        return run_id
+    newest = _read_number(cursor, NEWEST_RUN)
+    number = _attempt_number(cursor, RENUMBER, (run_id,))
+    if number is not None and number > newest:
+        cursor.execute("RELEASE SAVEPOINT run")
+        return number
+    cursor.execute("ROLLBACK TO SAVEPOINT run")
+    cursor.execute("RELEASE SAVEPOINT run")
+    number = start_run(cursor, key, host)
+    cursor.execute(
+        "UPDATE ingestion_run SET status = 'failed', error = %s WHERE run_id = %s",
+        (f"It goes on as run {number}: another run has ended meanwhile.", run_id),
+    )
+    return number
+
+
+def _attempt_number(cursor: Cursor, statement: str, values: Any) -> int | None:
+    """What the statement returns; None if that number is taken. Leaves a savepoint "run"."""
+    cursor.execute("SAVEPOINT run")
+    with contextlib.suppress(errors.UniqueViolation):
+        return _read_number(cursor, statement, values)
+    return None
+
+
+def _read_number(cursor: Cursor, statement: str, values: Any = None) -> int:
+    cursor.execute(statement, values)
     row = cursor.fetchone()
     if row is None:
         raise DatabaseError(_NOT_RECORDED)
@@ -265,30 +316,43 @@ def has_succeeded(cursor: Cursor, key: RunKey) -> bool:
     return bool(row[0])
 
 
-def update_run(cursor: Cursor, run_id: int, figures: RunFigures, error: str | None = None) -> None:
-    """Add what the run counted, and its error if it failed.
+def is_at_payload(cursor: Cursor, run_id: int, sha256: str) -> bool:
+    """Whether the payload with this hash is the last that a running run has stored."""
+    cursor.execute(IS_AT_PAYLOAD, (run_id, sha256))
+    return cursor.fetchone() == (True,)
+
+
+def update_run(
+    cursor: Cursor,
+    run_id: int,
+    figures: Figures,
+    merge: MergeResult | None,
+    durations: Mapping[str, float],
+    *,
+    status: str,
+    error: str | None = None,
+) -> None:
+    """Record what the run has come to: `running`, `succeeded`, or `failed` with its error.
 
     Raises DatabaseError if something in the database keeps the row as it was.
     """
-    durations = {step: round(seconds, 3) for step, seconds in figures.durations.items()}
-    cursor.execute(
-        UPDATE_RUN,
-        (
-            figures.fetched,
-            figures.left_out,
-            figures.rejected,
-            figures.inserted,
-            figures.updated,
-            figures.superseded,
-            figures.list_moment,
-            figures.dump_sha256,
-            figures.dump_bytes,
-            json.dumps(durations),
-            error,
-            run_id,
-        ),
-    )
-    cursor.execute(IS_RECORDED, (run_id, figures.list_moment))
+    values = {
+        "run_id": run_id,
+        "status": status,
+        "fetched": figures.fetched,
+        "left_out": figures.left_out.total(),
+        "rejected": len(figures.rejected),
+        "inserted": merge and merge.inserted,
+        "updated": merge and merge.updated,
+        "superseded": merge and merge.superseded,
+        "moment": merge and without_zone(merge.moment),
+        "sha256": figures.sha256,
+        "bytes": figures.payload_bytes,
+        "durations": json.dumps({step: round(seconds, 3) for step, seconds in durations.items()}),
+        "error": error,
+    }
+    cursor.execute(UPDATE_RUN, values)
+    cursor.execute(IS_RECORDED, values)
     if cursor.fetchone() != (True,):
         raise DatabaseError(_NOT_RECORDED)
 

@@ -190,6 +190,15 @@ class MergeResult:
     superseded: int = 0
     moment: datetime | None = None
 
+    def __add__(self, other: MergeResult) -> MergeResult:
+        """What two merges did together; the moment is this one's."""
+        return MergeResult(
+            self.inserted + other.inserted,
+            self.updated + other.updated,
+            self.superseded + other.superseded,
+            self.moment,
+        )
+
 
 # Called with the cursor and the moment of the last list (None: there is none), before anything is
 # changed.

@@ -45,6 +45,14 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
         _widen(cursor, table, found, column)
 
 
+def refuse_unsuited(cursor: Cursor, table: Table) -> None:
+    """Raise DatabaseError if the table is there and cannot hold every row exactly (ruling 32), or
+    it cannot be told which one is meant (ruling 33).
+    """
+    find_relation(cursor, table.name)
+    refuse_table(table, check_columns(cursor, table))
+
+
 def refuse_table(table: Table, faults: Sequence[str]) -> None:
     """Raise DatabaseError if check_columns has found anything."""
     if faults:

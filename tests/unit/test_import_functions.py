@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dag_1_import_instruments_from_kite.summary import (
+    Summary,
+    describe,
+    describe_rejects,
+    write_rejected_rows,
+)
 
 from dag_1_import_instruments_from_kite import import_instruments
 from dag_1_import_instruments_from_kite import summary as summary_module
@@ -26,12 +32,6 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     transform_instruments,
     validate_instrument,
     validate_instruments,
-)
-from dag_1_import_instruments_from_kite.summary import (
-    Summary,
-    describe,
-    describe_rejects,
-    write_rejected_rows,
 )
 from sandbox.kite_server import KiteServer
 from shared.config.logging_config import register_secrets

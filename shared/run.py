@@ -1,0 +1,340 @@
+"""A run of a feed: its steps, which are the same for every DAG.
+
+Each payload is a transaction of its own. What happens in it is in shared/store.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from shared import archive, run_lock
+from shared.config.config_loader import PROJECT_ROOT, ConfigLoader, DatabaseConfig
+from shared.config.logging_config import redact
+from shared.exceptions import (
+    ConfigurationError,
+    DAGExecutionError,
+    DatabaseError,
+    StockIngestionError,
+    TransientDatabaseError,
+    ValidationError,
+)
+from shared.feed import API_SOURCE, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
+from shared.foreign_text import escape
+from shared.gate import refuse_rejects, select
+from shared.store import History, predict, prepare_extras, store
+from shared.summary import describe, write_rejected_rows
+from shared.utils import run_history
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.extras import ensure_extra_table
+from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
+from shared.utils.operation import advance, operation
+from shared.utils.retry import RetryPolicy
+from shared.utils.table_setup import ensure_table
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long recording a failed run may take, in seconds: the run itself has ended already.
+_RECORD_SECONDS = 2
+_RECORD_DEADLINE_SECONDS = 3
+
+
+def run_feed(
+    feed: Feed, *, dry_run: bool = False, from_file: str | None = None, force: bool = False
+) -> str:
+    """Run a feed once: fetch, check and store what its source gives.
+
+    Args:
+        feed: The DAG's
+        dry_run: Write nothing: work out, and say, what a run would change
+        from_file: Load this saved payload (plain or gzipped; `-` is standard input) in place of
+            asking the source
+        force: Store what is not plausible against the last good run
+
+    Returns:
+        The summary, in lines
+
+    Raises:
+        DAGExecutionError: If any step fails; the step's own error is its `__cause__`
+    """
+    source = API_SOURCE if from_file is None else archive.name_source(from_file)
+    key = RunKey(feed.dag_id, feed.name, source, datetime.now().astimezone())
+    run = Run(feed, key, RunOptions(dry_run, from_file, force))
+    with ExitStack() as until_the_end:
+        try:
+            message = _execute(run, until_the_end)
+        except StockIngestionError as exc:
+            _end_in_failure(run, exc)
+            raise DAGExecutionError(str(exc)) from exc
+        except Exception as exc:
+            _end_in_failure(run, exc)
+            raise DAGExecutionError(f"unexpected {type(exc).__name__}: {exc}") from exc
+        except BaseException as exc:  # a signal
+            _end_in_failure(run, exc)
+            raise
+    logger.info("DAG %d completed: %s", feed.dag_id, message)
+    return message
+
+
+def _execute(run: Run, until_the_end: ExitStack) -> str:
+    feed = run.feed
+    with operation("load configuration", run.durations):
+        run.config, dag = ConfigLoader.load_merged_config(
+            feed.folder, feed.settings, needs_api=feed.needs_kite and run.key.is_from_api
+        )
+    run.parameters = dag.parameters
+    database = asdict(run.config.database)
+    if run.options.dry_run:
+        for rows in (_prepare(run, payload) for payload in _payloads(run)):
+            _try_store(run, database, rows)
+        return describe(run)
+    with DatabaseManager(database, retry=retry_policy(run)) as manager:
+        lock = until_the_end.enter_context(
+            run_lock.hold(run.config.logging["directory"], feed.dag_id)
+        )
+        with operation("prepare table", run.durations):  # before the source is asked
+            history = _begin(run, manager, lock)
+        manager.close()  # an idle connection may be cut while the source is asked
+        payloads = _payloads(run)
+        if feed.table.is_snapshot:
+            _load(run, manager, history, next(payloads), is_last=True)
+        else:
+            _load_all(run, manager, history, payloads)
+    return describe(run)
+
+
+def retry_policy(run: Run) -> RetryPolicy:
+    """How often the run tries what may pass by itself."""
+    return RetryPolicy(run.parameters["retry_attempts"], run.parameters["retry_delay_seconds"])
+
+
+def _begin(run: Run, manager: DatabaseManager, lock: run_lock.RunLock | None) -> History:
+    """Record that the run begins, then make what it writes to, where that is not there yet."""
+
+    def start(cursor: Any) -> int | None:
+        lacking = ensure_extra_table(cursor, run_history.TABLE)
+        return None if lacking else _start(cursor, run.key, lock)
+
+    def prepare(cursor: Any) -> tuple[History, str]:
+        ensure_table(cursor, run.feed.table, read_schema(run.feed))
+        return prepare_extras(cursor, run.feed)
+
+    run.run_id = manager.run_in_transaction(start)
+    run.host = lock.host if lock else None
+    run.stage = Stage.RECORDED
+    history, lacking = manager.run_in_transaction(prepare)
+    if lacking:
+        logger.warning("%s", lacking)
+    return history
+
+
+def _start(cursor: Any, key: RunKey, lock: run_lock.RunLock | None) -> int:
+    run_id = run_history.start_run(cursor, key, lock.host if lock else None)
+    if lock is not None and lock.was_free:
+        run_history.end_killed_runs(cursor, run_id, key, lock.host)
+    return run_id
+
+
+def read_schema(feed: Feed) -> str:
+    """The script that makes the feed's table."""
+    return (feed.folder / "schema.sql").read_text(encoding="utf-8")
+
+
+def _payloads(run: Run) -> Iterator[Payload]:
+    if run.options.from_file is None:
+        yield from run.feed.fetch(run)
+        return
+    with operation("read saved file", run.durations):
+        payload = archive.read_saved(run.feed, run.options.from_file)
+    yield payload
+
+
+def _load_all(
+    run: Run, manager: DatabaseManager, history: History, payloads: Iterator[Payload]
+) -> None:
+    """Store each payload as it comes; one that fails leaves the ones before it stored."""
+    first = next(payloads, None)  # the steps up to it are shown by themselves
+    with operation("load", run.durations):
+        number = 0
+        while first is not None:
+            _load(run, manager, history, first, is_last=False)
+            number += 1
+            advance(number, unit="payloads")
+            first = next(payloads, None)
+    if run.run_id is not None:
+        manager.run_in_transaction(lambda cursor: _record_end(cursor, run, "succeeded"))
+
+
+def _load(
+    run: Run, manager: DatabaseManager, history: History, payload: Payload, *, is_last: bool
+) -> None:
+    rows = _prepare(run, payload)
+    begin = operation("store", run.durations) if is_last else ExitStack()
+    with begin:
+        store(run, manager, rows, payload, history, is_last=is_last)
+    if run.key.is_from_api:
+        directory = PROJECT_ROOT / run.parameters["archive_directory"]
+        archive.keep(run, payload, directory)
+        if is_last:
+            archive.warn_of_missing(run, run.last, directory)
+
+
+def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
+    """The rows of a payload that are to be stored. Fills in figures, and writes the rejects."""
+    assert run.config is not None
+    feed, figures = run.feed, run.figures
+    batch = payload.batch or feed.parse(payload.body)
+    figures.sha256 = payload.sha256
+    figures.payload_bytes = (figures.payload_bytes or 0) + len(payload.body)
+    run.stage = max(run.stage, Stage.FETCHED)
+    fetched = len(batch.rows) + len(batch.rejected)
+    figures.fetched += fetched
+    if feed.table.is_snapshot and not fetched:
+        raise ValidationError(
+            f"{feed.source}'s list is empty (a header and no rows){feed.empty_note}. The table "
+            "stays as it is; run again later."
+        )
+    before, left_out = len(figures.rejected), figures.left_out.total()
+    figures.rejected += batch.rejected
+    step = operation("validate", run.durations) if feed.table.is_snapshot else ExitStack()
+    with step:
+        try:
+            selected = select(run, batch.rows)
+            if selected is not batch.rows:
+                batch.rows.clear()  # they are many
+            rows = feed.prepare(run, replace(batch, rows=selected))
+        finally:
+            if len(figures.rejected) > before:
+                figures.rejected.sort(key=lambda row: row.line_number or 0)
+                run.rejects_file = write_rejected_rows(
+                    figures.rejected, run.config.logging["directory"], run.key.started_at
+                )
+        rejected = len(figures.rejected) - before
+        refuse_rejects(run, fetched=fetched, rejected=rejected, valid=len(rows))
+    left_out = figures.left_out.total() - left_out
+    figures.repeated += fetched - left_out - rejected - len(rows)
+    figures.stored += len(rows)
+    for column in feed.count_by:
+        figures.counts.setdefault(column, Counter()).update(row[column] for row in rows)
+    return rows
+
+
+def _try_store(run: Run, database: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Work out what would be stored; without a database the dry run ends here, and says so."""
+    try:
+        with DatabaseManager(database, retry=RetryPolicy(max_attempts=1)) as manager:
+            predict(run, manager, rows)
+    except DatabaseError as exc:
+        logger.warning("What would change in the table could not be worked out: %s", exc)
+
+
+def _end_in_failure(run: Run, error: BaseException) -> None:
+    """Log how far the run came (Property 14), and record it as failed where it can be."""
+    logger.info("DAG %d did not complete: %s", run.feed.dag_id, describe(run))
+    if run.options.dry_run or run.config is None:
+        return
+    # What is away at the start is not waited for once more; what was lost later may be back.
+    is_away = isinstance(error, TransientDatabaseError) and run.stage < Stage.RECORDED
+    is_stored = run.stage is Stage.STORED or (not is_away and _record_failure(run, error))
+    if is_stored and run.feed.table.is_snapshot:
+        logger.warning("The list is stored: the run ended only after its commit.")
+
+
+def _record_failure(run: Run, error: BaseException) -> bool:
+    """Record a failed run, if the database lets us, and soon.
+
+    Returns True, and records nothing, if its data turn out to be stored: the answer to COMMIT was
+    lost, or a signal came before it. False also where that cannot be found out.
+    """
+    assert run.config is not None
+
+    def work(cursor: Any) -> bool:
+        if run_history.has_succeeded(cursor, run.key):
+            return True
+        if run.run_id is None:
+            run.run_id = run_history.start_run(cursor, run.key, None)
+        _record_end(cursor, run, "failed", _reason(error))
+        return False
+
+    return bool(_record_quickly(run.config.database, work))
+
+
+def _record_end(cursor: Any, run: Run, status: str, error: str | None = None) -> None:
+    assert run.run_id is not None
+    run_history.update_run(
+        cursor,
+        run.run_id,
+        run.figures,
+        run.figures.merge,
+        run.durations,
+        status=status,
+        error=error,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What the history says of an error: PostgreSQL stores neither NUL nor what is not UTF-8."""
+    said = escape(redact(str(error)))
+    return said or f"ended from outside: {type(error).__name__.strip('_')}"
+
+
+def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | None:
+    """`work` in a transaction, where the history may be written; None where that does not go.
+
+    All of it within a deadline: after SIGTERM the run has to end soon (ruling 26).
+    """
+    quick = replace(
+        config,
+        connect_timeout_seconds=_RECORD_SECONDS,
+        lock_timeout_seconds=_RECORD_SECONDS,
+        statement_timeout_seconds=_RECORD_SECONDS,
+    )
+
+    def record() -> T | None:
+        with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as manager:
+            lacking = manager.run_in_transaction(
+                lambda cursor: ensure_extra_table(cursor, run_history.TABLE)
+            )
+            return None if lacking else manager.run_in_transaction(work)
+
+    try:
+        return call_interruptibly(record, deadline_seconds=_RECORD_DEADLINE_SECONDS)
+    except (DatabaseError, DeadlineExceededError) as exc:
+        logger.info("the run could not be recorded: %s", exc or "the database is slow")
+        return None
+
+
+def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
+    """Run a DAG that is a plain function, and record its run where there is a database."""
+    key = RunKey(dag_id, name, API_SOURCE, datetime.now().astimezone())
+    try:
+        config = ConfigLoader.load_database_config()
+        directory = ConfigLoader.load_logging_config()["directory"]
+    except ConfigurationError:  # the function may need no database
+        return function()
+    with run_lock.hold(directory, dag_id) as lock:
+        run_id = _record_quickly(config, lambda cursor: _start(cursor, key, lock))
+
+        def end(status: str, error: str | None = None) -> None:
+            if run_id is not None:
+                _record_quickly(
+                    config,
+                    lambda cursor: run_history.update_run(
+                        cursor, run_id, Figures(), None, {}, status=status, error=error
+                    ),
+                )
+
+        try:
+            result = function()
+        except BaseException as exc:
+            end("failed", _reason(exc))
+            raise
+        end("succeeded")
+        return result

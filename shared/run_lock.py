@@ -1,0 +1,65 @@
+"""Whether a run that is called running still lives: each holds a lock on a file of its DAG."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.private_files import make_private_folder, private_opener
+
+
+@dataclass(frozen=True)
+class RunLock:
+    """`host` names the machine and the file; `was_free`: no other run of the DAG held it."""
+
+    host: str
+    was_free: bool
+
+
+@contextlib.contextmanager
+def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
+    """Hold the lock of a DAG's runs, which any number of them may; None if it cannot be had."""
+    path = directory / f"dag_{dag_id}.lock"
+    try:
+        make_private_folder(directory)
+        descriptor = private_opener(str(path), os.O_RDWR | os.O_CREAT)
+    except OSError:
+        yield None
+        return
+    try:
+        was_free = _try(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield RunLock(f"{socket.gethostname()} {path}", was_free)
+    finally:
+        os.close(descriptor)
+
+
+def has_ended(host: str | None) -> bool:
+    """Whether the run that wrote this `host` lives no more, though it is called running.
+
+    False where that cannot be known: it is another machine's, or another user's.
+    """
+    machine, _, path = (host or "").partition(" ")
+    if machine != socket.gethostname():
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _try(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

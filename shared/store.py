@@ -1,0 +1,249 @@
+"""The transaction of a payload: gate, changes, merge, and the run's own record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from shared.feed import Feed, Payload, Run, Stage
+from shared.gate import Plausibility
+from shared.utils import run_history
+from shared.utils.changes import (
+    count_last,
+    count_staged,
+    find_changes,
+    keep_changes,
+    table_of,
+)
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.extras import (
+    ensure_extra_table,
+    ensure_views,
+    find_missing_key,
+    is_readable,
+)
+from shared.utils.operation import advance
+from shared.utils.relations import find_relation
+from shared.utils.staged_merge import (
+    NEWEST_ROWS,
+    MergeResult,
+    is_stored,
+    lock_table,
+    merge_rows,
+)
+from shared.utils.table_check import read_table
+from shared.utils.table_setup import refuse_unsuited
+
+
+class History(NamedTuple):
+    """What can be recorded of a run (in a dry run: read): the run itself, and what it changed."""
+
+    runs: bool
+    changes: bool
+
+
+def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[History, str]:
+    """Make what a run writes beside its table, where the role may, and the feed's views.
+
+    Returns what can be recorded, and what is lacking, in words. A role that may not is no error
+    (ruling 23). Without `upgrade` tables that are there stay as they are.
+    """
+    if reason := ensure_extra_table(cursor, run_history.TABLE):
+        return History(runs=False, changes=False), (
+            f"The history of runs and changes is not kept: {reason}. The views that go by it then "
+            "show, among today's rows, also what earlier lists had."
+        )
+    changes = table_of(feed)
+    no_changes = ensure_extra_table(cursor, changes if upgrade else replace(changes, add_key=None))
+    faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
+    if lacking := ensure_views(cursor, _views_script(cursor, feed)):
+        faults.append(
+            f"Not made, or of an earlier version: {'; '.join(lacking)}. Rename what is in the way, "
+            "or let the table's owner run this DAG once."
+        )
+    return History(runs=True, changes=no_changes is None), " ".join(faults)
+
+
+def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
+    """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
+
+    def work(cursor: Any) -> str:
+        changes = table_of(feed)
+        key = find_missing_key(cursor, changes)
+        cursor.execute("SAVEPOINT before_history")
+        try:
+            if read_table(cursor, feed.table.name) is None:
+                cursor.execute((feed.folder / "schema.sql").read_text(encoding="utf-8"))
+            _, lacking = prepare_extras(cursor, feed, upgrade=False)
+        finally:
+            cursor.execute("ROLLBACK TO SAVEPOINT before_history")
+        if key and not lacking:
+            return f"{changes.name} has no primary key. The next run of its owner adds it: {key}"
+        return lacking
+
+    return manager.run_in_transaction(work)
+
+
+def _views_script(cursor: Any, feed: Feed) -> str:
+    """What makes the views.
+
+    The list_moment of a last_updated with a time zone is in UTC: they are not compared in the
+    reader's zone.
+    """
+    table = read_table(cursor, feed.table.name) if feed.views else None
+    if table is None or table.columns[feed.table.last_updated].type_name != "timestamptz":
+        return feed.views
+    moment = "SELECT list_moment"
+    return feed.views.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
+
+
+def store(
+    run: Run,
+    manager: DatabaseManager,
+    rows: Sequence[Mapping[str, Any]],
+    payload: Payload | None,
+    history: History,
+    *,
+    is_last: bool,
+) -> None:
+    """Merge a payload's rows in one transaction, and record the run and its changes in it.
+
+    In a dry run everything is worked out and nothing is written. Fills in the run's figures.
+    `is_last`: with this payload the run has succeeded.
+
+    Raises ValidationError if the rows are not plausible, DatabaseError if the database refuses;
+    nothing of this payload is stored then.
+    """
+    transaction = _Transaction(run, payload, history, is_last)
+    result = manager.run_in_transaction(
+        lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
+    )
+    run.figures.merge = transaction.add_up(result)
+    if transaction.changes_before and run.figures.changes:
+        run.figures.changes += transaction.changes_before
+    if not run.options.dry_run:
+        run.stage = Stage.STORED
+
+
+class _Transaction:
+    """The transaction of one payload, and what the run had found before it."""
+
+    def __init__(self, run: Run, payload: Payload | None, history: History, is_last: bool) -> None:
+        self._run = run
+        self._payload = payload
+        self._history = history
+        self._is_last = is_last
+        self._begin = time.perf_counter()
+        self._before = run.figures.merge
+        self.changes_before = run.figures.changes
+
+    def add_up(self, result: MergeResult) -> MergeResult:
+        """What the run's payloads have done together."""
+        return result + self._before if self._before else result
+
+    def merge(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> MergeResult:
+        run, feed = self._run, self._run.feed
+        lock_table(cursor, feed.table)  # first: runs are numbered in the order of their lists
+        run.figures.changes = None  # of an attempt before
+        # Without a history nothing is looked for under its names. What may not be written any more
+        # may still be read: the last run on record is what the list is compared with.
+        has_runs = self._history.runs or is_readable(cursor, run_history.TABLE)
+        run.last = run_history.read_last_good_run(cursor, feed.dag_id) if has_runs else None
+        has_changes = self._history.changes or (has_runs and is_readable(cursor, table_of(feed)))
+        run.changes = find_relation(cursor, table_of(feed).name) if has_changes else None
+        run.table = find_relation(cursor, feed.table.name)
+        return merge_rows(
+            cursor,
+            feed.table,
+            rows,
+            batch_size=run.parameters["batch_size"],
+            progress=advance if self._is_last else None,
+            are_distinct=feed.are_distinct,
+            last_moment=run.last.list_moment if run.last and run.last.list_moment else NEWEST_ROWS,
+            observe=self._observe,
+            record=self._record,
+            is_end=True,
+            dry_run=run.options.dry_run,
+        )
+
+    def _observe(self, cursor: Any, previous: datetime | None) -> None:
+        if not self._run.feed.table.is_snapshot:
+            find_changes(cursor, self._run)
+        elif previous is not None:  # the first list is what later ones are compared with
+            _compare(cursor, self._run, is_recorded=self._history.runs)
+
+    def _record(self, cursor: Any, result: MergeResult) -> None:
+        run = self._run
+        run_history.warn_of_clock(cursor, result.moment)
+        if not self._history.runs or run.run_id is None:
+            return
+        run_id = run.run_id
+        if self._is_last:
+            run_id = run_history.put_last(cursor, run.key, run_id, run.host)
+        if self._history.changes and run.changes and run.figures.changes is not None:
+            keep_changes(cursor, run.feed, run.changes, run_id)
+        run_history.update_run(
+            cursor,
+            run_id,
+            run.figures,
+            self.add_up(result),
+            {**run.durations, "store": time.perf_counter() - self._begin},
+            status="succeeded" if self._is_last else "running",
+            error=_find_remark(run, self._history) if self._is_last else None,
+        )
+
+    def was_stored(self, cursor: Any, result: MergeResult) -> bool:
+        """Whether the transaction whose COMMIT went unanswered was committed."""
+        run, table = self._run, self._run.feed.table
+        if not self._history.runs or run.run_id is None or self._payload is None:
+            return is_stored(cursor, table, result)
+        lock_table(cursor, table)  # the attempt before may be about to end
+        if self._is_last:
+            return run_history.has_succeeded(cursor, run.key)
+        return run_history.is_at_payload(cursor, run.run_id, self._payload.sha256)
+
+
+def _compare(cursor: Any, run: Run, *, is_recorded: bool) -> None:
+    """Find what changed since the last snapshot. Raises ValidationError if too much is missing."""
+    plausibility = Plausibility(run)
+    column = run.feed.count_by[0] if run.feed.count_by else run.feed.table.key[0]
+    now = count_staged(cursor, column)
+    run.scope = plausibility.find_scope(now)
+    find_changes(cursor, run)
+    before = count_last(cursor, column, now)
+    plausibility.check(now, before)
+    run.is_compared_with_newest_rows = run.last is None
+    if (is_recorded and run.last is None) or (run.last is not None and not before.total()):
+        run.figures.changes = None  # what the table holds is not the list of a run
+
+
+def _find_remark(run: Run, history: History) -> str | None:
+    """Why a good run has no changes on record, although there was a list before it."""
+    changes = run.figures.changes
+    if changes and not history.changes:
+        name = table_of(run.feed).name
+        return f"What changed is not kept: DB_USER could not write {name}."
+    if changes is not None or run.last is None:
+        return None
+    return (
+        "What changed cannot be told: the table held none of the rows that run "
+        f"{run.last.run_id} had stored."
+    )
+
+
+def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Work out what storing the rows would change, as far as there is a table. Writes nothing."""
+    table = run.feed.table
+    manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, table))
+    if not manager.has_relation(table.name):
+        run.figures.merge = MergeResult(inserted=len(rows))
+        return
+    history = manager.run_in_transaction(
+        lambda cursor: History(
+            *(is_readable(cursor, each) for each in (run_history.TABLE, table_of(run.feed)))
+        )
+    )
+    store(run, manager, rows, None, history, is_last=True)

@@ -1,0 +1,173 @@
+"""What a run has done, in words, and its rejected rows in a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import zip_longest
+from pathlib import Path
+
+from shared.archive import STANDARD_INPUT
+from shared.calendar import IST
+from shared.feed import RejectedRow, Run
+from shared.foreign_text import escape_line, shorten
+from shared.private_files import make_private_folder, private_opener
+
+logger = logging.getLogger(__name__)
+
+SHOWN_REJECTS = 5
+_COLUMNS = 79
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def describe(run: Run) -> str:
+    """The summary as lines of text, each at most 80 columns wide where names allow it."""
+    figures = run.figures
+    lines = [*_headlines(run), "", *_counts(run)]
+    if figures.left_out:
+        listed = ", ".join(f"{name} {count:,}" for name, count in figures.left_out.most_common())
+        lines += ["", *_fill(f"left out by parameters.{run.feed.only}: {listed}")]
+    if figures.merge is not None and figures.changes is not None:
+        lines += ["", *_changes(figures.changes)]
+    if figures.rejected:
+        lines += ["", *_reject_lines(run)]
+    tables = [_table(column, counts) for column, counts in figures.counts.items() if counts]
+    if tables:
+        rows = zip_longest(*tables, fillvalue="")
+        lines += ["", *("".join(f"{cell:<29}" for cell in row).rstrip() for row in rows)]
+    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in run.durations.items())
+    lines += ["", *_fill(f"seconds: {steps}")]
+    return "\n".join(map(escape_line, lines))
+
+
+def describe_rejects(run: Run) -> str:
+    """The rejected rows: counted by reason, the first few shown, and where all of them are."""
+    return "\n".join(map(escape_line, _reject_lines(run)))
+
+
+def _reject_lines(run: Run) -> list[str]:
+    rejected = run.figures.rejected
+    # Without the value that came, so that rows with the same fault count together.
+    reasons = Counter(row.reason.split(", got ")[0] for row in rejected)
+    lines = [f"rejected {'1 row' if len(rejected) == 1 else f'{len(rejected):,} rows'}:"]
+    lines += [f"{count:>8,}  {reason}" for reason, count in reasons.most_common()]
+    lines.append("the first of them:" if len(rejected) > SHOWN_REJECTS else "they are:")
+    lines += [
+        f"  line {row.line_number}: {row.reason}: {shorten(','.join(row.row), 60)}"
+        for row in rejected[:SHOWN_REJECTS]
+    ]
+    if run.rejects_file is not None:
+        lines.append(f"all of them: {run.rejects_file}")
+    return lines
+
+
+def write_rejected_rows(
+    rejected: Sequence[RejectedRow], directory: Path, moment: datetime
+) -> Path | None:
+    """Write all rejected rows to a new CSV file in `directory`, which only its owner can read.
+
+    Columns: line_number in the payload (1 is the header), reason, and the row as a line of CSV,
+    exactly, but for an apostrophe before it where a spreadsheet could take it for a formula.
+    `moment` is in the file's name. Returns the path, or None, after a warning, if the file cannot
+    be written: the valid rows count more.
+    """
+    path = directory / f"rejected_rows_{moment:%Y-%m-%d_%H%M%S_%f}.csv"
+    try:
+        make_private_folder(directory)
+        with open(path, "x", encoding="utf-8", newline="", opener=private_opener) as file:
+            writer = csv.writer(file)
+            writer.writerow(["line_number", "reason", "row"])
+            for row in rejected:
+                cells = (row.reason, _as_line(row.row))
+                writer.writerow([row.line_number, *map(_without_formula, cells)])
+    except (OSError, ValueError) as exc:
+        logger.warning("The list of rejected rows cannot be written to %s: %s", path, exc)
+        return None
+    return path
+
+
+def _without_formula(cell: str) -> str:
+    """The cell with an apostrophe before a sign that begins a formula, as OWASP advises.
+
+    One is also put before a text that begins with apostrophes and such a sign: so it is undone by
+    taking one apostrophe away wherever a text begins so.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA_SIGNS) else cell
+
+
+def _as_line(fields: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
+
+
+def _headlines(run: Run) -> list[str]:
+    figures, title, target = run.figures, run.feed.title, _target(run)
+    if run.options.dry_run and figures.stored:
+        lines = [f"Dry run: {figures.stored:,} {title} would be stored in {target}"]
+    elif figures.merge is not None:
+        lines = [f"Stored {figures.stored:,} {title} in {target}"]
+    else:
+        lines = ["Nothing was stored"]
+    if run.key.source == STANDARD_INPUT:
+        lines.append(f"The {title} came from standard input")
+    elif not run.key.is_from_api:
+        lines.append(f"The {title} are those of the saved file {run.key.source}")
+    if run.last is not None and figures.sha256 and run.last.dump_sha256 == figures.sha256:
+        lines.append(
+            f"The list is the same, byte for byte, as that of run {run.last.run_id} "
+            f"({run.last.started_at.astimezone(IST):%a %d %b %Y %H:%M IST})"
+        )
+    if run.is_compared_with_newest_rows:
+        lines.append("No run is on record: it was compared with the newest rows of the table")
+    return lines
+
+
+def _target(run: Run) -> str:
+    database = f"{run.config.database.database}." if run.config else ""
+    return f"{database}{run.feed.table.name}"
+
+
+def _counts(run: Run) -> list[str]:
+    figures, merge = run.figures, run.figures.merge
+    counts = {
+        "fetched": figures.fetched,
+        "left out": figures.left_out.total(),
+        "rejected": len(figures.rejected),
+    }
+    if figures.repeated:
+        counts["repeated"] = figures.repeated
+    if merge is not None:
+        counts |= {"inserted": merge.inserted, "updated": merge.updated}
+        if run.feed.table.is_snapshot:
+            counts["superseded"] = merge.superseded
+    return [f"{name:<12}{count:>10,}" for name, count in counts.items()]
+
+
+def _changes(changes: Counter[str]) -> list[str]:
+    if not changes:
+        return ["nothing changed since the last list"]
+    lines = ["changes since the last list:"]
+    return lines + [f"{count:>8,}  {kind}" for kind, count in changes.most_common()]
+
+
+def _table(title: str, counts: Counter[str | None]) -> list[str]:
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0] or ""))
+    lines = [f"{title:<16}{'rows':>9}"]
+    return lines + [f"  {name or '-':<14}{n:>9,}" for name, n in rows]  # no name begins a line
+
+
+def _fill(text: str) -> list[str]:
+    """The text in lines, with no word broken."""
+    return textwrap.wrap(
+        text,
+        _COLUMNS,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
