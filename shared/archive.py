@@ -114,7 +114,9 @@ def keep(run: Run, payload: Payload, directory: Path) -> None:
         with write_in_one_step(path, path.with_suffix(".part")) as file:
             file.write(payload.pack())
     except OSError as exc:
-        logger.warning("%s could not be kept in %s: %s", path.name, directory, exc.strerror or exc)
+        logger.warning(
+            "The %s could not be kept in %s: %s", feed.title, directory, exc.strerror or exc
+        )
         return
     try:
         _delete_older(feed, path, days)

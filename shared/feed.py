@@ -191,8 +191,7 @@ class Stage(IntEnum):
 
     STARTED = 0
     RECORDED = 1  # the database was there
-    FETCHED = 2
-    STORED = 3  # at least one payload is committed
+    STORED = 2  # at least one payload is committed
 
 
 @dataclass

@@ -27,7 +27,7 @@ def refuse_rejects(run: Run, *, fetched: int, rejected: int, valid: int) -> None
     if is_hopeless or (fetched >= FEW_ROWS and percent > limit):
         way_out = "" if is_hopeless else " If it is right as it is, run again with --force."
         raise ValidationError(
-            f"{rejected:,} of {fetched:,} rows were rejected: too many to rely on the others, the "
+            f"{rejected:,} of {fetched:,} rows were rejected: too many to rely on, the "
             f"table stays as it is.{way_out}\n{describe_rejects(run)}"
         )
     if not valid and run.feed.table.is_snapshot:

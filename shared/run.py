@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from shared import archive, run_lock
@@ -31,11 +32,11 @@ from shared.store import History, predict, prepare_extras, store
 from shared.summary import describe, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.extras import ensure_extra_table
+from shared.utils.extras import SHORT_TIMEOUT, ensure_extra_table
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
-from shared.utils.table_setup import ensure_table
+from shared.utils.table_setup import ensure_table, refuse_unsuited
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +100,14 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
         lock = until_the_end.enter_context(
             run_lock.hold(run.config.logging["directory"], feed.dag_id)
         )
-        with operation("prepare table", run.durations):  # before the source is asked
-            history = _begin(run, manager, lock)
+        with operation("check table", run.durations):  # before the source is asked
+            _begin(run, manager, lock)
         manager.close()  # an idle connection may be cut while the source is asked
         payloads = _payloads(run)
         if feed.table.is_snapshot:
-            _load(run, manager, history, next(payloads), is_last=True)
+            _load_snapshot(run, manager, next(payloads))
         else:
-            _load_all(run, manager, history, payloads)
+            _load_all(run, manager, payloads)
     return describe(run)
 
 
@@ -115,21 +116,34 @@ def retry_policy(run: Run) -> RetryPolicy:
     return RetryPolicy(run.parameters["retry_attempts"], run.parameters["retry_delay_seconds"])
 
 
-def _begin(run: Run, manager: DatabaseManager, lock: run_lock.RunLock | None) -> History:
-    """Record that the run begins, then make what it writes to, where that is not there yet."""
+def _begin(run: Run, manager: DatabaseManager, lock: run_lock.RunLock | None) -> None:
+    """Refuse a table that cannot take the rows, and record that the run begins, if that is soon."""
 
     def start(cursor: Any) -> int | None:
+        cursor.execute(SHORT_TIMEOUT)
         lacking = ensure_extra_table(cursor, run_history.TABLE)
         return None if lacking else _start(cursor, run.key, lock)
+
+    run.host = lock.host if lock else None
+    try:
+        run.run_id = manager.run_in_transaction(start)
+    except TransientDatabaseError:
+        raise
+    except DatabaseError as exc:
+        logger.info("that the run begins could not be recorded: %s", exc)
+    manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, run.feed.table))
+    run.stage = Stage.RECORDED
+
+
+def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
+    """Make what the run writes to, where that is not there yet."""
 
     def prepare(cursor: Any) -> tuple[History, str]:
         ensure_table(cursor, run.feed.table, read_schema(run.feed))
         return prepare_extras(cursor, run.feed)
 
-    run.run_id = manager.run_in_transaction(start)
-    run.host = lock.host if lock else None
-    run.stage = Stage.RECORDED
-    history, lacking = manager.run_in_transaction(prepare)
+    with operation("prepare table", run.durations):
+        history, lacking = manager.run_in_transaction(prepare)
     if lacking:
         logger.warning("%s", lacking)
     return history
@@ -156,34 +170,41 @@ def _payloads(run: Run) -> Iterator[Payload]:
     yield payload
 
 
-def _load_all(
-    run: Run, manager: DatabaseManager, history: History, payloads: Iterator[Payload]
-) -> None:
+def _load_snapshot(run: Run, manager: DatabaseManager, payload: Payload) -> None:
+    rows = _prepare(run, payload)
+    history = _prepare_tables(run, manager)
+    with operation("store", run.durations):
+        store(run, manager, rows, payload, history, is_last=True)
+    if run.key.is_from_api:
+        archive.keep(run, payload, _archive_folder(run))
+        archive.warn_of_missing(run, run.last, _archive_folder(run))
+
+
+def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -> None:
     """Store each payload as it comes; one that fails leaves the ones before it stored."""
-    first = next(payloads, None)  # the steps up to it are shown by themselves
+    history = _prepare_tables(run, manager)
+    payload = next(payloads, None)  # the steps up to it are shown by themselves
     with operation("load", run.durations):
         number = 0
-        while first is not None:
-            _load(run, manager, history, first, is_last=False)
+        while payload is not None:
+            store(run, manager, _prepare(run, payload), payload, history, is_last=False)
+            if run.key.is_from_api:
+                archive.keep(run, payload, _archive_folder(run))
             number += 1
             advance(number, unit="payloads")
-            first = next(payloads, None)
-    if run.run_id is not None:
-        manager.run_in_transaction(lambda cursor: _record_end(cursor, run, "succeeded"))
+            payload = next(payloads, None)
+
+    def end(cursor: Any) -> None:
+        if run.run_id is not None:
+            run.run_id = run_history.put_last(cursor, run.key, run.run_id, run.host)
+            _record_end(cursor, run, "succeeded")
+
+    manager.run_in_transaction(end)
 
 
-def _load(
-    run: Run, manager: DatabaseManager, history: History, payload: Payload, *, is_last: bool
-) -> None:
-    rows = _prepare(run, payload)
-    begin = operation("store", run.durations) if is_last else ExitStack()
-    with begin:
-        store(run, manager, rows, payload, history, is_last=is_last)
-    if run.key.is_from_api:
-        directory = PROJECT_ROOT / run.parameters["archive_directory"]
-        archive.keep(run, payload, directory)
-        if is_last:
-            archive.warn_of_missing(run, run.last, directory)
+def _archive_folder(run: Run) -> Path:
+    folder: Path = PROJECT_ROOT / run.parameters["archive_directory"]
+    return folder
 
 
 def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
@@ -191,9 +212,6 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
     assert run.config is not None
     feed, figures = run.feed, run.figures
     batch = payload.batch or feed.parse(payload.body)
-    figures.sha256 = payload.sha256
-    figures.payload_bytes = (figures.payload_bytes or 0) + len(payload.body)
-    run.stage = max(run.stage, Stage.FETCHED)
     fetched = len(batch.rows) + len(batch.rejected)
     figures.fetched += fetched
     if feed.table.is_snapshot and not fetched:
@@ -201,6 +219,8 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
             f"{feed.source}'s list is empty (a header and no rows){feed.empty_note}. The table "
             "stays as it is; run again later."
         )
+    figures.sha256 = payload.sha256
+    figures.payload_bytes = (figures.payload_bytes or 0) + len(payload.body)
     before, left_out = len(figures.rejected), figures.left_out.total()
     figures.rejected += batch.rejected
     step = operation("validate", run.durations) if feed.table.is_snapshot else ExitStack()

@@ -121,6 +121,7 @@ def store(
     result = manager.run_in_transaction(
         lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
     )
+    run.run_id = transaction.run_id
     run.figures.merge = transaction.add_up(result)
     if transaction.changes_before and run.figures.changes:
         run.figures.changes += transaction.changes_before
@@ -138,6 +139,7 @@ class _Transaction:
         self._is_last = is_last
         self._begin = time.perf_counter()
         self._before = run.figures.merge
+        self.run_id = run.run_id
         self.changes_before = run.figures.changes
 
     def add_up(self, result: MergeResult) -> MergeResult:
@@ -178,11 +180,14 @@ class _Transaction:
     def _record(self, cursor: Any, result: MergeResult) -> None:
         run = self._run
         run_history.warn_of_clock(cursor, result.moment)
-        if not self._history.runs or run.run_id is None:
+        if not self._history.runs:
             return
         run_id = run.run_id
-        if self._is_last:
+        if run_id is None:
+            run_id = run_history.start_run(cursor, run.key, run.host)
+        elif self._is_last:
             run_id = run_history.put_last(cursor, run.key, run_id, run.host)
+        self.run_id = run_id
         if self._history.changes and run.changes and run.figures.changes is not None:
             keep_changes(cursor, run.feed, run.changes, run_id)
         run_history.update_run(

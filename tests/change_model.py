@@ -13,15 +13,13 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from dag_1_import_instruments_from_kite.store import History, prepare_history, store_list
-from dag_1_import_instruments_from_kite.summary import Summary
-
-from dag_1_import_instruments_from_kite.changes import Plausibility
 from dag_1_import_instruments_from_kite.import_instruments import (
+    FEED,
     transform_instruments,
     validate_instruments,
 )
-from shared.feed import RunKey
+from shared.feed import Figures, Run, RunKey, RunOptions
+from shared.store import History, prepare_extras, store
 from shared.utils.db_manager import DatabaseManager
 
 Row = Mapping[str, Any]
@@ -206,27 +204,23 @@ class Days:
         force: bool = False,
         dry_run: bool = False,
         source: str = "api",
-    ) -> Summary:
+    ) -> Figures:
         """A run with these rows."""
         key = RunKey(1, "import_instruments_from_kite", source, datetime.now().astimezone())
-        summary = Summary(key, dry_run)
+        parameters = {"exchanges": exchanges, "max_drop_percent": 50.0, "batch_size": 1000}
+        run = Run(FEED, key, RunOptions(dry_run=dry_run, force=force), parameters=parameters)
         wanted = [dict(row) for row in rows if not exchanges or row["exchange"] in exchanges]
-        instruments = transform_instruments(validate_instruments(wanted, summary.rejected))
-        summary.by_exchange = Counter(row["exchange"] for row in instruments)
-        store_list(
-            self.manager,
-            instruments,
-            summary,
-            Plausibility(exchanges, 50.0, force),
-            batch_size=1000,
-            history=self.prepare(),
-        )
-        return summary
+        instruments = transform_instruments(validate_instruments(wanted, run.figures.rejected))
+        run.figures.counts["exchange"] = Counter(row["exchange"] for row in instruments)
+        store(run, self.manager, instruments, None, self.prepare(), is_last=True)
+        return run.figures
 
     def prepare(self) -> History:
         """Make what a run makes beside the instrument table, once."""
         if self._history is None:
-            self._history = prepare_history(self.manager)
+            self._history, _ = self.manager.run_in_transaction(
+                lambda cursor: prepare_extras(cursor, FEED)
+            )
         return self._history
 
     def query(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:

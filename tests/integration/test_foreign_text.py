@@ -212,7 +212,7 @@ def test_name_of_a_file_that_leads_nowhere(
     result = configured_project.run("--dag", "1", "--from-file", path)
     assert result.returncode == 2
     assert re.match(
-        r"ERROR: read saved dump failed: The saved dump .* cannot be read \(", (result.stderr)
+        r"ERROR: read saved file failed: The saved file .* cannot be read \(", (result.stderr)
     )
     assert result.stderr.count("\n") == 1
 

@@ -8,7 +8,9 @@ from contextlib import closing
 
 import pytest
 
-from dag_1_import_instruments_from_kite.store import CHANGES, prepare_history
+from dag_1_import_instruments_from_kite.changes import CHANGES
+from dag_1_import_instruments_from_kite.import_instruments import FEED
+from shared.store import prepare_extras
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from tests.command_line import CommandLine
@@ -358,7 +360,8 @@ def test_views_use_no_function_that_another_role_made_for_their_types(
     assert cli.load(to_csv(rows)).status == 0
     cli.query("DROP VIEW kite_instrument_today CASCADE")
     cli.query(OVERLOADS)
-    assert prepare_history(db_manager) == (True, True)
+    history, _ = db_manager.run_in_transaction(lambda cursor: prepare_extras(cursor, FEED))
+    assert history == (True, True)
     assert all(comments(cli))
     used = (
         "SELECT DISTINCT w.ev_class::regclass::text, d.refobjid FROM pg_rewrite AS w"

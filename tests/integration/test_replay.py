@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from dag_1_import_instruments_from_kite import import_instruments
 from sandbox.kite_faults import HttpError
-from shared import console
+from shared import archive, console
+from shared import run as run_module
 from tests.command_line import CommandLine
 from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
@@ -73,9 +73,9 @@ def test_saved_list_is_stored_as_if_kite_had_given_it(
     assert cli.query("SELECT kind, tradingsymbol FROM kite_instrument_change ORDER BY 1, 2") == (
         changes
     )
-    assert f"\nThe list is that of the saved dump {path}\n" in result.stdout
-    assert "\n  read saved dump: done in " in result.stdout
-    assert re.search(r"^seconds: .*read saved dump \d+\.\d\d", result.stdout, re.M)
+    assert f"\nThe instruments are those of the saved file {path}\n" in result.stdout
+    assert "\n  read saved file: done in " in result.stdout
+    assert re.search(r"^seconds: .*read saved file \d+\.\d\d", result.stdout, re.M)
     [_, (source, size)] = cli.runs("source", "dump_bytes")
     assert (source, size) == (path, len(SECOND))
 
@@ -220,7 +220,7 @@ def test_list_from_a_pipe(
     result = run_in_bash(configured_project, script, saved(FIRST))
     assert (result.returncode, result.stderr) == (0, "")
     assert "Stored 120 instruments" in result.stdout
-    assert "\nThe list came from standard input\n" in result.stdout
+    assert "\nThe instruments came from standard input\n" in result.stdout
     assert server.execute("SELECT source, dump_bytes FROM ingestion_run", dbname=database) == [
         ("standard input", len(FIRST))
     ]
@@ -246,7 +246,7 @@ def test_list_from_a_pipe_with_a_name(
 def test_standard_input_that_is_closed(configured_project: Project) -> None:
     result = run_in_bash(configured_project, '"$@" - <&-')
     assert result.returncode == 2
-    assert "The list on standard input cannot be read (it is closed). Expected" in result.stderr
+    assert "What came on standard input cannot be read (it is closed). Expected" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -527,7 +527,7 @@ def set_clock(cli: CommandLine, moment: datetime | None) -> None:
         def now(cls, tz: Any = None) -> datetime:
             return (moment or datetime.now()).astimezone(tz)
 
-    cli.monkeypatch.setattr(import_instruments, "datetime", Clock)
+    cli.monkeypatch.setattr(run_module, "datetime", Clock)
 
 
 def test_wrong_clock_deletes_no_kept_list(cli: CommandLine) -> None:
@@ -597,7 +597,7 @@ def test_something_in_the_place_of_a_kept_list_is_a_warning(
     cli.query("TRUNCATE kite_instrument_master, ingestion_run CASCADE")
     result = cli.load(FIRST)
     assert result.status == 0
-    assert result.stderr.startswith("WARNING: The dump could not be kept in ")
+    assert result.stderr.startswith("WARNING: The instruments could not be kept in ")
     assert kept(cli) == [path]  # it is not ours
     assert not (tmp_path / "elsewhere").exists()
     assert len(read_table(cli.connection)) == len(ROWS)
@@ -627,7 +627,8 @@ def test_archive_that_cannot_be_written_is_a_warning(
     assert result.status == 0
     assert len(read_table(cli.connection)) == len(ROWS)
     assert re.fullmatch(
-        rf"WARNING: The dump could not be kept in {re.escape(str(directory))}: .+\n", result.stderr
+        rf"WARNING: The instruments could not be kept in {re.escape(str(directory))}: .+\n",
+        result.stderr,
     )
     if target.is_file():
         assert target.read_text() == "something else"
@@ -674,8 +675,8 @@ def test_list_that_a_killed_run_did_not_keep_is_noticed_by_the_next_run(
 
     assert cli.load(FIRST).status == 0
     with monkeypatch.context() as patch:
-        patch.setattr(import_instruments, "keep_dump", die)
-        patch.setattr(import_instruments._Run, "end_in_failure", lambda *_: None)
+        patch.setattr(archive, "keep", die)
+        patch.setattr(run_module, "_end_in_failure", lambda *_: None)
         with pytest.raises(Killed):
             cli.load(SECOND)
     result = cli.load(FIRST)

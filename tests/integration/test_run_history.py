@@ -50,7 +50,7 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     assert began <= started_at < ended_at <= ended
     durations = run.pop("durations")
     assert set(durations) == {
-        *("load configuration", "authenticate", "fetch instruments", "validate", "transform"),
+        *("load configuration", "authenticate", "fetch instruments", "validate"),
         *("check table", "prepare table", "store"),
     }
     assert all(0 <= seconds < 60 for seconds in durations.values())
@@ -59,6 +59,7 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     assert all(re.search(rf"\b{step} \d+\.\d\d", shown) for step in durations)
     [(moment,)] = cli.query("SELECT DISTINCT last_updated FROM kite_instrument_master")
     assert list_moment == moment
+    assert run.pop("host").endswith("/logs/dag_1.lock")
     assert run == {
         "run_id": 1,
         "dag_id": 1,
@@ -167,7 +168,7 @@ def make_a_defect(cli: CommandLine) -> None:
         pytest.param(refuse_session, 3, "Kite refused the session", (0, 0, None), id="session"),
         pytest.param(refuse_download, 1, "Kite refused the request", (0, 0, None), id="request"),
         pytest.param(cut_download_short, 1, "was cut short", (0, 0, None), id="cut short"),
-        pytest.param(list_nothing, 1, "instrument list is empty", (0, 0, None), id="empty"),
+        pytest.param(list_nothing, 1, "Kite's list is empty", (0, 0, None), id="empty"),
         pytest.param(list_too_little, 1, "is not plausible", (20, 0, "own"), id="implausible"),
         pytest.param(list_rubbish, 1, "40 of 190 rows were rejected", (190, 40, "own"), id="bad"),
         pytest.param(refuse_rows, 1, "check constraint", (150, 0, "own"), id="refused by database"),

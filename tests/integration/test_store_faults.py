@@ -14,8 +14,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dag_1_import_instruments_from_kite import import_instruments
-from shared import console
+from shared import archive, console, run
 from shared.signals import Terminated
 from shared.utils import db_manager
 from tests.command_line import CommandLine
@@ -177,9 +176,9 @@ def test_run_that_is_not_told_of_its_commit(
     call = db_manager.call_interruptibly
 
     def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
-        before = len(rig.cli.runs("run_id"))
+        before = rig.cli.runs("status").count(("succeeded",))
         answer = call(function, **options)
-        if len(rig.cli.runs("run_id")) > before:  # it was the COMMIT of the list
+        if rig.cli.runs("status").count(("succeeded",)) > before:  # it was the COMMIT of the list
             raise error
         return answer
 
@@ -192,20 +191,20 @@ def test_signal_after_the_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_instruments, "keep_dump", interrupt)
+    monkeypatch.setattr(archive, "keep", interrupt)
     assert_ends_with_the_list_stored(rig, 130)
 
 
 def test_dry_run_that_ends_early_does_not_say_that_its_list_is_stored(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict_list = import_instruments.predict_list
+    predict = run.predict
 
     def interrupt(*arguments: Any) -> None:
-        predict_list(*arguments)
+        predict(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_instruments, "predict_list", interrupt)
+    monkeypatch.setattr(run, "predict", interrupt)
     rig.cli.kite.dump = to_csv(SECOND)
     result = rig.cli.run("--dag", "1", "--dry-run")
     assert result.status == 130

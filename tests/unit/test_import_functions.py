@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import logging
 import os
@@ -15,25 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dag_1_import_instruments_from_kite.summary import (
-    Summary,
-    describe,
-    describe_rejects,
-    write_rejected_rows,
-)
 
 from dag_1_import_instruments_from_kite import import_instruments
-from dag_1_import_instruments_from_kite import summary as summary_module
 from dag_1_import_instruments_from_kite.import_instruments import (
+    FEED,
     import_instruments_from_kite,
     parse_instruments,
-    select_exchanges,
     transform_instrument,
     transform_instruments,
     validate_instrument,
     validate_instruments,
 )
 from sandbox.kite_server import KiteServer
+from shared.config.config_loader import override_config
 from shared.config.logging_config import register_secrets
 from shared.exceptions import (
     APIError,
@@ -42,8 +37,10 @@ from shared.exceptions import (
     DAGExecutionError,
     ValidationError,
 )
-from shared.feed import RejectedRow, RunKey
+from shared.feed import Figures, RejectedRow, Run, RunKey
+from shared.gate import select
 from shared.models.instrument import INSTRUMENT_TABLE
+from shared.summary import describe, describe_rejects, write_rejected_rows
 from shared.utils.staged_merge import MergeResult
 from tests.conftest import HEADER
 from tests.instruments import instrument, to_csv
@@ -51,9 +48,16 @@ from tests.instruments import instrument, to_csv
 A, B = instrument(1, "A"), instrument(2, "B")
 
 
-def make_summary(**fields: Any) -> Summary:
-    key = RunKey(1, "import_instruments_from_kite", "api", datetime(2026, 8, 3, 8, 30))
-    return Summary(key, **fields)
+MOMENT = datetime(2026, 8, 3, 8, 30)
+
+
+def make_run(figures: Figures | None = None, **fields: Any) -> Run:
+    key = RunKey(1, "import_instruments_from_kite", "api", MOMENT)
+    return Run(FEED, key, figures=figures or Figures(), **fields)
+
+
+def select_exchanges(rows: list[dict[str, Any]], exchanges: Any, left_out: Counter[str]) -> Any:
+    return select(make_run(Figures(left_out=left_out), parameters={"exchanges": exchanges}), rows)
 
 
 def read_rejects(path: Path) -> list[list[str]]:
@@ -111,7 +115,7 @@ def test_select_exchanges_warns_of_an_exchange_that_the_dump_lacks(
     assert select_exchanges([A], ["NFO", "MCX"], Counter()) == [A]
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
-    assert "no row of the configured exchange MCX" in warning.getMessage()
+    assert "no row of MCX" in warning.getMessage()
     assert "NFO" not in warning.getMessage()
 
 
@@ -304,22 +308,23 @@ def test_transform_instrument_stores_zero_as_zero_and_blank_as_none() -> None:
 
 
 def test_describe_has_every_figure() -> None:
-    summary = make_summary(
-        target="moneytree.kite_instrument_master",
+    figures = Figures(
         fetched=12_345,
         left_out=Counter({"NCO": 2, "BCD": 1}),
         rejected=[RejectedRow(7, "lot_size: expected a whole number, got 'x'", ["1", "x"])],
         stored=12_341,
         merge=MergeResult(inserted=11_000, updated=1_341, superseded=60),
-        by_exchange=Counter({"NSE": 12_000, "BSE": 341}),
-        by_type=Counter({"EQ": 12_340, None: 1}),
-        durations={"fetch instruments": 1.234, "store": 0.5},
+        counts={
+            "exchange": Counter({"NSE": 12_000, "BSE": 341}),
+            "instrument_type": Counter({"EQ": 12_340, None: 1}),
+        },
     )
+    run = make_run(figures, durations={"fetch instruments": 1.234, "store": 0.5})
 
-    text = describe(summary)
+    text = describe(run)
 
     lines = text.splitlines()
-    assert lines[0] == "Stored 12,341 instruments in moneytree.kite_instrument_master"
+    assert lines[0] == "Stored 12,341 instruments in kite_instrument_master"
     assert [line.rsplit(maxsplit=1) for line in lines[2:8]] == [
         ["fetched", "12,345"],
         ["left out", "3"],
@@ -339,17 +344,15 @@ def test_describe_has_every_figure() -> None:
 
 
 def test_describe_of_a_run_that_stored_nothing_says_so() -> None:
-    assert describe(make_summary(fetched=5)).startswith("Nothing was stored\n")
+    assert describe(make_run(Figures(fetched=5))).startswith("Nothing was stored\n")
 
 
 def test_describe_rejects_counts_by_reason_and_shows_the_first_five() -> None:
-    summary = make_summary(
-        rejected=[RejectedRow(n, f"lot_size: expected this, got '{n}'", ["x"]) for n in range(2, 9)]
-        + [RejectedRow(9, "not UTF-8", ["y" * 500])],
-        rejects_file=Path("logs/rejected.csv"),
-    )
+    rejected = [RejectedRow(n, f"lot_size: expected this, got '{n}'", ["x"]) for n in range(2, 9)]
+    rejected.append(RejectedRow(9, "not UTF-8", ["y" * 500]))
+    run = make_run(Figures(rejected=rejected), rejects_file=Path("logs/rejected.csv"))
 
-    text = describe_rejects(summary)
+    text = describe_rejects(run)
 
     lines = text.splitlines()
     assert lines[0].startswith("rejected 8 rows:")
@@ -368,7 +371,7 @@ def test_write_rejected_rows_keeps_all_of_them_exactly(tmp_path: Path) -> None:
         RejectedRow(None, "strike: required", []),
     ]
 
-    path = write_rejected_rows(rows, tmp_path / "made" / "logs")
+    path = write_rejected_rows(rows, tmp_path / "made" / "logs", MOMENT)
 
     assert path is not None
     assert path.parent == tmp_path / "made" / "logs"
@@ -382,7 +385,7 @@ def test_write_rejected_rows_keeps_all_of_them_exactly(tmp_path: Path) -> None:
 def test_write_rejected_rows_when_a_row_holds_nul(tmp_path: Path) -> None:
     rows = [RejectedRow(2, "lot_size: expected a whole number", ["1", "\0", "a\0b"])]
 
-    path = write_rejected_rows(rows, tmp_path)
+    path = write_rejected_rows(rows, tmp_path, MOMENT)
 
     assert path is not None
     assert read_rejects(path)[1:] == [["2", "lot_size: expected a whole number", "1,\0,a\0b"]]
@@ -395,20 +398,24 @@ def test_write_rejected_rows_puts_an_apostrophe_before_a_formula(tmp_path: Path,
     cells = [formula, f"'{formula}", f"''{formula}", f"a{formula}", f" {formula}", "'a", "'", ""]
     rows = [RejectedRow(number, "x", [cell, "1"]) for number, cell in enumerate(cells, 2)]
 
-    path = write_rejected_rows(rows, tmp_path)
+    path = write_rejected_rows(rows, tmp_path, MOMENT)
 
     assert path is not None
     written = [row[2] for row in read_rejects(path)[1:]]
     assert not [cell for cell in written if cell.startswith(sign)]
     undone = [re.sub(r"^'('*[=+\-@\t\r])", r"\1", cell) for cell in written]
-    assert undone == [summary_module._as_line([cell, "1"]) for cell in cells]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([cell, "1"] for cell in cells)
+    assert "".join(f"{line}\n" for line in undone) == text.getvalue()
 
 
 def test_write_rejected_rows_is_private_and_masks_nothing(tmp_path: Path) -> None:
     register_secrets(["12345678"])
     previous = os.umask(0)
     try:
-        path = write_rejected_rows([RejectedRow(2, "x", ["A12345678"])], tmp_path / "a" / "b")
+        path = write_rejected_rows(
+            [RejectedRow(2, "x", ["A12345678"])], tmp_path / "a" / "b", MOMENT
+        )
     finally:
         os.umask(previous)
     assert path is not None
@@ -419,19 +426,13 @@ def test_write_rejected_rows_is_private_and_masks_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("target", ["there", "not there"])
 def test_write_rejected_rows_follows_no_link_and_overwrites_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, target: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, target: str
 ) -> None:
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime(2026, 11, 27, 8, 30, tzinfo=tz)
-
-    monkeypatch.setattr(summary_module, "datetime", Clock)
     (tmp_path / "there").write_text("of another")
-    link = tmp_path / "rejected_rows_2026-11-27_083000_000000.csv"
+    link = tmp_path / "rejected_rows_2026-08-03_083000_000000.csv"
     link.symlink_to(tmp_path / target)
 
-    assert write_rejected_rows([RejectedRow(2, "x", ["y"])], tmp_path) is None
+    assert write_rejected_rows([RejectedRow(2, "x", ["y"])], tmp_path, MOMENT) is None
 
     (warning,) = caplog.records
     assert "cannot be written" in warning.getMessage()
@@ -445,7 +446,7 @@ def test_write_rejected_rows_where_no_file_can_be_written(
 ) -> None:
     (tmp_path / "logs").write_text("a file is in the way of the folder")
 
-    path = write_rejected_rows([RejectedRow(2, "x", ["y"])], tmp_path / "logs")
+    path = write_rejected_rows([RejectedRow(2, "x", ["y"])], tmp_path / "logs", MOMENT)
 
     assert path is None
     (warning,) = caplog.records
@@ -514,7 +515,6 @@ def test_dry_run_needs_no_database_and_tells_what_would_be_stored(
         "authenticate",
         "fetch instruments",
         "validate",
-        "transform",
     ]
 
 
@@ -557,38 +557,25 @@ def test_run_when_no_row_is_valid_keeps_the_list_of_rejects(
     assert len(read_rejects(path)) == 2
 
 
-def use_exchanges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exchanges: str) -> None:
-    """Run with the shipped config.json, but for its parameter `exchanges`."""
-    shipped = import_instruments.DAG_FOLDER / "config.json"
-    text = shipped.read_text()
-    assert '"exchanges": null' in text
-    folder = tmp_path / "dag"
-    folder.mkdir()
-    (folder / "config.json").write_text(
-        text.replace('"exchanges": null', f'"exchanges": {exchanges}')
-    )
-    monkeypatch.setattr(import_instruments, "DAG_FOLDER", folder)
-
-
 def test_run_with_a_list_of_exchanges_stores_those_and_counts_the_others(
-    dry_run_environment: KiteServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    dry_run_environment: KiteServer,
 ) -> None:
-    use_exchanges(monkeypatch, tmp_path, '["nse"]')
     rows = [instrument(i, f"S{i}", e) for i, e in enumerate(["NSE", "NCO", "NSE", "BSE"], 1)]
     dry_run_environment.dump = to_csv(rows)
 
-    message = dry_run()
+    with override_config("the test", {"parameters": {"exchanges": ["nse"]}}):
+        message = dry_run()
 
     assert "Dry run: 2 instruments" in message
     assert "left out by parameters.exchanges: NCO 1, BSE 1" in message
 
 
 def test_run_when_the_dump_has_none_of_the_listed_exchanges(
-    dry_run_environment: KiteServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    dry_run_environment: KiteServer,
 ) -> None:
-    use_exchanges(monkeypatch, tmp_path, '["MCX"]')
     dry_run_environment.dump = to_csv([A])
-    fail_dry_run(ValidationError, "no row of the configured exchanges .*parameters.exchanges")
+    with override_config("the test", {"parameters": {"exchanges": ["MCX"]}}):
+        fail_dry_run(ValidationError, "has no row that parameters.exchanges names")
 
 
 def test_run_with_a_dead_token_fails_with_the_error_as_cause(
@@ -638,9 +625,9 @@ def test_run_that_fails_logs_how_far_it_came(
 
 
 def test_summary_breaks_no_name_of_an_exchange() -> None:
-    summary = make_summary()
+    run = make_run()
     names = [f"AB-CD-EF-GH-NAME{number}" for number in range(100, 140)]
-    summary.left_out.update(dict.fromkeys(names, 1))
-    shown = describe(summary)
+    run.figures.left_out.update(dict.fromkeys(names, 1))
+    shown = describe(run)
     assert max(map(len, shown.splitlines())) <= 80
     assert [name for name in names if name not in shown] == []
