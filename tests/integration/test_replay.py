@@ -262,7 +262,7 @@ def test_standard_input_that_is_closed(configured_project: Project) -> None:
 def test_list_that_is_too_large(configured_project: Project, script: str, size: str) -> None:
     result = run_in_bash(configured_project, script)
     assert result.returncode == 1
-    assert f"cannot be used. It has more than {size}; an instrument list has" in result.stderr
+    assert f"cannot be used. It has more than {size}, which no real one has." in result.stderr
 
 
 def zipped(name: str) -> bytes:
@@ -682,8 +682,8 @@ def test_list_that_a_killed_run_did_not_keep_is_noticed_by_the_next_run(
     result = cli.load(FIRST)
     assert result.status == 0
     assert result.stderr == (
-        f"WARNING: The list of run 2 is not among those in {cli.archive}: that run was ended "
-        "before it could keep it, or the file was removed. It cannot be imported again\n"
+        f"WARNING: What run 2 loaded is not among the files in {cli.archive}: that run was ended "
+        "before it could keep it, or the file was removed. It cannot be loaded again\n"
     )
     assert cli.load(SECOND).stderr == ""  # told once
 
