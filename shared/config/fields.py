@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.calendar import DAILY, GRACE_MINUTES, Schedule
+
 REQUIRED: Any = object()
 _INTEGER = re.compile(r"[0-9]{1,20}")  # Python itself refuses thousands of digits
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -26,9 +28,9 @@ class HiddenValueError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One setting. `convert` takes the JSON value and gives the typed one, or raises ValueError
-    that says what was expected. The value of a secret is never shown.
-    A setting that is extra may be left out in silence; for another one its default is warned of.
+    """One setting. `convert` turns the JSON value into the typed one, or raises ValueError that
+    says what was expected. The value of a secret is never shown. An extra setting may be left out;
+    where another one is, its default is used with a warning.
     """
 
     path: str
@@ -115,6 +117,25 @@ def exchanges(value: Any) -> list[str]:
     return list(dict.fromkeys(item.strip().upper() for item in value))
 
 
+def schedule(value: Any) -> str:
+    """When a DAG runs: "daily" or a cron expression (see `Schedule`)."""
+    return Schedule(value if isinstance(value, str) else "").text
+
+
+def dag_ids(value: Any) -> tuple[int, ...]:
+    """A list of ids of DAGs."""
+    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+        raise ValueError("expected a list of DAG ids such as [1]")
+    return tuple(dict.fromkeys(value))
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """Any object; its value is not shown, as it may hold secrets."""
+    if not isinstance(value, dict):
+        raise HiddenValueError("expected an object {...}")
+    return value
+
+
 def dates(value: Any) -> list[date]:
     """A list of dates as YYYY-MM-DD."""
     if not isinstance(value, list):
@@ -197,19 +218,38 @@ ROOT_FIELDS = (
     Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )
 
+ROOT_SECTIONS = tuple(dict.fromkeys(item.path.split(".")[0] for item in ROOT_FIELDS))
+
+# Every DAG's.
 DAG_FIELDS = (
     Field("enabled", boolean, True),
-    Field("schedule", text, "daily"),
+    Field("schedule", schedule, DAILY),
     Field("description", any_text, ""),
-    Field("parameters.exchanges", exchanges, None),
+    # The DAGs that have to succeed before this one runs, in a call that runs them.
+    Field("after", dag_ids, (), is_extra=True),
+    # How long after its schedule a DAG's rows may be those of the time before (--status).
+    Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
+)
+
+# Every feed's, beside its own.
+FEED_FIELDS = (
     Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
     Field("parameters.retry_attempts", integer(1, 100), 3),
     Field("parameters.retry_delay_seconds", number(0, 3600), 5.0),
-)
-
-FEED_FIELDS = (
+    # A payload of which more rows than this are rejected fails the run.
     Field("parameters.max_reject_percent", number(0, 100), 5.0, is_extra=True),
+    # How long good payloads are kept; 0 keeps none.
     Field("parameters.archive_days", integer(0, 36500), 30, is_extra=True),
     Field("parameters.archive_directory", folder, "archive", is_extra=True),
 )
+
+# A snapshot's besides: one that lost more rows than this since the last good run fails the run.
 SNAPSHOT_FIELDS = (Field("parameters.max_drop_percent", number(0, 100), 50.0, is_extra=True),)
+
+# The parameters of a DAG that declares none of them: nobody but the DAG knows what they mean.
+FREE_PARAMETERS = Field("parameters", json_object, {}, is_extra=True)
+
+
+def default_of(path: str) -> Any:
+    """The default of a setting of the root config, by its path ("database.port")."""
+    return next(item.default for item in ROOT_FIELDS if item.path == path)
