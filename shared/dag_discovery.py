@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NO_ID = -1  # of a folder whose name has none
 _FOLDER_NAME = re.compile(r"dag_([0-9]+)_(\w+)")
-_SIMILAR_NAME = re.compile(r"(?i)dag(?:\W|_|(?=[0-9]))([0-9]*)(.*)")
+_SIMILAR_NAME = re.compile(r"(?i)dag[\W_0-9]")
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,12 @@ class DAG:
         from shared.feed import Feed
 
         feed = getattr(self._import(), "FEED", None)
-        if feed is None:
-            return None
-        if not isinstance(feed, Feed):
-            raise DAGExecutionError(
-                f"DAG {self.dag_id}: FEED in {self.folder.name} must be a Feed (shared/feed.py), "
-                f"got {type(feed).__name__}."
-            )
-        if feed.folder.resolve() != self.folder:
-            raise DAGExecutionError(
-                f"DAG {self.dag_id}: FEED.folder must be the DAG's own folder, {self.folder}, got "
-                f"{feed.folder}: write Path(__file__).parent."
-            )
-        return feed
+        if feed is None or (isinstance(feed, Feed) and feed.folder.resolve() == self.folder):
+            return feed
+        raise DAGExecutionError(
+            f"DAG {self.dag_id}: FEED in {self.folder.name} must be a Feed (shared/feed.py) with "
+            f"folder=Path(__file__).parent, got {getattr(feed, 'folder', feed)}."
+        )
 
     def load_report(self, name: str) -> Callable[..., str] | None:
         """The function `name` that the DAG may export beside its own, or None."""
@@ -111,11 +104,11 @@ class DAG:
 def discover_dags(root: Path) -> list[DAG]:
     """All DAGs in `root`, by id and name. Never raises for a broken one."""
     folders = [folder for folder in sorted(root.resolve().iterdir()) if folder.is_dir()]
-    dags = [_describe(folder) for folder in folders if _FOLDER_NAME.fullmatch(folder.name)]
-    ids = {dag.dag_id for dag in dags}
-    misnamed = [dag for folder in folders if (dag := _find_misnamed(folder, ids)) is not None]
-    checked = [replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags]
-    return sorted([*checked, *misnamed], key=lambda dag: (dag.dag_id, dag.name))
+    dags = [dag for folder in folders if (dag := _describe(folder)) is not None]
+    return sorted(
+        (replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags),
+        key=lambda dag: (dag.dag_id, dag.name),
+    )
 
 
 def in_order(dags: Iterable[DAG]) -> list[DAG]:
@@ -134,60 +127,45 @@ def in_order(dags: Iterable[DAG]) -> list[DAG]:
     return ordered
 
 
-def _describe(folder: Path) -> DAG:
-    """The DAG in a folder, as far as it can be told by itself."""
-    _, dag_id, name = folder.name.split("_", 2)
-    dag = DAG(int(dag_id), name, folder)
+def _describe(folder: Path) -> DAG | None:
+    """The DAG in a folder, as far as it can be told by itself; None if it does not look like one.
+
+    A folder by a similar name may be a copy that was put aside, one without config.json and
+    __init__.py what git has left of a DAG: they are not enabled.
+    """
+    is_package = (folder / "__init__.py").is_file()
+    match = _FOLDER_NAME.fullmatch(folder.name)
+    if match is None:
+        is_dag = is_package or (folder / "config.json").exists()
+        if not (is_dag and _SIMILAR_NAME.match(folder.name)):
+            return None
+        fault = (
+            f"{folder.name}: the folder of a DAG must be named dag_<id>_<name>, such as "
+            "dag_5_prices (a number, then letters, digits and _). Rename it, or move it away."
+        )
+        return DAG(NO_ID, folder.name, folder, enabled=False, fault=fault)
+    dag = DAG(int(match[1]), match[2], folder, enabled=is_package)
     try:
         dag = replace(dag, **ConfigLoader.load_dag_summary(folder))
     except ConfigurationError as exc:
         return replace(dag, fault=" ".join(str(exc).split()))
-    if not (folder / "__init__.py").is_file():
-        fault = f"{folder.name} has no __init__.py: it must export FEED or a function {name}."
+    if not is_package:
+        fault = f"{folder.name} has no __init__.py: it must export FEED or a function {dag.name}."
         return replace(dag, fault=fault)
     return dag
-
-
-def _find_misnamed(folder: Path, ids: Collection[int]) -> DAG | None:
-    """The DAG that a folder by a similar name seems to be, with that as its fault.
-
-    It is not enabled, and has no id that another DAG has: it may be a copy that was put aside.
-    """
-    similar = _SIMILAR_NAME.fullmatch(folder.name)
-    is_dag = (folder / "__init__.py").exists() or (folder / "config.json").exists()
-    if _FOLDER_NAME.fullmatch(folder.name) or not (similar and is_dag):
-        return None
-    dag_id = int(similar[1] or NO_ID)
-    fault = (
-        f"{folder.name}: the folder of a DAG must be named dag_<id>_<name>, such as dag_5_prices: "
-        "a number, then letters, digits and _. Rename it, or move it away."
-    )
-    return DAG(
-        NO_ID if dag_id in ids else dag_id,
-        similar[2].lstrip("_- .") or folder.name,
-        folder,
-        enabled=False,
-        fault=fault,
-    )
 
 
 def _find_fault_among(dag: DAG, dags: Sequence[DAG]) -> str | None:
     """What is wrong with a DAG beside the others: its id, or what it comes after."""
     folders = [other.folder.name for other in dags if other.dag_id == dag.dag_id]
-    if len(folders) > 1:
+    if len(folders) > 1 and dag.dag_id != NO_ID:
         return f"DAG id {dag.dag_id} is used by several folders: {', '.join(folders)}."
     after = {other.dag_id: other.after for other in dags}
     if unknown := [str(dag_id) for dag_id in dag.after if dag_id not in after]:
         return f"{dag.folder.name}: after: there is no DAG {', '.join(unknown)}."
-    before = _all_before(dag.dag_id, after)
-    if dag.dag_id not in before:
-        return None
-    circle = sorted(dag_id for dag_id in before if dag.dag_id in _all_before(dag_id, after))
-    return f"{dag.folder.name}: after: " + (
-        f"DAGs {', '.join(map(str, circle))} wait for each other."
-        if len(circle) > 1
-        else f"DAG {dag.dag_id} cannot come after itself."
-    )
+    if dag.dag_id in _all_before(dag.dag_id, after):
+        return f"{dag.folder.name}: after: DAG {dag.dag_id} would have to run after itself."
+    return None
 
 
 def _all_before(dag_id: int, after: Mapping[int, Sequence[int]]) -> set[int]:

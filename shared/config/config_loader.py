@@ -26,12 +26,7 @@ from shared.config.fields import (
     Field,
     default_of,
 )
-from shared.config.sources import (
-    Source,
-    read_environment,
-    read_process_environment,
-    read_source,
-)
+from shared.config.sources import Source, read_environment, read_process_environment, read_source
 from shared.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -91,14 +86,8 @@ class DAGConfig:
 
 
 # What stands in for credentials that a DAG has no use for.
-_NO_CREDENTIALS = Source(
-    "no API",
-    {
-        "api": dict.fromkeys(
-            ("kite_api_key", "kite_api_secret", "kite_access_token"), "no-credentials-are-needed"
-        )
-    },
-)
+_CREDENTIALS = ("kite_api_key", "kite_api_secret", "kite_access_token")
+_NO_CREDENTIALS = Source("no API", {"api": dict.fromkeys(_CREDENTIALS, "not-needed-by-this-DAG")})
 
 _overrides: list[Source] = []
 
@@ -169,7 +158,7 @@ class ConfigLoader:
     def find_faults(
         dag_folder: str | Path, own_fields: Sequence[Field] = (), *, needs_api: bool = True
     ) -> list[str]:
-        """Every fault of what `load_merged_config` would load, those of the root config first."""
+        """Every fault that keeps `load_merged_config` from loading; none is raised."""
         try:
             checked = _check_dag(dag_folder, own_fields, needs_api)
         except ConfigurationError as exc:  # .env cannot be read
@@ -179,9 +168,10 @@ class ConfigLoader:
     @staticmethod
     def load_api_config(*, with_token: bool = True) -> APIConfig:
         """The `api` section alone; without the access token where a login is to bring it."""
-        unwanted = () if with_token else ("api.kite_access_token",)
-        values = _load_section("api", unwanted)
-        return _make(APIConfig, values if with_token else {**values, "kite_access_token": ""})
+        if with_token:
+            return _make(APIConfig, _load_section("api"))
+        values = _load_section("api", unwanted="api.kite_access_token")
+        return _make(APIConfig, {**values, "kite_access_token": ""})
 
     @staticmethod
     def load_database_config() -> DatabaseConfig:
@@ -258,46 +248,45 @@ def _check_files(
 ) -> Checked:
     """Read config.json and local.json of each folder, and check what could be read by its fields.
 
-    Sources that are extra, and overrides, are merged over the files. For a summary .env need not be
-    readable, and variables that are not set stay as they are written.
+    Sources that are extra, and overrides, are merged over the files. In a summary variables that
+    are not set stay as they are written.
     """
-    try:
-        environment = read_environment(ENV_FILE)
-    except ConfigurationError:
-        if not is_summary:
-            raise
-        environment = read_process_environment()
+    environment = _read_environment(needs_file=not is_summary)
     sources: list[Source] = []
     fields: list[Field] = []
     unreadable: list[str] = []
     for folder, its_fields in folders.items():
         known = [item.path for item in (*ROOT_FIELDS, *its_fields)]
-        found, faults = _read_folder(folder, environment, known)
-        sources += [replace(source, missing={}) for source in found] if is_summary else found
-        fields += [] if faults else its_fields
-        unreadable += faults
+        local = folder / "local.json"
+        before = len(unreadable)
+        for file in (folder / "config.json", *([local] if local.exists() else [])):
+            try:
+                sources.append(_read_known(file, environment, known))
+            except ConfigurationError as exc:
+                unreadable.append(str(exc))
+        fields += its_fields if len(unreadable) == before else []
+    if is_summary:
+        sources = [replace(source, missing={}) for source in sources]
     return replace(check([*sources, *extra, *_overrides], fields), unreadable=unreadable)
 
 
-def _read_folder(
-    folder: Path, environment: Mapping[str, str], known: Sequence[str]
-) -> tuple[list[Source], list[str]]:
-    """The folder's files, and why some cannot be read. Of unknown keys is warned."""
-    sources, faults = [], []
-    for file in (folder / "config.json", folder / "local.json"):
-        if file.name == "local.json" and not file.exists():
-            continue
-        try:
-            source = read_source(file, environment, PROJECT_ROOT)
-        except ConfigurationError as exc:
-            faults.append(str(exc))
-            continue
-        for remark in find_unknown(source.values, known):
-            _warn_once(file.resolve(), f"{source.name}: {remark}")
-        sections = {path.split(".")[0] for path in known}
-        values = {key: value for key, value in source.values.items() if key in sections}
-        sources.append(replace(source, values=values))
-    return sources, faults
+def _read_environment(*, needs_file: bool) -> Mapping[str, str]:
+    try:
+        return read_environment(ENV_FILE)
+    except ConfigurationError:
+        if needs_file:
+            raise
+        return read_process_environment()
+
+
+def _read_known(file: Path, environment: Mapping[str, str], known: Sequence[str]) -> Source:
+    """What a file holds, without the sections that are not known. Unknown keys are warned of."""
+    source = read_source(file, environment, PROJECT_ROOT)
+    for remark in find_unknown(source.values, known):
+        _warn_once(file.resolve(), f"{source.name}: {remark}")
+    sections = {path.split(".")[0] for path in known}
+    values = {key: value for key, value in source.values.items() if key in sections}
+    return replace(source, values=values)
 
 
 @lru_cache(maxsize=256)  # the files are read several times in a run, the warning is wanted once
@@ -315,13 +304,10 @@ def _load(checked: Checked, *, warns: bool = True) -> dict[str, Any]:
     return checked.values
 
 
-def _load_section(section: str, unwanted: Sequence[str] = ()) -> dict[str, Any]:
-    """One section of the root config, for what needs no other; some paths may be unwanted."""
-    fields = [
-        item
-        for item in ROOT_FIELDS
-        if item.path.startswith(f"{section}.") and item.path not in unwanted
-    ]
+def _load_section(section: str, unwanted: str = "") -> dict[str, Any]:
+    """One section of the root config, without a setting that is unwanted."""
+    within = (item for item in ROOT_FIELDS if item.path.startswith(f"{section}."))
+    fields = [item for item in within if item.path != unwanted]
     values: dict[str, Any] = _load(_check_files({_root_folder(): fields}), warns=False)[section]
     return values
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -86,7 +87,7 @@ def number(minimum: float, maximum: float) -> Callable[[Any], float]:
 
 
 def boolean(value: Any) -> bool:
-    """Whether it is so: true or false, also as text."""
+    """True or false, also as text."""
     if isinstance(value, str):
         value = {"true": True, "false": False}.get(value.strip().lower())
     if type(value) is not bool:
@@ -106,27 +107,41 @@ def one_of(choices: tuple[str, ...], *, upper: bool = False) -> Callable[[Any], 
     return convert
 
 
+def list_of(convert: Callable[[Any], Any], expected: str) -> Callable[[Any], list[Any]]:
+    """A list of different items, each converted; `expected` says what they must be."""
+
+    def convert_all(value: Any) -> list[Any]:
+        try:
+            if isinstance(value, list):
+                return list(dict.fromkeys(convert(item) for item in value))
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"expected a list of {expected}") from exc
+        raise ValueError(f"expected a list of {expected}")
+
+    return convert_all
+
+
 def exchanges(value: Any) -> list[str]:
     """A list of exchange codes; null and [] mean all."""
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(
-        isinstance(item, str) and item.strip() for item in value
-    ):
-        raise ValueError('expected a list of exchange codes such as ["NSE", "NFO"], or null')
-    return list(dict.fromkeys(item.strip().upper() for item in value))
+    expected = 'exchange codes such as ["NSE", "NFO"], or null'
+    return list_of(lambda item: text(item).strip().upper(), expected)(
+        [] if value is None else value
+    )
+
+
+def dates(value: Any) -> list[date]:
+    """A list of dates as YYYY-MM-DD."""
+    return list_of(date.fromisoformat, 'dates such as ["2026-01-26"]')(value)
+
+
+def dag_ids(value: Any) -> tuple[int, ...]:
+    """A list of ids of DAGs."""
+    return tuple(list_of(integer(0, UNBOUNDED), "DAG ids such as [1]")(value))
 
 
 def schedule(value: Any) -> str:
     """When a DAG runs: "daily" or a cron expression (see `Schedule`)."""
     return Schedule(value if isinstance(value, str) else "").text
-
-
-def dag_ids(value: Any) -> tuple[int, ...]:
-    """A list of ids of DAGs."""
-    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
-        raise ValueError("expected a list of DAG ids such as [1]")
-    return tuple(dict.fromkeys(value))
 
 
 def json_object(value: Any) -> dict[str, Any]:
@@ -136,30 +151,15 @@ def json_object(value: Any) -> dict[str, Any]:
     return value
 
 
-def dates(value: Any) -> list[date]:
-    """A list of dates as YYYY-MM-DD."""
-    if not isinstance(value, list):
-        raise ValueError('expected a list of dates such as ["2026-01-26"]')
-    try:
-        return [date.fromisoformat(item) for item in value]
-    except (TypeError, ValueError) as exc:
-        raise ValueError('expected a list of dates such as ["2026-01-26"]') from exc
-
-
 def address(value: Any) -> str:
     """An http or https address, without a user and password in it (ruling 36)."""
-    expected = "expected an address that begins with https:// (or http://)"
     if isinstance(value, str) and "@" in value:
         raise HiddenValueError("expected an address without user and password (user:password@)")
-    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
-        raise ValueError(expected)
-    try:
-        has_host = bool(urlsplit(value).hostname)
-    except ValueError as exc:
-        raise ValueError(expected) from exc
-    if not has_host or not value.isprintable():
-        raise ValueError(expected)
-    return value
+    with suppress(TypeError, ValueError):
+        is_web = text(value).lower().startswith(("http://", "https://"))
+        if is_web and value.isprintable() and urlsplit(value).hostname:
+            return str(value)
+    raise ValueError("expected an address that begins with https:// (or http://)")
 
 
 def folder(value: Any) -> str:
@@ -167,7 +167,7 @@ def folder(value: Any) -> str:
     try:
         path = str(Path(text(value)).expanduser())
     except RuntimeError as exc:
-        raise ValueError("expected a folder, whose ~ is a home folder that exists") from exc
+        raise ValueError("expected a folder whose ~ is a home folder that exists") from exc
     if not path.isprintable():
         raise ValueError("expected a folder without control characters in its name")
     return path
@@ -177,12 +177,12 @@ def credential(value: Any) -> str:
     """A key, secret or token of Kite: it travels in an HTTP header."""
     written = text(value)
     if not written.isascii() or not written.isprintable() or " " in written:
-        raise ValueError("expected letters, digits and signs of ASCII, and no blank")
+        raise ValueError("expected ASCII letters, digits and signs without blanks")
     return written
 
 
 def log_format(value: Any) -> str:
-    """A format in the % style of the logging module, proved on a record."""
+    """A format in the % style of the logging module, tried on a record."""
     try:
         logging.Formatter(text(value)).format(_ANY_RECORD)
     except (TypeError, ValueError) as exc:

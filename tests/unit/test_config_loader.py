@@ -436,7 +436,7 @@ def test_folder_in_place_of_a_config_file_is_named(files: Files) -> None:
         ("schedule", None, f"{SCHEDULE}, got null"),
         ("schedule", "weekly", f'{SCHEDULE}, got "weekly"'),
         ("after", 1, "expected a list of DAG ids such as [1], got 1"),
-        ("after", ["1"], 'expected a list of DAG ids such as [1], got ["1"]'),
+        ("after", ["x"], 'expected a list of DAG ids such as [1], got ["x"]'),
         ("grace_minutes", -1, "expected an integer from 0 to 10080, got -1"),
         ("description", 5, "expected a text, got 5"),
         ("parameters.batch_size", "many", 'expected a positive integer, got "many"'),
