@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shared.calendar import GRACE_MINUTES
-from shared.config.config_loader import ConfigLoader
+from shared.config.config_loader import FAULTS, ConfigLoader
 from shared.exceptions import ConfigurationError, DAGExecutionError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def _describe(folder: Path) -> DAG | None:
     try:
         dag = replace(dag, **ConfigLoader.load_dag_summary(folder))
     except ConfigurationError as exc:
-        return replace(dag, fault=" ".join(str(exc).split()))
+        fault = " ".join(str(exc).split()).removeprefix(f"{FAULTS} ")
+        return replace(dag, fault=fault)
     if not is_package:
         fault = f"{folder.name} has no __init__.py: it must export FEED or a function {dag.name}."
         return replace(dag, fault=fault)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
+FAULTS = "The configuration has faults:"
 
 _Config = TypeVar("_Config")
 
@@ -298,7 +299,7 @@ def _load(checked: Checked, *, warns: bool = True) -> dict[str, Any]:
     """The checked values. Raises ConfigurationError that names every fault."""
     for default in checked.defaults if warns else ():
         logger.warning("%s", default)
-    faults = ["The configuration has faults:", *checked.faults] if checked.faults else []
+    faults = [FAULTS, *checked.faults] if checked.faults else []
     if checked.unreadable or faults:
         raise ConfigurationError("\n".join([*checked.unreadable, *faults]))
     return checked.values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from shared.config import config_loader
 from shared.dag_discovery import DAG, NO_ID, discover_dags, in_order
 from shared.exceptions import ConfigurationError, DAGExecutionError
+from shared.run import run_feed
 from tests.conftest import PROJECT
 
 
@@ -257,6 +259,14 @@ def test_feed_is_loaded_from_its_package(tmp_path: Path) -> None:
     feed = dag.load_feed()
     assert feed is not None
     assert (feed.dag_id, feed.name, feed.title) == (1, "a", "rows")
+
+
+def test_run_of_its_feed_is_what_runs_where_there_is_no_function(tmp_path: Path) -> None:
+    write_dag(tmp_path, "dag_1_a", FEED.format(folder="Path(__file__).parent"))
+    dag = only(tmp_path)
+    function = dag.load()
+    assert isinstance(function, partial)
+    assert (function.func, function.args) == (run_feed, (dag.load_feed(),))
 
 
 def test_function_of_a_feeds_package_is_what_runs(tmp_path: Path) -> None:
