@@ -1,6 +1,6 @@
-"""Is the list of today's? When a DAG's next list is due, and which day's list a load has brought.
+"""When a DAG's rows are due, and which day's rows a load has brought (ruling 31).
 
-Ruling 31. Days are the exchanges' trading days, in India.
+Days are the trading days of the exchanges. Hours are those of India.
 """
 
 from __future__ import annotations
@@ -9,54 +9,89 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 
+from cronsim import CronSim, CronSimError
+
 # India has no daylight saving time.
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 
-SCHEDULE = time(8, 30)  # when a "daily" DAG runs, on trading days
+DAILY = "daily"
+GRACE_MINUTES = 60
+_CRON_OF_DAILY = "30 8 * * *"
 _SATURDAY = 5
-_LONGEST_CLOSED_DAYS = 366
+_YEAR = timedelta(days=366)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a DAG is due: "daily" (at 08:30), or a cron expression of five fields.
+
+    A slot is a moment at which it comes round. Slots on days without trading do not count, whatever
+    the expression says. Where none has fallen on a trading day for a year (a DAG of Saturdays),
+    the last slot counts.
+
+    Raises ValueError if `text` is neither, or never comes round.
+    """
+
+    text: str = DAILY
+
+    def __post_init__(self) -> None:
+        try:
+            if len(self._cron.split()) != 5:  # a sixth field would be seconds
+                raise CronSimError
+            self._last_before(datetime(2000, 1, 1))
+        except (CronSimError, ValueError, StopIteration) as exc:
+            raise ValueError(
+                f'expected "{DAILY}" or a cron expression in Indian time such as "0 18 * * 1-5"'
+            ) from exc
+
+    def last_slot(self, now: datetime, holidays: Collection[date]) -> datetime:
+        """The latest slot at or before `now`, in IST."""
+        local = now.astimezone(IST).replace(tzinfo=None)
+        latest = slot = self._last_before(local + timedelta(microseconds=1))
+        while not is_trading_day(slot.date(), holidays):
+            slot = self._last_before(datetime.combine(slot.date(), time.min))
+            if latest - slot > _YEAR:
+                slot = latest
+                break
+        return slot.replace(tzinfo=IST)
+
+    @property
+    def _cron(self) -> str:
+        return _CRON_OF_DAILY if self.text == DAILY else self.text
+
+    def _last_before(self, local: datetime) -> datetime:
+        return next(CronSim(self._cron, local, reverse=True))
 
 
 @dataclass(frozen=True)
 class Freshness:
     """What a DAG's source promises. Hours are those of India.
 
-    A load from `due_from` on a trading day brings that day's list, an earlier one the list of the
-    trading day before. With `changes_daily` each list differs from those of the days before. Until
-    `grace_minutes` after the schedule the list of the trading day before is good enough.
+    A load from `due_from` (by default the schedule's hour) on a trading day brings that day's rows,
+    an earlier one those of the trading day before. With `changes_daily` each day's rows differ from
+    those of the days before. Until `grace_minutes` after a slot the rows before are good enough.
     """
 
-    due_from: time = SCHEDULE
+    schedule: str = DAILY
+    due_from: time | None = None
     changes_daily: bool = False
-    grace_minutes: int = 60
+    grace_minutes: int = GRACE_MINUTES
 
     def fresh_since(self, now: datetime, holidays: Collection[date]) -> datetime:
-        """The moment since which the newest list that must be there by `now` could be loaded."""
-        grace = timedelta(minutes=self.grace_minutes)
-        day = _last_trading_day(now - grace, SCHEDULE, holidays)
-        return datetime.combine(day, self.due_from, IST)
+        """The moment since which the newest rows that must be there by `now` could be loaded."""
+        is_over = now - timedelta(minutes=self.grace_minutes)
+        slot = Schedule(self.schedule).last_slot(is_over, holidays)
+        if self.due_from is None:
+            return slot
+        return datetime.combine(slot.date(), self.due_from, IST)
 
     def day_of(self, loaded_at: datetime, holidays: Collection[date]) -> date:
-        """The trading day whose list a load at this moment brings, if the source is on time."""
-        return _last_trading_day(loaded_at, self.due_from, holidays)
-
-
-# By DAG. Kite publishes the day's list from 08:00 IST on; fetched earlier, it is yesterday's.
-FRESHNESS = {1: Freshness(due_from=time(8, 0), changes_daily=True)}
-DEFAULT_FRESHNESS = Freshness()
+        """The trading day whose rows a load at this moment brings, if the source is on time."""
+        due = self.due_from
+        schedule = self.schedule if due is None else f"{due.minute} {due.hour} * * *"
+        return Schedule(schedule).last_slot(loaded_at, holidays).date()
 
 
 def is_trading_day(day: date, holidays: Collection[date]) -> bool:
-    """Whether the exchanges are open: no weekend, and none of `holidays`."""
+    """Whether the exchanges are open: a day from Monday to Friday that is not in `holidays`."""
     return day.weekday() < _SATURDAY and day not in holidays
-
-
-def _last_trading_day(moment: datetime, hour: time, holidays: Collection[date]) -> date:
-    """The last trading day on which this hour has come by the moment."""
-    local = moment.astimezone(IST)
-    day = local.date() if local.time() >= hour else local.date() - timedelta(days=1)
-    for _ in range(_LONGEST_CLOSED_DAYS):
-        if is_trading_day(day, holidays):
-            break
-        day -= timedelta(days=1)
-    return day

@@ -1,7 +1,8 @@
-"""Finds the DAG folders, and loads a DAG's function when it is about to run.
+"""Finds the DAG folders, and loads a DAG's code when it is about to run.
 
-A folder `dag_<id>_<name>` is a DAG: a package that has a config.json and exports a function
-<name>. Nothing else has to be edited for a new one, and a broken one is listed with its fault.
+A folder `dag_<id>_<name>` is a DAG: a package that has a config.json and exports FEED, or a
+function <name>. Nothing else has to be edited for a new one. A broken one is listed with its fault
+and harms no other.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from shared.config.config_loader import ConfigLoader
+from shared.calendar import GRACE_MINUTES
+from shared.config.config_loader import FAULTS, ConfigLoader
 from shared.exceptions import ConfigurationError, DAGExecutionError
 
-_FOLDER_NAME = re.compile(r"dag_(\d+)_(\w+)")
+if TYPE_CHECKING:
+    from shared.feed import Feed
+
+NO_ID = -1  # of a folder whose name has none
+_FOLDER_NAME = re.compile(r"dag_([0-9]+)_(\w+)")
+_SIMILAR_NAME = re.compile(r"(?i)dag[\W_0-9]")
 
 
 @dataclass(frozen=True)
 class DAG:
-    """A DAG as its folder and config.json describe it; `fault` says why it cannot be run."""
+    """A DAG as its folder and its config describe it; `fault` says why it cannot be run."""
 
     dag_id: int
     name: str
@@ -32,17 +40,46 @@ class DAG:
     schedule: str = "?"
     description: str = ""
     fault: str | None = None
+    after: tuple[int, ...] = ()
+    grace_minutes: int = GRACE_MINUTES
 
-    def load(self) -> Callable[..., str]:
-        """The DAG's function. Raises ConfigurationError or DAGExecutionError if there is none."""
-        module = self._import()
-        function = getattr(module, self.name, None)
-        if not callable(function):
+    @property
+    def shown_id(self) -> str:
+        """The id as text; "?" where the folder's name has none."""
+        return "?" if self.dag_id == NO_ID else str(self.dag_id)
+
+    def load(self) -> Callable[..., Any]:
+        """What runs the DAG: its own function, or the run of its feed.
+
+        Raises ConfigurationError or DAGExecutionError if there is neither.
+        """
+        function = getattr(self._import(), self.name, None)
+        if callable(function):
+            return function  # type: ignore[no-any-return]
+        feed = self.load_feed()
+        if feed is None:
             raise DAGExecutionError(
-                f"DAG {self.dag_id}: {self.folder.name} has no function {self.name}: its "
-                "__init__.py must export one by that name."
+                f"DAG {self.dag_id}: {self.folder.name} has no function {self.name} and no FEED: "
+                "its __init__.py must export one of them."
             )
-        return function  # type: ignore[no-any-return]
+        from shared.run import run_feed
+
+        return partial(run_feed, feed)
+
+    def load_feed(self) -> Feed | None:
+        """The FEED that the package exports; None if it is a plain function.
+
+        Raises ConfigurationError or DAGExecutionError if the package or its FEED is broken.
+        """
+        from shared.feed import Feed
+
+        feed = getattr(self._import(), "FEED", None)
+        if feed is None or (isinstance(feed, Feed) and feed.folder.resolve() == self.folder):
+            return feed
+        raise DAGExecutionError(
+            f"DAG {self.dag_id}: FEED in {self.folder.name} must be a Feed (shared/feed.py) with "
+            f"folder=Path(__file__).parent, got {getattr(feed, 'folder', feed)}."
+        )
 
     def load_report(self, name: str) -> Callable[..., str] | None:
         """The function `name` that the DAG may export beside its own, or None."""
@@ -66,34 +103,81 @@ class DAG:
 
 def discover_dags(root: Path) -> list[DAG]:
     """All DAGs in `root`, by id and name. Never raises for a broken one."""
-    dags = []
-    for folder in sorted(root.resolve().iterdir()):
-        match = _FOLDER_NAME.fullmatch(folder.name)
-        if match and folder.is_dir():
-            dags.append(_describe(DAG(int(match[1]), match[2], folder)))
-    folders_per_id = Counter(dag.dag_id for dag in dags)
+    folders = [folder for folder in sorted(root.resolve().iterdir()) if folder.is_dir()]
+    dags = [dag for folder in folders if (dag := _describe(folder)) is not None]
     return sorted(
-        (_refuse_shared_id(dag, dags) if folders_per_id[dag.dag_id] > 1 else dag for dag in dags),
+        (replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags),
         key=lambda dag: (dag.dag_id, dag.name),
     )
 
 
-def _describe(dag: DAG) -> DAG:
+def in_order(dags: Iterable[DAG]) -> list[DAG]:
+    """The DAGs, each behind those that it comes after, otherwise by id.
+
+    Ids in `after` that are not among them do not matter. DAGs that wait for each other, which is a
+    fault of theirs, come by id.
+    """
+    waiting = sorted(dags, key=lambda dag: (dag.dag_id, dag.name))
+    ordered = []
+    while waiting:
+        ids = {dag.dag_id for dag in waiting}
+        ready = next((dag for dag in waiting if ids.isdisjoint(dag.after)), waiting[0])
+        waiting.remove(ready)
+        ordered.append(ready)
+    return ordered
+
+
+def _describe(folder: Path) -> DAG | None:
+    """The DAG in a folder, as far as it can be told by itself; None if it does not look like one.
+
+    A folder by a similar name may be a copy that was put aside, one without config.json and
+    __init__.py what git has left of a DAG: they are not enabled.
+    """
+    is_package = (folder / "__init__.py").is_file()
+    match = _FOLDER_NAME.fullmatch(folder.name)
+    if match is None:
+        is_dag = is_package or (folder / "config.json").exists()
+        if not (is_dag and _SIMILAR_NAME.match(folder.name)):
+            return None
+        fault = (
+            f"{folder.name}: the folder of a DAG must be named dag_<id>_<name>, such as "
+            "dag_5_prices (a number, then letters, digits and _). Rename it, or move it away."
+        )
+        return DAG(NO_ID, folder.name, folder, enabled=False, fault=fault)
+    dag = DAG(int(match[1]), match[2], folder, enabled=is_package)
     try:
-        summary = ConfigLoader.load_dag_summary(dag.folder)
+        dag = replace(dag, **ConfigLoader.load_dag_summary(folder))
     except ConfigurationError as exc:
-        return replace(dag, fault=" ".join(str(exc).split()))
-    return replace(
-        dag,
-        enabled=summary["enabled"],
-        schedule=summary["schedule"],
-        description=summary["description"],
-    )
+        fault = " ".join(str(exc).split()).removeprefix(f"{FAULTS} ")
+        return replace(dag, fault=fault)
+    if not is_package:
+        fault = f"{folder.name} has no __init__.py: it must export FEED or a function {dag.name}."
+        return replace(dag, fault=fault)
+    return dag
 
 
-def _refuse_shared_id(dag: DAG, dags: list[DAG]) -> DAG:
-    folders = ", ".join(other.folder.name for other in dags if other.dag_id == dag.dag_id)
-    return replace(dag, fault=f"DAG id {dag.dag_id} is used by several folders: {folders}.")
+def _find_fault_among(dag: DAG, dags: Sequence[DAG]) -> str | None:
+    """What is wrong with a DAG beside the others: its id, or what it comes after."""
+    folders = [other.folder.name for other in dags if other.dag_id == dag.dag_id]
+    if len(folders) > 1 and dag.dag_id != NO_ID:
+        return f"DAG id {dag.dag_id} is used by several folders: {', '.join(folders)}."
+    after = {other.dag_id: other.after for other in dags}
+    if unknown := [str(dag_id) for dag_id in dag.after if dag_id not in after]:
+        return f"{dag.folder.name}: after: there is no DAG {', '.join(unknown)}."
+    if dag.dag_id in _all_before(dag.dag_id, after):
+        return f"{dag.folder.name}: after: DAG {dag.dag_id} would have to run after itself."
+    return None
+
+
+def _all_before(dag_id: int, after: Mapping[int, Sequence[int]]) -> set[int]:
+    """The DAGs that a DAG comes after, directly or through others."""
+    found: set[int] = set()
+    todo = [*after.get(dag_id, ())]
+    while todo:
+        if (before := todo.pop()) not in found:
+            found.add(before)
+            todo += after.get(before, ())
+    return found
 
 
 def _import_package(folder: Path) -> ModuleType:
@@ -101,8 +185,8 @@ def _import_package(folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         folder.name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
-    if spec is None or spec.loader is None or not (folder / "__init__.py").is_file():
-        raise ImportError("no __init__.py")
+    assert spec is not None  # so it is for a file whose name ends with .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[folder.name] = module
     try:

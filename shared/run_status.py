@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time
 from typing import Any
 
-from shared.calendar import DEFAULT_FRESHNESS, FRESHNESS, IST, Freshness
+from shared.calendar import IST, Freshness
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
 from shared.feed import API_SOURCE
@@ -23,6 +23,8 @@ READ_CLOCK = "SELECT clock_timestamp()"
 
 # The DAG that stores INSTRUMENT_TABLE.
 _INSTRUMENT_DAG = 1
+FRESHNESS = {_INSTRUMENT_DAG: Freshness(due_from=time(8, 0), changes_daily=True)}
+DEFAULT_FRESHNESS = Freshness()
 
 # How many rows of the last list are in the table. Both moments were written in one transaction:
 # they are equal, whatever the time zones are. The history keeps those that have one in UTC.

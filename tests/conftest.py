@@ -333,7 +333,7 @@ def add_dag(project: Project) -> AddDAG:
         config: str | None = None,
         **extra: Any,
     ) -> Path:
-        default = {"enabled": True, "schedule": "weekly", "description": f"About {name}", **extra}
+        default = {"enabled": True, "schedule": "daily", "description": f"About {name}", **extra}
         code = code or f"def {name}():\n    return '{name} was here'\n"
         folder = project.folder / f"dag_{dag_id}_{name}"
         folder.mkdir()

@@ -19,11 +19,14 @@ from shared.exceptions import ConfigurationError
 
 _BOM = "\ufeff"
 _ROOM_BYTES = 4096  # for a variable that is new, or longer than before
-# The parts of a variable's text: up to its name; its value in quotes, or else bare, with the blanks
-# before it; and what follows, a comment among it.
-_NAME = re.compile(r"\s*(?:export[^\S\r\n]+)?(?:'[^']+'|[^=#\s]+)(?:[^\S\r\n]*=)?")
-_QUOTED = re.compile(r"""([^\S\r\n]*)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")(.*)""", re.DOTALL)
-_BARE = re.compile(r"([^\S\r\n]*?)(?:\S[^\r\n]*?)?((?:[^\S\r\n]+#[^\r\n]*)?\s*)", re.DOTALL)
+# A variable's text: its name; blanks and a value in quotes, and what follows; or blanks and a bare
+# value, and the comment or the blanks that follow.
+_BINDING = re.compile(
+    r"""(\s*(?:export[^\S\r\n]+)?(?:'[^']+'|[^=#\s]+)(?:[^\S\r\n]*=)?)(?:"""
+    r"""([^\S\r\n]*)(['"])(?:\\.|(?!\3).)*\3(.*)|"""
+    r"""([^\S\r\n]*?)(?:\S[^\r\n]*?)?((?:[^\S\r\n]+#[^\r\n]*)?\s*))""",
+    re.DOTALL,
+)
 
 
 @contextlib.contextmanager
@@ -142,16 +145,8 @@ def _with_variable(content: bytes, name: str, value: str) -> bytes:
 
 def _with_value(binding: str, value: str) -> str:
     """The text of a variable with another value; blanks, `export`, quotes and a comment stay."""
-    name = _NAME.match(binding)
-    assert name is not None  # the parser found it
-    before, rest = name[0], binding[name.end() :]
-    if not before.endswith("="):
-        before += "="
-    quoted = _QUOTED.fullmatch(rest)
-    if quoted is not None:
-        blanks, after = quoted.groups()
-        quote = rest[len(blanks)]
-        return f"{before}{blanks}{quote}{value}{quote}{after}"
-    bare = _BARE.fullmatch(rest)
-    assert bare is not None  # it matches all that is left
-    return f"{before}{bare[1]}{value}{bare[2]}"
+    match = _BINDING.fullmatch(binding)
+    assert match is not None  # the parser found it
+    name, quoted_blanks, quote, after_quotes, blanks, after = match.groups(default="")
+    before = name if name.endswith("=") else f"{name}="
+    return f"{before}{quoted_blanks}{blanks}{quote}{value}{quote}{after_quotes}{after}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from shared.calendar import DAILY, GRACE_MINUTES, Schedule
 
 REQUIRED: Any = object()
 _INTEGER = re.compile(r"[0-9]{1,20}")  # Python itself refuses thousands of digits
@@ -26,9 +29,9 @@ class HiddenValueError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One setting. `convert` takes the JSON value and gives the typed one, or raises ValueError
-    that says what was expected. The value of a secret is never shown.
-    A setting that is extra may be left out in silence; for another one its default is warned of.
+    """One setting. `convert` turns the JSON value into the typed one, or raises ValueError that
+    says what was expected. The value of a secret is never shown. An extra setting may be left out;
+    where another one is, its default is used with a warning.
     """
 
     path: str
@@ -84,7 +87,7 @@ def number(minimum: float, maximum: float) -> Callable[[Any], float]:
 
 
 def boolean(value: Any) -> bool:
-    """Whether it is so: true or false, also as text."""
+    """True or false, also as text."""
     if isinstance(value, str):
         value = {"true": True, "false": False}.get(value.strip().lower())
     if type(value) is not bool:
@@ -104,41 +107,59 @@ def one_of(choices: tuple[str, ...], *, upper: bool = False) -> Callable[[Any], 
     return convert
 
 
+def list_of(convert: Callable[[Any], Any], expected: str) -> Callable[[Any], list[Any]]:
+    """A list of different items, each converted; `expected` says what they must be."""
+
+    def convert_all(value: Any) -> list[Any]:
+        try:
+            if isinstance(value, list):
+                return list(dict.fromkeys(convert(item) for item in value))
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"expected a list of {expected}") from exc
+        raise ValueError(f"expected a list of {expected}")
+
+    return convert_all
+
+
 def exchanges(value: Any) -> list[str]:
     """A list of exchange codes; null and [] mean all."""
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(
-        isinstance(item, str) and item.strip() for item in value
-    ):
-        raise ValueError('expected a list of exchange codes such as ["NSE", "NFO"], or null')
-    return list(dict.fromkeys(item.strip().upper() for item in value))
+    expected = 'exchange codes such as ["NSE", "NFO"], or null'
+    return list_of(lambda item: text(item).strip().upper(), expected)(
+        [] if value is None else value
+    )
 
 
 def dates(value: Any) -> list[date]:
     """A list of dates as YYYY-MM-DD."""
-    if not isinstance(value, list):
-        raise ValueError('expected a list of dates such as ["2026-01-26"]')
-    try:
-        return [date.fromisoformat(item) for item in value]
-    except (TypeError, ValueError) as exc:
-        raise ValueError('expected a list of dates such as ["2026-01-26"]') from exc
+    return list_of(date.fromisoformat, 'dates such as ["2026-01-26"]')(value)
+
+
+def dag_ids(value: Any) -> tuple[int, ...]:
+    """A list of ids of DAGs."""
+    return tuple(list_of(integer(0, UNBOUNDED), "DAG ids such as [1]")(value))
+
+
+def schedule(value: Any) -> str:
+    """When a DAG runs: "daily" or a cron expression (see `Schedule`)."""
+    return Schedule(value if isinstance(value, str) else "").text
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """Any object; its value is not shown, as it may hold secrets."""
+    if not isinstance(value, dict):
+        raise HiddenValueError("expected an object {...}")
+    return value
 
 
 def address(value: Any) -> str:
     """An http or https address, without a user and password in it (ruling 36)."""
-    expected = "expected an address that begins with https:// (or http://)"
     if isinstance(value, str) and "@" in value:
         raise HiddenValueError("expected an address without user and password (user:password@)")
-    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
-        raise ValueError(expected)
-    try:
-        has_host = bool(urlsplit(value).hostname)
-    except ValueError as exc:
-        raise ValueError(expected) from exc
-    if not has_host or not value.isprintable():
-        raise ValueError(expected)
-    return value
+    with suppress(TypeError, ValueError):
+        is_web = text(value).lower().startswith(("http://", "https://"))
+        if is_web and value.isprintable() and urlsplit(value).hostname:
+            return str(value)
+    raise ValueError("expected an address that begins with https:// (or http://)")
 
 
 def folder(value: Any) -> str:
@@ -146,7 +167,7 @@ def folder(value: Any) -> str:
     try:
         path = str(Path(text(value)).expanduser())
     except RuntimeError as exc:
-        raise ValueError("expected a folder, whose ~ is a home folder that exists") from exc
+        raise ValueError("expected a folder whose ~ is a home folder that exists") from exc
     if not path.isprintable():
         raise ValueError("expected a folder without control characters in its name")
     return path
@@ -156,12 +177,12 @@ def credential(value: Any) -> str:
     """A key, secret or token of Kite: it travels in an HTTP header."""
     written = text(value)
     if not written.isascii() or not written.isprintable() or " " in written:
-        raise ValueError("expected letters, digits and signs of ASCII, and no blank")
+        raise ValueError("expected ASCII letters, digits and signs without blanks")
     return written
 
 
 def log_format(value: Any) -> str:
-    """A format in the % style of the logging module, proved on a record."""
+    """A format in the % style of the logging module, tried on a record."""
     try:
         logging.Formatter(text(value)).format(_ANY_RECORD)
     except (TypeError, ValueError) as exc:
@@ -197,19 +218,38 @@ ROOT_FIELDS = (
     Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )
 
+ROOT_SECTIONS = tuple(dict.fromkeys(item.path.split(".")[0] for item in ROOT_FIELDS))
+
+# Every DAG's.
 DAG_FIELDS = (
     Field("enabled", boolean, True),
-    Field("schedule", text, "daily"),
+    Field("schedule", schedule, DAILY),
     Field("description", any_text, ""),
-    Field("parameters.exchanges", exchanges, None),
+    # The DAGs that have to succeed before this one runs, in a call that runs them.
+    Field("after", dag_ids, (), is_extra=True),
+    # How long after its schedule a DAG's rows may be those of the time before (--status).
+    Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
+)
+
+# Every feed's, beside its own.
+FEED_FIELDS = (
     Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
     Field("parameters.retry_attempts", integer(1, 100), 3),
     Field("parameters.retry_delay_seconds", number(0, 3600), 5.0),
-)
-
-FEED_FIELDS = (
+    # A payload of which more rows than this are rejected fails the run.
     Field("parameters.max_reject_percent", number(0, 100), 5.0, is_extra=True),
+    # How long good payloads are kept; 0 keeps none.
     Field("parameters.archive_days", integer(0, 36500), 30, is_extra=True),
     Field("parameters.archive_directory", folder, "archive", is_extra=True),
 )
+
+# A snapshot's besides: one that lost more rows than this since the last good run fails the run.
 SNAPSHOT_FIELDS = (Field("parameters.max_drop_percent", number(0, 100), 50.0, is_extra=True),)
+
+# The parameters of a DAG that declares none of them: nobody but the DAG knows what they mean.
+FREE_PARAMETERS = Field("parameters", json_object, {}, is_extra=True)
+
+
+def default_of(path: str) -> Any:
+    """The default of a setting of the root config, by its path ("database.port")."""
+    return next(item.default for item in ROOT_FIELDS if item.path == path)

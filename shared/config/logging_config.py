@@ -22,7 +22,6 @@ from shared.foreign_text import escape, escape_line, indent_further_lines
 from shared.private_files import make_private_folder, private_opener
 
 LOG_FILE_NAME = "stock_ingestion.log"
-DEFAULT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 _MASK = "***"
 _LONG = 16
 _SHORT = 8
@@ -153,11 +152,11 @@ def setup_console_logging(level: str | None = None) -> None:
 
 def setup_file_logging(
     directory: Path,
-    level: str = "INFO",
-    fmt: str = DEFAULT_FORMAT,
+    level: str,
+    fmt: str,
     *,
-    max_bytes: int = 10_000_000,
-    backup_count: int = 5,
+    max_bytes: int,
+    backup_count: int,
 ) -> Path | None:
     """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
 

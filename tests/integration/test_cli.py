@@ -119,7 +119,7 @@ def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> 
     assert "dag_9_no_config/config.json is missing" in rows["9 no_config"]
     for twin in ("7 twin", "7 other_twin"):
         assert "used by several folders: dag_7_other_twin, dag_7_twin" in rows[twin]
-    assert re.search(r" no +weekly +\$\{NOT_SET\} stays$", rows["10 last"])
+    assert re.search(r" no +daily +\$\{NOT_SET\} stays$", rows["10 last"])
     assert "BROKEN" not in rows["2 syntax_error"] + rows["5 exits"]  # their code is not looked at
 
 

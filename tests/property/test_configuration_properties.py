@@ -16,15 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.config.config_loader import ConfigLoader, load_dag_config
+from shared.config.fields import FEED_FIELDS, FREE_PARAMETERS, Field, exchanges
 from shared.dag_discovery import discover_dags
 from shared.exceptions import ConfigurationError
 
 DEFAULTS: dict[str, Any] = {
-    "exchanges": None,
     "batch_size": 1000,
     "retry_attempts": 3,
     "retry_delay_seconds": 5.0,
 }
+# What a feed may leave out in silence.
+EXTRAS: dict[str, Any] = {
+    "max_reject_percent": 5.0,
+    "archive_days": 30,
+    "archive_directory": "archive",
+}
+FEED = (*FEED_FIELDS, Field("parameters.exchanges", exchanges, [], is_extra=True))
 
 # Without "${": what is substituted is shown in the unit tests.
 texts = st.text(st.characters(codec="utf-8"), max_size=30).filter(lambda text: "${" not in text)
@@ -36,13 +43,20 @@ json_values = st.recursive(
     max_leaves=8,
 )
 known_parameters: dict[str, Any] = {
-    "exchanges": st.one_of(st.none(), st.lists(codes, max_size=6, unique=True)),
     "batch_size": st.integers(1, 10**9),
     "retry_attempts": st.integers(1, 100),
     "retry_delay_seconds": st.one_of(st.integers(0, 3600), st.floats(0, 3600)),
+    "max_reject_percent": st.integers(0, 100),
 }
+exchange_lists = st.one_of(st.none(), st.lists(codes, max_size=6, unique=True))
+schedules = st.one_of(
+    st.just("daily"),
+    st.builds("{} {} * * {}".format, st.integers(0, 59), st.integers(0, 23), st.integers(0, 7)),
+)
 own_parameters = st.dictionaries(
-    filled_texts.filter(lambda name: name not in known_parameters), json_values, max_size=4
+    filled_texts.filter(lambda name: name not in {**known_parameters, **EXTRAS}),
+    json_values,
+    max_size=4,
 )
 
 
@@ -54,7 +68,7 @@ def dag_config_with_missing_params(draw: Any) -> dict[str, Any]:
             {},
             optional={
                 "enabled": st.booleans(),
-                "schedule": filled_texts,
+                "schedule": schedules,
                 "description": texts,
                 "parameters": st.fixed_dictionaries({}, optional=known_parameters),
             },
@@ -93,14 +107,6 @@ def captured_warnings() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def typed(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The known parameters as the DAG gets them: no list of exchanges is an empty one."""
-    found = dict(parameters)
-    if "exchanges" in found:
-        found["exchanges"] = found["exchanges"] or []
-    return found
-
-
 # Feature: stock-ingestion, Property 19: For any DAG execution, the system must successfully load
 # the DAG-specific configuration from the config.json file in that DAG's folder.
 @given(
@@ -115,6 +121,7 @@ def test_every_dag_gets_the_configuration_of_its_own_folder(
         for dag_id, config in configs.items():
             folder = Path(root) / f"dag_{dag_id}_drawn"
             folder.mkdir()
+            (folder / "__init__.py").touch()
             (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
         dags = discover_dags(Path(root))
@@ -132,18 +139,23 @@ def test_every_dag_gets_the_configuration_of_its_own_folder(
             assert loaded["enabled"] == dag.enabled
             assert loaded["parameters"] == {
                 **DEFAULTS,
-                **typed(wanted.get("parameters", {})),
+                **EXTRAS,
+                **wanted.get("parameters", {}),
             }
 
 
 # Feature: stock-ingestion, Property 20: For any valid DAG configuration file, all specified
 # parameters must be parsed and available to the DAG execution function.
-@given(parameters=st.fixed_dictionaries(known_parameters), own=own_parameters)
+@given(
+    parameters=st.fixed_dictionaries(known_parameters),
+    own=own_parameters,
+    listed=exchange_lists,
+)
 def test_every_parameter_reaches_the_dag_as_it_is_written(
-    parameters: dict[str, Any], own: dict[str, Any]
+    parameters: dict[str, Any], own: dict[str, Any], listed: list[str] | None
 ) -> None:
     config = {"enabled": True, "schedule": "daily", "description": "d"}
-    written = {**parameters, **own}
+    written = {**parameters, **own, "exchanges": listed}
     credentials = {
         "api": {"kite_api_key": "k", "kite_api_secret": "secret", "kite_access_token": "token"},
         "database": {"user": "u", "password": "password"},
@@ -152,9 +164,12 @@ def test_every_parameter_reaches_the_dag_as_it_is_written(
     with dag_folder({**config, **credentials, "parameters": written}) as folder:
         with captured_warnings() as warnings:
             alone = ConfigLoader.load_dag_config(str(folder))
-        _, dag = ConfigLoader.load_merged_config(folder)
+            _, dag = ConfigLoader.load_merged_config(folder)
+        _, of_feed = ConfigLoader.load_merged_config(folder, FEED)
 
-    assert alone["parameters"] == dag.parameters == typed(written)
+    assert alone["parameters"] == {**EXTRAS, **written}
+    assert dag.parameters == written
+    assert of_feed.parameters == {**EXTRAS, **written, "exchanges": listed or []}
     assert {name: alone[name] for name in config} == config
     assert warnings == []
 
@@ -197,12 +212,13 @@ def test_every_missing_parameter_gets_its_default_and_one_warning(config: dict[s
         with captured_warnings() as warnings:
             loaded = ConfigLoader.load_dag_config(str(folder))
         with captured_warnings() as warnings_of_run:
-            _, of_run = ConfigLoader.load_merged_config(folder, needs_api=False)
+            fields = (*FEED_FIELDS, FREE_PARAMETERS)
+            _, of_run = ConfigLoader.load_merged_config(folder, fields, needs_api=False)
 
     assert asdict(of_run) == loaded
     assert warnings_of_run == warnings
     given_parameters = config.get("parameters", {})
-    assert loaded["parameters"] == {**DEFAULTS, **typed(given_parameters)}
+    assert loaded["parameters"] == {**DEFAULTS, **EXTRAS, **given_parameters}
     missing = [
         (name, default)
         for name, default in (("enabled", True), ("schedule", "daily"), ("description", ""))
@@ -231,7 +247,7 @@ def test_default_value_fallback(config: dict[str, Any]) -> None:
     assert loaded_config["retry_attempts"] > 0
     assert loaded_config["retry_delay_seconds"] >= 0
     parameters = config.get("parameters", {})
-    for name, value in typed(parameters).items():
+    for name, value in parameters.items():
         assert loaded_config[name] == value
 
 

@@ -68,7 +68,8 @@ def outputs(level: str = "DEBUG") -> Iterator[Outputs]:
         try:
             with contextlib.redirect_stderr(made.stderr), contextlib.redirect_stdout(made.stdout):
                 setup_console_logging(level)
-                setup_file_logging(Path(folder), level)
+                fmt = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+                setup_file_logging(Path(folder), level, fmt, max_bytes=10**7, backup_count=5)
                 yield made
         finally:
             for handler in [handler for handler in root.handlers if handler not in before]:

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.calendar import FRESHNESS, IST, SCHEDULE, Freshness, is_trading_day
+from shared.calendar import IST, Freshness, Schedule, is_trading_day
+
+# A source that publishes the day's rows from 08:00 IST on.
+EARLY = Freshness(due_from=time(8, 0), changes_daily=True)
 
 # A Friday that is a holiday, and the Monday after it.
 HOLIDAYS = [date(2026, 10, 2), date(2026, 10, 5)]
@@ -42,7 +45,7 @@ def ist(text: str) -> datetime:
 def test_list_is_fresh_since_eight_on_the_last_trading_day_whose_run_must_be_over(
     now: str, since: str
 ) -> None:
-    assert FRESHNESS[1].fresh_since(ist(now), HOLIDAYS) == ist(f"{since} 08:00:00")
+    assert EARLY.fresh_since(ist(now), HOLIDAYS) == ist(f"{since} 08:00:00")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_list_is_fresh_since_eight_on_the_last_trading_day_whose_run_must_be_ove
 )
 def test_clock_is_that_of_india_whatever_the_zone(moment: str, since: str) -> None:
     now = datetime.fromisoformat(moment)
-    assert FRESHNESS[1].fresh_since(now, []) == ist(f"{since} 08:00:00")
+    assert EARLY.fresh_since(now, []) == ist(f"{since} 08:00:00")
 
 
 def test_what_a_dag_promises_decides_since_when_a_load_counts() -> None:
@@ -79,21 +82,81 @@ def test_what_a_dag_promises_decides_since_when_a_load_counts() -> None:
     ],
 )
 def test_day_whose_list_a_load_brings(loaded: str, day: date) -> None:
-    assert FRESHNESS[1].day_of(ist(loaded), HOLIDAYS) == day
+    assert EARLY.day_of(ist(loaded), HOLIDAYS) == day
 
 
-def test_year_of_holidays_ends_the_search() -> None:
+def test_schedule_without_a_trading_day_for_a_year_counts_by_its_last_slot() -> None:
     day = date(2026, 11, 24)
     always = [day - timedelta(days=number) for number in range(500)]
-    since = FRESHNESS[1].fresh_since(ist("2026-11-24 12:00:00"), always)
-    assert since < ist("2025-11-25 08:00:01")
+    now = ist("2026-11-24 12:00:00")
+    assert Freshness().fresh_since(now, always) == ist("2026-11-24 08:30:00")
+    assert Freshness().fresh_since(now, always[:300]) == ist("2026-01-28 08:30:00")
+    assert Schedule("0 10 * * SAT").last_slot(now, []) == ist("2026-11-21 10:00:00")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "now", "slot"),
+    [
+        pytest.param("daily", "2026-11-24 08:30:00", "2026-11-24 08:30:00", id="daily, on time"),
+        pytest.param("daily", "2026-11-24 08:29:59", "2026-11-23 08:30:00", id="daily, before"),
+        pytest.param("0 18 * * *", "2026-11-30 17:59:59", "2026-11-27 18:00:00", id="a weekend"),
+        pytest.param("0 18 * * *", "2026-10-05 23:00:00", "2026-10-01 18:00:00", id="holidays"),
+        pytest.param("*/30 9-15 * * *", "2026-11-24 12:10:00", "2026-11-24 12:00:00", id="within"),
+        pytest.param("*/30 9-15 * * *", "2026-11-24 08:10:00", "2026-11-23 15:30:00", id="night"),
+        pytest.param("0 9 * * MON", "2026-11-29 12:00:00", "2026-11-23 09:00:00", id="weekly"),
+        pytest.param("0 9 1 * *", "2026-11-24 12:00:00", "2026-10-01 09:00:00", id="monthly"),
+        pytest.param("* * * * *", "2026-11-29 12:00:00", "2026-11-27 23:59:00", id="each minute"),
+    ],
+)
+def test_last_slot_is_on_a_trading_day(schedule: str, now: str, slot: str) -> None:
+    assert Schedule(schedule).last_slot(ist(now), HOLIDAYS) == ist(slot)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "weekly", "Daily", "@daily", "08:30", "30 8 * *", "0 30 8 * * *", "60 8 * * *"),
+        *("30 24 * * *", "30 8 32 * *", "0 0 30 2 *", "*/0 * * * *", "5-1 * * * *", "9" * 5000),
+        f"{'9' * 5000} 8 * * *",
+    ],
+    ids=lambda text: text[:12] or "empty",
+)
+def test_what_is_no_schedule_is_refused(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Schedule(text)
+    assert str(caught.value) == (
+        'expected "daily" or a cron expression in Indian time such as "0 18 * * 1-5"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "since"),
+    [
+        pytest.param("2026-11-24 12:09:59", "2026-11-24 11:30:00", id="in the grace"),
+        pytest.param("2026-11-24 12:10:00", "2026-11-24 12:00:00", id="after it"),
+        pytest.param("2026-11-24 09:05:00", "2026-11-23 15:30:00", id="morning"),
+        pytest.param("2026-11-28 09:05:00", "2026-11-27 15:30:00", id="Saturday"),
+    ],
+)
+def test_rows_of_several_slots_a_day_are_fresh_since_the_last_whose_grace_is_over(
+    now: str, since: str
+) -> None:
+    freshness = Freshness("*/30 9-15 * * *", grace_minutes=10)
+    assert freshness.fresh_since(ist(now), []) == ist(since)
+
+
+def test_day_of_a_load_is_the_day_of_its_slot_where_nothing_else_is_said() -> None:
+    evening = Freshness("0 18 * * *")
+    assert evening.day_of(ist("2026-11-24 17:59:59"), []) == date(2026, 11, 23)
+    assert evening.day_of(ist("2026-11-24 18:00:00"), []) == date(2026, 11, 24)
 
 
 moments = st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1), timezones=st.just(timezone.utc))
 holidays = st.sets(st.dates(date(2024, 1, 1), date(2030, 1, 1)), max_size=400)
+SCHEDULE = time(8, 30)
 promises = st.builds(
     Freshness,
-    due_from=st.sampled_from([time(0, 0), time(8, 0), SCHEDULE]),
+    due_from=st.sampled_from([None, time(0, 0), time(8, 0), SCHEDULE]),
     grace_minutes=st.integers(0, 3 * 24 * 60),
 )
 
@@ -107,7 +170,7 @@ def test_it_is_the_last_trading_day_whose_schedule_and_grace_are_over(
         return datetime.combine(day, SCHEDULE, IST) + grace <= now
 
     since = freshness.fresh_since(now, holidays)
-    assert since.time() == freshness.due_from
+    assert since.time() == (freshness.due_from or SCHEDULE)
     assert is_over(since.date())
     assert is_trading_day(since.date(), holidays)
     assert freshness.day_of(since, holidays) == since.date()

@@ -22,8 +22,17 @@ from shared.config.config_loader import (
     load_dag_config,
     override_config,
 )
-from shared.config.fields import Field, any_text
+from shared.config.fields import (
+    FEED_FIELDS,
+    SNAPSHOT_FIELDS,
+    Field,
+    any_text,
+    default_of,
+    exchanges,
+    integer,
+)
 from shared.config.logging_config import redact
+from shared.config.sources import VARIABLE
 from shared.exceptions import ConfigurationError
 from tests.conftest import PROJECT
 
@@ -43,11 +52,18 @@ ROOT = {
 DAG = {"enabled": True, "schedule": "daily", "description": "d", "parameters": {}}
 
 PARAMETER_DEFAULTS = {
-    "exchanges": None,
     "batch_size": 1000,
     "retry_attempts": 3,
     "retry_delay_seconds": 5.0,
+    "max_reject_percent": 5.0,
+    "archive_days": 30,
+    "archive_directory": "archive",
 }
+
+# What a feed declares.
+FEED = (*FEED_FIELDS, Field("parameters.exchanges", exchanges, [], is_extra=True))
+
+SCHEDULE = 'expected "daily" or a cron expression in Indian time such as "0 18 * * 1-5"'
 
 
 @pytest.fixture
@@ -162,7 +178,8 @@ def test_every_ruled_variable_reaches_its_setting(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
 
-    root, dag = ConfigLoader.load_merged_config(PROJECT / "dag_1_import_instruments_from_kite")
+    folder = PROJECT / "dag_1_import_instruments_from_kite"
+    root, dag = ConfigLoader.load_merged_config(folder, (*FEED, *SNAPSHOT_FIELDS))
 
     assert root.api.root == "http://127.0.0.1:8000"
     database = root.database
@@ -184,7 +201,7 @@ def test_shipped_dag_config_is_the_designs(credentials: None) -> None:
         "enabled": True,
         "schedule": "daily",
         "description": "Import complete instrument list from Kite Connect API",
-        "parameters": {**PARAMETER_DEFAULTS, "exchanges": []},
+        "parameters": {**PARAMETER_DEFAULTS, "exchanges": None},
     }
     assert among(config, expected) == expected
 
@@ -205,7 +222,7 @@ def test_missing_variables_within_lists_are_named_like_the_others(files: Files) 
 def test_every_variable_of_the_configuration_is_in_the_example_file() -> None:
     example = (PROJECT / ".env.example").read_text()
     for file in (PROJECT / "config", PROJECT / "dag_1_import_instruments_from_kite"):
-        for name in config_loader._VARIABLE.findall((file / "config.json").read_text()):
+        for name in VARIABLE.findall((file / "config.json").read_text()):
             assert f"{name[0]}=" in example
 
 
@@ -319,7 +336,7 @@ def test_env_file_that_is_not_utf_8_is_named(files: Files) -> None:
 def test_folder_in_place_of_the_env_file_is_named(files: Files) -> None:
     config_loader.ENV_FILE.mkdir()
     text = faults_of(ConfigLoader.load_root_config)
-    assert text == ".env is no file: move it away (see .env.example)."
+    assert text == ".env is not a file: remove it (see .env.example)."
 
 
 # --- permissions of .env -----------------------------------------------------------------------
@@ -395,8 +412,10 @@ def test_file_that_cannot_be_used_is_named_with_the_place(
 
 
 def test_json_with_a_bom_is_read(files: Files) -> None:
-    folder = files.write_dag(b"\xef\xbb\xbf" + json.dumps({**DAG, "schedule": "weekly"}).encode())
-    assert ConfigLoader.load_dag_config(folder)["schedule"] == "weekly"
+    folder = files.write_dag(
+        b"\xef\xbb\xbf" + json.dumps({**DAG, "schedule": "0 9 * * *"}).encode()
+    )
+    assert ConfigLoader.load_dag_config(folder)["schedule"] == "0 9 * * *"
 
 
 def test_folder_in_place_of_a_config_file_is_named(files: Files) -> None:
@@ -413,8 +432,12 @@ def test_folder_in_place_of_a_config_file_is_named(files: Files) -> None:
     [
         ("enabled", "maybe", 'expected true or false, got "maybe"'),
         ("enabled", 1, "expected true or false, got 1"),
-        ("schedule", "", 'expected a text that is not blank, got ""'),
-        ("schedule", None, "expected a text that is not blank, got null"),
+        ("schedule", "", f'{SCHEDULE}, got ""'),
+        ("schedule", None, f"{SCHEDULE}, got null"),
+        ("schedule", "weekly", f'{SCHEDULE}, got "weekly"'),
+        ("after", 1, "expected a list of DAG ids such as [1], got 1"),
+        ("after", ["x"], 'expected a list of DAG ids such as [1], got ["x"]'),
+        ("grace_minutes", -1, "expected an integer from 0 to 10080, got -1"),
         ("description", 5, "expected a text, got 5"),
         ("parameters.batch_size", "many", 'expected a positive integer, got "many"'),
         ("parameters.batch_size", 0, "expected a positive integer, got 0"),
@@ -458,11 +481,12 @@ def test_value_that_is_wrong_is_named_with_file_and_path(
     else:
         values = {**values, section: value}
     files.write_root({key: item for key, item in values.items() if key in ROOT})
-    folder = files.write_dag({key: item for key, item in values.items() if key in DAG})
+    folder = files.write_dag({key: item for key, item in values.items() if key not in ROOT})
     file = "config/config.json" if section in ROOT else "dag_7_try/config.json"
 
-    text = faults_of(lambda: ConfigLoader.load_merged_config(folder))
+    text = faults_of(lambda: ConfigLoader.load_merged_config(folder, FEED))
 
+    assert ConfigLoader.find_faults(folder, FEED) == text.splitlines()[1:]
     assert len(text.splitlines()) == 2, text
     assert text.splitlines()[1].startswith(f"{file}: {path}: {expected}")
 
@@ -478,7 +502,7 @@ def test_all_faults_of_both_files_are_named_at_once(files: Files) -> None:
         {**DAG, "schedule": "${NO_SUCH_SCHEDULE}", "parameters": {"batch_size": -1}}
     )
 
-    text = faults_of(lambda: ConfigLoader.load_merged_config(folder))
+    text = faults_of(lambda: ConfigLoader.load_merged_config(folder, FEED))
 
     root, dag = "config/config.json", "dag_7_try/config.json"
     assert text.splitlines()[0] == "The configuration has faults:"
@@ -577,18 +601,18 @@ def test_credentials_of_the_api_may_be_missing_where_it_is_not_asked(
     root, dag = ConfigLoader.load_merged_config(folder, needs_api=False)
 
     assert (root.database.user, root.api.timeout_seconds) == ("u", 5.0)
-    assert dag.parameters == PARAMETER_DEFAULTS
+    assert dag.parameters == {}
     assert "api.kite_api_secret" in faults_of(lambda: ConfigLoader.load_merged_config(folder))
 
 
 def test_missing_parameter_is_the_dags_where_the_api_is_not_asked(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = [Field("parameters.own", any_text)]
+    own = [*FEED_FIELDS, Field("parameters.own", any_text)]
     folder = files.write_dag({**DAG, "parameters": {**PARAMETER_DEFAULTS, "batch_size": "x"}})
 
     faults = faults_of(lambda: ConfigLoader.load_merged_config(folder, own, needs_api=False))
-    ConfigLoader.load_merged_config(files.write_dag({}), needs_api=False)
+    ConfigLoader.load_merged_config(files.write_dag({}), FEED_FIELDS, needs_api=False)
 
     assert "dag_7_try/config.json: parameters.own: required, but missing" in faults
     assert "dag_7_try/config.json: parameters.batch_size: expected" in faults
@@ -664,15 +688,16 @@ def test_missing_parameter_gets_its_default_and_one_warning_that_names_it(
         "schedule": "daily",
         "description": "",
         "parameters": {**PARAMETER_DEFAULTS, "batch_size": 7},
+        "after": (),
+        "grace_minutes": 60,
     }
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 6
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 5
     assert caplog.messages == [
         f"dag_7_try/config.json: {path} is missing, using the default {default}"
         for path, default in (
             ("enabled", "true"),
             ("schedule", '"daily"'),
             ("description", '""'),
-            ("parameters.exchanges", "null"),
             ("parameters.retry_attempts", "3"),
             ("parameters.retry_delay_seconds", "5.0"),
         )
@@ -706,12 +731,232 @@ def test_parameter_that_only_the_dag_knows_is_handed_on_without_a_warning(
     assert caplog.messages == []
 
 
-def test_key_that_nothing_reads_is_worth_a_warning(
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        pytest.param(
+            {"databse": {}},
+            '"databse" is not known, ignored. Did you mean "database"?',
+            id="section",
+        ),
+        pytest.param(
+            {"database": {"pasword": "x"}},
+            '"database.pasword" is not known, ignored. Did you mean "database.password"?',
+            id="setting",
+        ),
+        pytest.param(
+            {"Logging": 1}, '"Logging" is not known, ignored. Did you mean "logging"?', id="capital"
+        ),
+        pytest.param(
+            {"timeout_seconds": 5},
+            '"timeout_seconds" is not known, ignored.',
+            id="misplaced",
+        ),
+        pytest.param({"x": "${NO_SUCH_NAME}"}, '"x" is not known, ignored.', id="like no other"),
+        pytest.param({"api.root": ""}, '"api.root" is not known, ignored.', id="path as a key"),
+        pytest.param({"parameters": {}}, '"parameters" is not known, ignored.', id="a DAG's"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config.json", "local.json"])
+def test_unknown_key_of_the_root_is_named_once_with_the_nearest(
+    name: str,
+    values: dict[str, Any],
+    warning: str,
+    files: Files,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = ConfigLoader.load_root_config()
+    caplog.clear()
+    known = ROOT if name == "config.json" else {}
+    merged = {
+        key: {**known.get(key, {}), **value} if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+    files.write(files.root / "config" / name, {**known, **merged})
+
+    ConfigLoader.load_logging_config()
+    found = ConfigLoader.load_root_config()
+    ConfigLoader.load_merged_config(files.write_dag(DAG))
+
+    about_keys = [message for message in caplog.messages if "not known" in message]
+    assert about_keys == [f"config/{name}: {warning}"]
+    assert found["calendar"] == expected["calendar"]
+    assert set(found) == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "warnings"),
+    [
+        pytest.param(
+            {"enabeld": False},
+            ['"enabeld" is not known, ignored. Did you mean "enabled"?'],
+            id="own",
+        ),
+        pytest.param(
+            {"parameters": {**PARAMETER_DEFAULTS, "exchange": ["NSE"]}},
+            ['"parameters.exchange" is not known, ignored. Did you mean "parameters.exchanges"?'],
+            id="parameter",
+        ),
+        pytest.param(
+            {"parameters": PARAMETER_DEFAULTS, "batch_size": 5},
+            ['"batch_size" is not known, ignored.'],
+            id="misplaced",
+        ),
+        pytest.param(
+            {"database": {"host": "h"}, "logging": {"level": "INFO"}}, [], id="the root's"
+        ),
+        pytest.param(
+            {"database": {"hots": "h"}},
+            ['"database.hots" is not known, ignored. Did you mean "database.host"?'],
+            id="nearly the root's",
+        ),
+    ],
+)
+def test_unknown_key_of_a_feed_is_named_once_with_the_nearest(
+    values: dict[str, Any], warnings: list[str], files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = files.write_dag({**DAG, **values})
+    ConfigLoader.load_dag_summary(folder)
+    ConfigLoader.load_merged_config(folder, FEED)
+    ConfigLoader.find_faults(folder, FEED)
+    about_keys = [message for message in caplog.messages if "not known" in message]
+    assert about_keys == [f"dag_7_try/config.json: {warning}" for warning in warnings]
+
+
+def test_parameters_of_a_dag_that_declares_none_are_its_own_business(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files.write_root({**ROOT, "database": {**ROOT["database"], "pasword": "x"}})
-    ConfigLoader.load_root_config()
-    assert "config/config.json: database.pasword is not known, ignored" in caplog.messages
+    files.write_root({**ROOT, "database": {**ROOT["database"], "host": "h", "database": "d"}})
+    folder = files.write_dag({**DAG, "parameters": {"anything": {"at": "all"}}})
+    _, dag = ConfigLoader.load_merged_config(folder)
+    assert dag.parameters == {"anything": {"at": "all"}}
+    assert [message for message in caplog.messages if "dag_7_try" in message] == []
+
+
+# --- settings of one's own ---------------------------------------------------------------------
+
+
+def test_local_files_are_merged_over_the_tracked_ones(files: Files) -> None:
+    files.write_root({**ROOT, "database": {**ROOT["database"], "host": "root", "port": 1}})
+    files.write(files.root / "config" / "local.json", {"database": {"port": 2, "user": "me"}})
+    folder = files.write_dag({**DAG, "parameters": {**PARAMETER_DEFAULTS, "batch_size": 5}})
+    local = {"enabled": False, "parameters": {"batch_size": 6}, "database": {"user": "mine"}}
+    files.write(files.root / "dag_7_try" / "local.json", local)
+
+    root, dag = ConfigLoader.load_merged_config(folder, FEED)
+
+    assert (root.database.host, root.database.port, root.database.user) == ("root", 2, "mine")
+    assert (dag.enabled, dag.parameters["batch_size"]) == (False, 6)
+    assert dag.parameters["retry_attempts"] == 3
+    assert ConfigLoader.load_database_config().port == 2
+    assert ConfigLoader.load_dag_config(folder)["parameters"]["batch_size"] == 6
+    assert ConfigLoader.load_dag_summary(folder)["enabled"] is False
+
+
+def test_local_files_are_checked_and_named_like_the_others(files: Files) -> None:
+    files.write(files.root / "config" / "local.json", {"database": {"user": "${NO_SUCH_USER}"}})
+    folder = files.write_dag({**DAG, "parameters": PARAMETER_DEFAULTS})
+    files.write(files.root / "dag_7_try" / "local.json", {"parameters": {"batch_size": 0}})
+
+    faults = ConfigLoader.find_faults(folder, [*FEED, Field("parameters.own", any_text)])
+
+    assert [fault.split(". Set ")[0] for fault in faults] == [
+        "config/local.json: not set, or empty: NO_SUCH_USER",
+        "dag_7_try/local.json: parameters.batch_size: expected a positive integer, got 0",
+        "dag_7_try/config.json: parameters.own: required, but missing",
+    ]
+
+
+def test_value_of_a_local_file_makes_up_for_a_variable_that_the_tracked_one_lacks(
+    files: Files,
+) -> None:
+    files.write_root({**ROOT, "database": {"user": "${NO_SUCH_USER}", "password": "p"}})
+    files.write(files.root / "config" / "local.json", {"database": {"user": "me"}})
+    assert ConfigLoader.load_database_config().user == "me"
+
+
+def test_local_file_that_is_no_json_is_named(files: Files) -> None:
+    files.write(files.root / "config" / "local.json", b"{")
+    text = faults_of(ConfigLoader.load_database_config)
+    assert text.startswith("config/local.json is not valid JSON: line 1, column 2")
+
+
+# --- every fault at once -----------------------------------------------------------------------
+
+
+def test_every_fault_of_both_files_is_found_even_where_one_cannot_be_read(files: Files) -> None:
+    files.write_root(b"{")
+    folder = files.write_dag({**DAG, "schedule": "hourly", "after": [True], "enabled": 1})
+
+    faults = ConfigLoader.find_faults(folder, FEED)
+
+    assert [fault.split(",")[0] for fault in faults] == [
+        "config/config.json is not valid JSON: line 1",
+        "dag_7_try/config.json: enabled: expected true or false",
+        f"dag_7_try/config.json: schedule: {SCHEDULE}",
+        "dag_7_try/config.json: after: expected a list of DAG ids such as [1]",
+    ]
+    assert faults_of(lambda: ConfigLoader.load_merged_config(folder, FEED)).splitlines() == [
+        faults[0],
+        "The configuration has faults:",
+        *faults[1:],
+    ]
+
+
+def test_faults_of_the_root_are_found_with_those_of_a_dag(files: Files) -> None:
+    files.write_root({"database": ROOT["database"], "calendar": {"holidays": ["26 January"]}})
+    folder = files.write_dag({**DAG, "parameters": {**PARAMETER_DEFAULTS, "batch_size": 0}})
+
+    faults = ConfigLoader.find_faults(folder, FEED, needs_api=False)
+
+    assert [fault.split(": expected")[0] for fault in faults] == [
+        "config/config.json: calendar.holidays",
+        "dag_7_try/config.json: parameters.batch_size",
+    ]
+    with_api = ConfigLoader.find_faults(folder, FEED)
+    assert "config/config.json: api.kite_api_key: required, but missing" in with_api
+
+
+def test_sound_configuration_has_no_faults(files: Files) -> None:
+    assert ConfigLoader.find_faults(files.write_dag({**DAG, "after": [1, 2, 1]}), FEED) == []
+
+
+def test_env_file_that_cannot_be_read_is_the_fault(files: Files) -> None:
+    files.write_env(b"DB_PASSWORD=\xff\n")
+    (fault,) = ConfigLoader.find_faults(files.write_dag(DAG))
+    assert fault.startswith(".env cannot be read: ")
+
+
+# --- fields at any depth -----------------------------------------------------------------------
+
+
+def test_field_within_objects_is_found_checked_and_given_its_default(files: Files) -> None:
+    fields = [
+        Field("parameters.source.page.size", integer(1, 9), 5, is_extra=True),
+        Field("parameters.source.name", any_text),
+    ]
+
+    def load(source: Any) -> Any:
+        folder = files.write_dag({**DAG, "parameters": {"source": source}})
+        return ConfigLoader.load_merged_config(folder, fields)[1].parameters["source"]
+
+    assert load({"name": "n"}) == {"name": "n", "page": {"size": 5}}
+    assert load({"name": "n", "page": {"size": "7"}}) == {"name": "n", "page": {"size": 7}}
+    assert "parameters.source.page: expected an object" in faults_of(
+        lambda: load({"name": "n", "page": 5})
+    )
+    assert "parameters.source: expected an object" in faults_of(lambda: load("n"))
+
+
+def test_default_is_not_changed_with_what_a_dag_does_to_it(files: Files) -> None:
+    folder = files.write_dag(DAG)
+    _, first = ConfigLoader.load_merged_config(folder, FEED)
+    first.parameters["exchanges"].append("NSE")
+    assert ConfigLoader.load_merged_config(folder, FEED)[1].parameters["exchanges"] == []
+
+
+def test_default_of_a_setting_of_the_root() -> None:
+    assert (default_of("database.port"), default_of("api.timeout_seconds")) == (5432, 30.0)
 
 
 def test_get_with_default_when_the_key_is_there(caplog: pytest.LogCaptureFixture) -> None:
@@ -734,7 +979,7 @@ def test_get_with_default_when_the_key_is_missing(caplog: pytest.LogCaptureFixtu
 def test_database_config_alone_needs_nothing_of_the_others(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = {"user": "u", "password": "p", "port": "6432", "own": 1}
+    database = {"user": "u", "password": "p", "port": "6432"}
     files.write_root({"database": database, "api": {"kite_api_key": "${NO_SUCH_KEY}"}})
     assert ConfigLoader.load_database_config() == DatabaseConfig(
         "localhost", 6432, "moneytree", "u", "p"
@@ -762,7 +1007,7 @@ API_CREDENTIALS = {
 def test_api_config_alone_needs_nothing_of_the_others(
     files: Files, credentials: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    api = {**API_CREDENTIALS, "root": "http://localhost:8000", "own": 1}
+    api = {**API_CREDENTIALS, "root": "http://localhost:8000"}
     files.write_root({"api": api, "database": {"user": "${NO_SUCH_USER}"}})
     assert ConfigLoader.load_api_config() == APIConfig(
         "the_key", "the_secret", "the_token", "http://localhost:8000"

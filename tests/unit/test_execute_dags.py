@@ -498,7 +498,7 @@ def test_log_level_shows_progress_on_standard_error(
 def test_list_shows_every_dag_and_runs_none(
     dags: Dags, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dags.add("dag_2_off", enabled=False, schedule="weekly")
+    dags.add("dag_2_off", enabled=False, schedule="daily")
     dags.add("dag_1_on", schedule="daily")
     dags.add("dag_3_broken")
     (dags.root / "dag_3_broken" / "config.json").write_text("{")
@@ -511,7 +511,7 @@ def test_list_shows_every_dag_and_runs_none(
     assert header == ["id", "name", "enabled", "schedule", "description"]
     assert rows[:2] == [
         ["1", "on", "yes", "daily", "about on"],
-        ["2", "off", "no", "weekly", "about off"],
+        ["2", "off", "no", "daily", "about off"],
     ]
     assert rows[2][:3] == ["3", "broken", "?"]
     assert "is not valid JSON" in rows[2][4]

@@ -39,14 +39,17 @@ def exact(value: Any) -> str:
 
 ADDRESS = "expected an address that begins with https:// (or http://)"
 NO_USER = "expected an address without user and password (user:password@)"
-CREDENTIAL = "expected letters, digits and signs of ASCII, and no blank"
+CREDENTIAL = "expected ASCII letters, digits and signs without blanks"
 DATES = 'expected a list of dates such as ["2026-01-26"]'
 EXCHANGES = 'expected a list of exchange codes such as ["NSE", "NFO"], or null'
 FORMAT = "expected a log format such as %(levelname)s - %(message)s"
-HOME = "expected a folder, whose ~ is a home folder that exists"
+HOME = "expected a folder whose ~ is a home folder that exists"
 NUMBERS = "expected a number from 0.001 to 3600"
 PORTS = "expected an integer from 1 to 65535"
 PRINTABLE = "expected a folder without control characters in its name"
+OBJECT = "expected an object {...}"
+SCHEDULE = 'expected "daily" or a cron expression in Indian time such as "0 18 * * 1-5"'
+IDS = "expected a list of DAG ids such as [1]"
 TEXT = "expected a text that is not blank"
 
 
@@ -68,6 +71,11 @@ TEXT = "expected a text that is not blank"
         pytest.param(exact, "prefer", "prefer", id="choice"),
         pytest.param(fields.exchanges, None, [], id="no exchanges"),
         pytest.param(fields.exchanges, [" nse", "NFO", "NSE"], ["NSE", "NFO"], id="exchanges"),
+        pytest.param(fields.schedule, "daily", "daily", id="daily"),
+        pytest.param(fields.schedule, "*/5 9-15 * * 1-5", "*/5 9-15 * * 1-5", id="cron"),
+        pytest.param(fields.dag_ids, [], (), id="no DAGs"),
+        pytest.param(fields.dag_ids, [3, "1", 3], (3, 1), id="DAGs"),
+        pytest.param(fields.json_object, {"a": [1]}, {"a": [1]}, id="object"),
         pytest.param(fields.dates, [], [], id="no dates"),
         pytest.param(
             fields.address, "https://api.kite.trade", "https://api.kite.trade", id="https"
@@ -121,6 +129,12 @@ def test_value_that_is_right(convert: Any, value: Any, expected: Any) -> None:
         pytest.param(fields.exchanges, "NSE", EXCHANGES, id="exchanges, a text"),
         pytest.param(fields.exchanges, ["NSE", 5], EXCHANGES, id="exchanges, a number among them"),
         pytest.param(fields.exchanges, ["NSE", " "], EXCHANGES, id="exchanges, a blank one"),
+        pytest.param(fields.schedule, "hourly", SCHEDULE, id="schedule, a word"),
+        pytest.param(fields.schedule, 5, SCHEDULE, id="schedule, a number"),
+        pytest.param(fields.dag_ids, 1, IDS, id="DAGs, a number"),
+        pytest.param(fields.dag_ids, [True], IDS, id="DAGs, a boolean among them"),
+        pytest.param(fields.dag_ids, [-1], IDS, id="DAGs, a negative one"),
+        pytest.param(fields.json_object, [], OBJECT, id="object, a list"),
         pytest.param(fields.dates, "2026-01-26", DATES, id="dates, a text"),
         pytest.param(fields.dates, ["2026-02-30"], DATES, id="dates, none of the calendar"),
         pytest.param(fields.dates, [20260126], DATES, id="dates, a number"),

@@ -24,6 +24,17 @@ from shared.config.logging_config import (
 LOG = logging.getLogger("tests.logging")
 
 
+def log_to(
+    folder: Path,
+    level: str = "INFO",
+    fmt: str = "%(asctime)s - %(name)s - %(levelname)s - %(message)s",
+    *,
+    max_bytes: int = 10_000_000,
+    backup_count: int = 5,
+) -> Path | None:
+    return setup_file_logging(folder, level, fmt, max_bytes=max_bytes, backup_count=backup_count)
+
+
 @pytest.fixture(autouse=True)
 def keep_noisy_levels() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("urllib3", "kiteconnect", "requests")]
@@ -102,7 +113,7 @@ def test_console_that_nobody_reads_any_more_harms_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     setup_console_logging()
-    path = setup_file_logging(tmp_path)
+    path = log_to(tmp_path)
     file = (tmp_path / "stderr").open("w")
     file.close()
     monkeypatch.setattr(sys, "stderr", file)
@@ -115,7 +126,7 @@ def test_console_that_nobody_reads_any_more_harms_nothing(
 
 def test_file_has_time_name_level_message_and_the_whole_traceback(tmp_path: Path) -> None:
     setup_console_logging()
-    path = setup_file_logging(tmp_path / "made" / "here")
+    path = log_to(tmp_path / "made" / "here")
 
     LOG.info("step done")
     fail("why")
@@ -132,7 +143,7 @@ def test_file_has_time_name_level_message_and_the_whole_traceback(tmp_path: Path
 
 def test_file_level_and_format_are_the_configured_ones(tmp_path: Path) -> None:
     setup_console_logging()
-    path = setup_file_logging(tmp_path, "WARNING", "%(levelname)s|%(message)s")
+    path = log_to(tmp_path, "WARNING", "%(levelname)s|%(message)s")
     LOG.info("left out")
     LOG.warning("kept")
     assert path is not None
@@ -143,7 +154,7 @@ def test_file_of_level_debug_gets_debug_while_the_console_stays_quiet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup_console_logging()
-    path = setup_file_logging(tmp_path, "DEBUG", "%(message)s")
+    path = log_to(tmp_path, "DEBUG", "%(message)s")
     LOG.debug("detail")
     logging.getLogger("urllib3.connectionpool").debug("http://host/?access_token=x")
     assert path is not None
@@ -154,7 +165,7 @@ def test_file_of_level_debug_gets_debug_while_the_console_stays_quiet(
 def test_file_is_appended_to_and_rotated_with_a_bounded_number_of_old_ones(tmp_path: Path) -> None:
     setup_console_logging()
     (tmp_path / "stock_ingestion.log").write_text("from yesterday\n")
-    setup_file_logging(tmp_path, fmt="%(message)s", max_bytes=1024, backup_count=2)
+    log_to(tmp_path, fmt="%(message)s", max_bytes=1024, backup_count=2)
     LOG.info("today")
     assert (tmp_path / "stock_ingestion.log").read_text() == "from yesterday\ntoday\n"
 
@@ -173,7 +184,7 @@ def test_file_that_cannot_be_made_is_a_warning(
     setup_console_logging()
     (tmp_path / "logs").write_text("a file is in the way of the folder")
 
-    assert setup_file_logging(tmp_path / "logs") is None
+    assert log_to(tmp_path / "logs") is None
 
     shown = capsys.readouterr().err
     assert shown.startswith("WARNING: No log file: ")
@@ -186,7 +197,7 @@ def test_full_disk_is_told_once_and_ends_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup_console_logging()
-    setup_file_logging(tmp_path)
+    log_to(tmp_path)
     _, file_handler = own_handlers()
     assert isinstance(file_handler, logging.FileHandler)
     file_handler.stream.close()
@@ -211,7 +222,7 @@ def test_text_that_is_not_utf_8_is_written_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup_console_logging()
-    path = setup_file_logging(tmp_path, fmt="%(message)s")
+    path = log_to(tmp_path, fmt="%(message)s")
     LOG.info("a file named \udcff")
     assert path is not None
     assert path.read_text(encoding="utf-8") == "a file named \\udcff\n"
@@ -226,7 +237,7 @@ def test_link_in_the_place_of_the_log_is_not_followed(
     (tmp_path / "stock_ingestion.log").symlink_to(tmp_path / target)
     setup_console_logging()
 
-    assert setup_file_logging(tmp_path) is None
+    assert log_to(tmp_path) is None
 
     LOG.error("on the console alone")
     warning, error = capsys.readouterr().err.splitlines()
@@ -239,7 +250,7 @@ def test_link_in_the_place_of_the_log_is_not_followed(
 def test_logs_and_their_folders_are_private_whatever_the_umask(tmp_path: Path) -> None:
     previous = os.umask(0)
     try:
-        path = setup_file_logging(tmp_path / "made" / "here", max_bytes=1024)
+        path = log_to(tmp_path / "made" / "here", max_bytes=1024)
         for number in range(20):
             LOG.error("%s %d", "x" * 100, number)
     finally:
@@ -254,7 +265,7 @@ def test_logs_and_their_folders_are_private_whatever_the_umask(tmp_path: Path) -
 
 def test_folder_of_the_logs_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    assert setup_file_logging(tmp_path) is not None
+    assert log_to(tmp_path) is not None
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
@@ -269,7 +280,7 @@ def test_no_text_begins_a_line_or_steers_the_terminal(
 ) -> None:
     """Neither in a message nor in a stack trace."""
     setup_console_logging()
-    path = setup_file_logging(tmp_path)
+    path = log_to(tmp_path)
     for unseen in (
         "\r",
         "\x1b[2J",
