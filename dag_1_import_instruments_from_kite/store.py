@@ -29,9 +29,10 @@ from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import (
     ExtraTable,
+    Upgrade,
     ensure_extra_table,
     ensure_views,
-    find_missing_key,
+    find_upgrades,
     is_readable,
 )
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
@@ -72,8 +73,13 @@ CHANGES = ExtraTable(
         Column("new", "text", nullable=True),
     ),
     privileges=("SELECT", "INSERT"),
-    add_key=f"ALTER TABLE {CHANGES_TABLE}"
-    " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
+    upgrades=(
+        Upgrade(
+            "",
+            f"ALTER TABLE {CHANGES_TABLE}"
+            " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
+        ),
+    ),
 )
 
 
@@ -100,12 +106,12 @@ def check_history(db_manager: DatabaseManager) -> str:
     """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
 
     def work(cursor: Any) -> str:
-        key = find_missing_key(cursor, CHANGES)
+        key = "; ".join(find_upgrades(cursor, CHANGES))
         cursor.execute("SAVEPOINT before_history")
         try:
             if read_table(cursor, INSTRUMENT_TABLE.name) is None:
                 cursor.execute(SCHEMA_FILE.read_text(encoding="utf-8"))
-            _, lacking = _ensure_history(cursor, replace(CHANGES, add_key=None))
+            _, lacking = _ensure_history(cursor, upgrade=False)
         finally:
             cursor.execute("ROLLBACK TO SAVEPOINT before_history")
         if key and not lacking:
@@ -115,14 +121,14 @@ def check_history(db_manager: DatabaseManager) -> str:
     return db_manager.run_in_transaction(work)
 
 
-def _ensure_history(cursor: Any, changes: ExtraTable = CHANGES) -> tuple[History, str]:
+def _ensure_history(cursor: Any, *, upgrade: bool = True) -> tuple[History, str]:
     """What can be recorded, and what is lacking, in words."""
     if reason := ensure_extra_table(cursor, run_history.TABLE):
         return History(runs=False, changes=False), (
             f"The history of runs and changes is not kept: {reason}. The views that go by it then "
             "show, among today's rows, also what earlier lists had."
         )
-    no_changes = ensure_extra_table(cursor, changes)
+    no_changes = ensure_extra_table(cursor, CHANGES, upgrade=upgrade)
     faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
     if lacking := ensure_views(cursor, _views_script(cursor)):
         faults.append(

@@ -16,15 +16,9 @@ from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Column, Table
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.merge_statements import DELTA_NAME, MergeStatements, render_merge
 from shared.utils.relations import Relation
-from shared.utils.staged_merge import (
-    DELTA_NAME,
-    MergeResult,
-    MergeStatements,
-    lock_table,
-    merge_rows,
-    render_merge,
-)
+from shared.utils.staged_merge import MergeResult, lock_table, merge_rows
 from tests.conftest import Server
 from tests.instruments import instrument
 from tests.table_model import fields_of, key_of, read_table
