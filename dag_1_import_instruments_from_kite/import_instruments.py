@@ -57,7 +57,7 @@ from shared.utils.operation import advance, operation
 from shared.utils.relations import find_relation
 from shared.utils.retry import RetryPolicy
 from shared.utils.table_check import check_columns
-from shared.utils.table_setup import refuse_table
+from shared.utils.table_setup import ensure_table, refuse_table
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,8 @@ def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
     Raises:
         DatabaseError: If table creation fails
     """
-    db_manager.ensure_table(INSTRUMENT_TABLE, SCHEMA_FILE.read_text(encoding="utf-8"))
+    schema_sql = SCHEMA_FILE.read_text(encoding="utf-8")
+    db_manager.run_in_transaction(lambda cursor: ensure_table(cursor, INSTRUMENT_TABLE, schema_sql))
 
 
 def parse_instruments(

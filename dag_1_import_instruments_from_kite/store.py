@@ -32,6 +32,7 @@ from shared.utils.extras import (
     Upgrade,
     ensure_extra_table,
     ensure_views,
+    find_extra,
     find_upgrades,
     is_readable,
 )
@@ -106,7 +107,8 @@ def check_history(db_manager: DatabaseManager) -> str:
     """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
 
     def work(cursor: Any) -> str:
-        key = "; ".join(find_upgrades(cursor, CHANGES))
+        found = find_extra(cursor, CHANGES)
+        key = "; ".join(find_upgrades(CHANGES, found)) if found else ""
         cursor.execute("SAVEPOINT before_history")
         try:
             if read_table(cursor, INSTRUMENT_TABLE.name) is None:
@@ -252,7 +254,10 @@ def predict_list(
     plausibility: Plausibility,
 ) -> None:
     """Work out what storing the list would change, as far as there is a table. Writes nothing."""
-    if not db_manager.has_relation(INSTRUMENT_TABLE.name):
+    table = db_manager.run_in_transaction(
+        lambda cursor: find_relation(cursor, INSTRUMENT_TABLE.name)
+    )
+    if not table.exists:
         summary.merge = MergeResult(inserted=len(instruments))
         return
     store_list(

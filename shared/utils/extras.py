@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2 import errors
@@ -80,7 +80,7 @@ class ExtraTable:
 def find_extra(cursor: Cursor, table: ExtraTable) -> FoundTable | None:
     """The table, with its columns and the privileges that the role lacks.
 
-    None if it is not there, or something else has its name.
+    None if it is not there, or something else has its name. Looking takes three short queries.
     """
     found, fault = _look_up(cursor, table)
     return None if fault else found
@@ -95,12 +95,6 @@ def is_readable(cursor: Cursor, table: ExtraTable) -> bool:
     """Whether it is there, and the role may read it."""
     found = find_extra(cursor, table)
     return found is not None and "SELECT" not in found.lacking
-
-
-def has_column(cursor: Cursor, table: ExtraTable, name: str) -> bool:
-    """Whether it is there, and has a column that an upgrade may still have to add."""
-    found = find_extra(cursor, table)
-    return found is not None and name in found.columns
 
 
 def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = True) -> str | None:
@@ -120,16 +114,19 @@ def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = Tru
         return f"{table.name} cannot be made ({_said(refused)})" if refused else None
     if set(table.privileges) & set(found.lacking):
         return no_right
-    for statement in _find_upgrades(table, found) if upgrade else ():
+    for statement in find_upgrades(table, found) if upgrade else ():
         if refused := attempt(cursor, statement):
             logger.info("%s stays without an upgrade: %s", table.name, _said(refused))
     return None
 
 
-def find_upgrades(cursor: Cursor, table: ExtraTable) -> list[str]:
-    """The statements that the table, where it is there, still needs."""
-    found = find_extra(cursor, table)
-    return [] if found is None else _find_upgrades(table, found)
+def find_upgrades(table: ExtraTable, found: FoundTable) -> list[str]:
+    """The statements that the table that was found still needs."""
+    return [
+        statement
+        for lacks, statement in table.upgrades
+        if (lacks not in found.columns if lacks else not found.has_primary_key)
+    ]
 
 
 def ensure_views(cursor: Cursor, script: str) -> list[str]:
@@ -188,24 +185,15 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
     return found, f"{table.name} was made by something else, rename it ({reason})"
 
 
-def _find_upgrades(table: ExtraTable, found: FoundTable) -> list[str]:
-    return [
-        statement
-        for lacks, statement in table.upgrades
-        if (lacks not in found.columns if lacks else not found.has_primary_key)
-    ]
-
-
 def _find_stale(cursor: Cursor, script: str) -> list[str]:
     """The statements of `script` whose view or index is not there as they make it."""
     return [text for text in _STATEMENT.findall(script) if not _is_current(cursor, text)]
 
 
-def _read_view_or_index(cursor: Cursor, statement: str) -> tuple[str, str, list[str], bool] | None:
-    sources = _SOURCE.findall(statement)
-    cursor.execute(READ_VIEW_OR_INDEX, {"name": _name_of(statement), "sources": sources})
-    row = cursor.fetchone()
-    return None if row is None else (row[0], row[1], row[2], row[3])
+def _read_view_or_index(cursor: Cursor, statement: str) -> tuple[Any, ...] | None:
+    params = {"name": _name_of(statement), "sources": _SOURCE.findall(statement)}
+    cursor.execute(READ_VIEW_OR_INDEX, params)
+    return cursor.fetchone()
 
 
 def _is_current(cursor: Cursor, statement: str) -> bool:
@@ -214,7 +202,7 @@ def _is_current(cursor: Cursor, statement: str) -> bool:
     if row is None or "VIEW" not in statement.partition("\n")[0]:
         return row is not None
     kind, comment, _, reads_these = row
-    return kind == "v" and comment == _mark(statement) and reads_these
+    return bool(kind == "v" and comment == _mark(statement) and reads_these)
 
 
 def _may_replace(cursor: Cursor, statement: str) -> bool:
@@ -222,7 +210,9 @@ def _may_replace(cursor: Cursor, statement: str) -> bool:
     if row is None:
         return True
     kind, comment, columns, _ = row
-    return kind == "v" and (comment.startswith(_MARK) or columns == _columns_of(cursor, statement))
+    if kind != "v":
+        return False
+    return comment.startswith(_MARK) or bool(columns == _columns_of(cursor, statement))
 
 
 def _columns_of(cursor: Cursor, statement: str) -> list[str]:

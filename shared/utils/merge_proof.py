@@ -16,7 +16,8 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Column
-from shared.utils.merge_statements import MergeStatements
+from shared.utils import merge_statements as statements
+from shared.utils.merge_statements import MergeStatements, planned_for
 from shared.utils.relations import Relation
 from shared.utils.sql import fetch_one
 
@@ -89,14 +90,9 @@ _MEANINGS: Mapping[str, Callable[[str], object]] = {
 
 
 def prove(
-    cursor: Cursor,
-    merge: MergeStatements,
-    relation: Relation,
-    moment: datetime,
-    columns: Sequence[Column],
-    rows: Sequence[Mapping[str, Any]],
+    cursor: Cursor, merge: MergeStatements, moment: datetime, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Look whether the rows with the run's moment are exactly `rows`, of which no two share a key.
+    """Look whether the table holds `rows`, of which no two share a key; a snapshot's no others.
 
     Rows that were only touched need no look at their values, which were compared in the same
     transaction while no other session could write: unless something in the database may have
@@ -104,8 +100,10 @@ def prove(
 
     Raises DatabaseError that says how many rows are off, and what may have made them so.
     """
-    staged = len(rows)
-    found, later, off = fetch_one(cursor, merge.count_stored, {"moment": moment})
+    table, relation, staged = merge.table, merge.relation, len(rows)
+    count = merge.render(statements.COUNT_STORED, statements.COUNT_STAGED)
+    with planned_for(cursor, table):
+        found, later, off = fetch_one(cursor, count, {"moment": moment})
     hooks = _read_hooks(cursor, relation)
     if later:
         logger.warning(
@@ -125,20 +123,20 @@ def prove(
         )
     if found == staged and not (off or hooks or has_functions or is_inexact):
         return
-    cursor.execute(merge.read_back, {"moment": moment})
-    off = max(off, _count_off(columns, rows, cursor.fetchall()))
+    read_back = merge.render(statements.READ_BACK, statements.READ_BACK_STAGED)
+    with planned_for(cursor, table):
+        cursor.execute(read_back, {"moment": moment})
+        off = max(off, _count_off(table.columns, rows, cursor.fetchall()))
     extra = max(0, found - staged)
     if not off and not extra:
         return
     more = f", and {extra:,} rows that it has not" if extra else ""
-    suspects = (
-        f"Here that may be: {', '.join(hooks)}." if hooks else "Here none of these was found."
-    )
+    suspects = f"Here that may be: {', '.join(hooks)}" if hooks else "Here none of these was found"
     raise DatabaseError(
         f"Nothing was stored: {off:,} of the list's {staged:,} rows are not in {relation} as the "
         f"list has them after they were written{more}. Triggers, rules, row security, generated "
-        f"columns and cascading foreign keys do such things. {suspects} Take away, or change, what "
-        "keeps the list from being stored as it is."
+        f"columns and cascading foreign keys do such things. {suspects}. Take away, or change, "
+        "what keeps the list from being stored as it is."
     )
 
 
@@ -166,10 +164,8 @@ def warn_of_hooks(cursor: Cursor, relation: Relation) -> None:
     """Say what may make a run end otherwise than a dry run predicts."""
     hooks = _read_hooks(cursor, relation)
     if hooks:
-        logger.warning(
-            "A run may end otherwise than this dry run, since the database has %s",
-            ", ".join(hooks),
-        )
+        may_differ = "A run may end otherwise than this dry run, since the database has %s"
+        logger.warning(may_differ, ", ".join(hooks))
 
 
 def _read_hooks(cursor: Cursor, relation: Relation) -> list[str]:

@@ -11,14 +11,17 @@ by the index of the key: 20 rows take no longer into millions than into hundreds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
 
 from shared.models.table import Column, Table
 from shared.utils.relations import Relation
-from shared.utils.sql import IN_PYTHON_YEARS
+from shared.utils.sql import IN_PYTHON_YEARS, settings
 
 STAGE_NAME = "stock_ingestion_stage"
 STAGE = sql.Identifier("pg_temp", STAGE_NAME)
@@ -142,7 +145,7 @@ WHERE t.{last_updated} OPERATOR(pg_catalog.=) %(previous)s
 UPDATE = sql.SQL(
     """\
 UPDATE {table} AS t SET {assignments}
-FROM {delta} AS d WHERE {new_has_key}"""
+FROM {delta} AS d WHERE {old_first} IS NOT NULL AND {new_has_key}"""
 )
 
 INSERT = sql.SQL(
@@ -167,7 +170,7 @@ FROM (SELECT count(*) FILTER (WHERE t.{last_updated} = %(moment)s) AS at_moment,
 )
 # And all rows that have it, as PostgreSQL writes them: they are compared with what was sent. (The
 # stage may be spoilt, too.)
-READ_BACK = sql.SQL("SELECT {t_columns} FROM {table} AS t WHERE t.{last_updated} = %(moment)s")
+READ_BACK = sql.SQL("SELECT {t_texts} FROM {table} AS t WHERE t.{last_updated} = %(moment)s")
 
 # The same where the staged keys are all that is looked at.
 COUNT_STAGED = sql.SQL(
@@ -175,7 +178,7 @@ COUNT_STAGED = sql.SQL(
 SELECT count({t_first}), 0, count(*) FILTER (WHERE {is_off})
 FROM {stage} AS s LEFT JOIN {table} AS t ON {same_key}"""
 )
-READ_BACK_STAGED = sql.SQL("SELECT {t_columns} FROM {stage} AS s JOIN {table} AS t ON {same_key}")
+READ_BACK_STAGED = sql.SQL("SELECT {t_texts} FROM {stage} AS s JOIN {table} AS t ON {same_key}")
 
 # After an answer to COMMIT that was lost.
 IS_STORED = sql.SQL(
@@ -184,120 +187,84 @@ SELECT EXISTS (SELECT FROM {table} AS t WHERE t.{last_updated} OPERATOR(pg_catal
 )
 
 
+def planned_for(cursor: Cursor, table: Table) -> AbstractContextManager[None]:
+    """A body whose statements look keys up, where `table` is no snapshot."""
+    return settings(cursor, **({} if table.is_snapshot else LOOK_UP_KEYS))
+
+
 @dataclass(frozen=True)
 class MergeStatements:
-    """The statements of a merge, in the order in which they run; None where there is none."""
+    """Fills the statements in for `table`, which is at `relation`."""
 
-    drop: sql.Composed
-    create_stage: sql.Composed
-    copy: sql.Composed
-    lock_table: sql.Composed | None  # of a snapshot alone, as newest and touch
-    newest: sql.Composed | None
-    create_delta: sql.Composed
-    analyze_delta: sql.Composed
-    count_delta: sql.Composed
-    count_superseded: sql.Composed | None  # None: the table has no further unique key
-    make_way: tuple[sql.Composed, ...]
-    touch: sql.Composed | None
-    update: sql.Composed
-    insert: sql.Composed
-    count_stored: sql.Composed
-    read_back: sql.Composed
-    is_stored: sql.Composed | None  # None: no row tells when it was written
-    planning: Mapping[str, str]  # settings for create_delta, count_stored and read_back
+    table: Table
+    relation: Relation
 
+    def render(self, statement: sql.SQL, other: sql.SQL | None = None) -> sql.Composed:
+        """One of the statements above; `other`, if given, where the table is no snapshot."""
+        if other is not None and not self.table.is_snapshot:
+            statement = other
+        return statement.format(**self._parts)
 
-def render_merge(table: Table, relation: Relation) -> MergeStatements:
-    """The statements that merge staged rows into `table`, which is at `relation`."""
-    parts = _render_parts(table, relation)
-    per_unique = [
-        {
-            **parts,
-            "new_has_unique": _equal(unique, "t", "d", "new_"),
-            "name": sql.Identifier(unique[0]),
-        }
-        for unique in table.unique
-    ]
-    superseded = [SUPERSEDED.format(**each) for each in per_unique]
-
-    def of_snapshot(statement: sql.SQL) -> sql.Composed | None:
-        return statement.format(**parts) if table.is_snapshot else None
-
-    def either(snapshot: sql.SQL, other: sql.SQL) -> sql.Composed:
-        return (snapshot if table.is_snapshot else other).format(**parts)
-
-    return MergeStatements(
-        drop=DROP.format(**parts),
-        create_stage=CREATE_STAGE.format(**parts),
-        copy=COPY_TO_STAGE.format(**parts),
-        lock_table=of_snapshot(LOCK_TABLE),
-        newest=of_snapshot(NEWEST),
-        create_delta=either(CREATE_DELTA, CREATE_DELTA_OF_STAGED),
-        analyze_delta=ANALYZE_DELTA.format(**parts),
-        count_delta=COUNT_DELTA.format(**parts),
-        count_superseded=COUNT_SUPERSEDED.format(superseded=sql.SQL("\nUNION\n").join(superseded))
-        if superseded
-        else None,
-        make_way=tuple(MAKE_WAY.format(**each) for each in per_unique),
-        touch=of_snapshot(TOUCH),
-        update=UPDATE.format(**parts),
-        insert=INSERT.format(**parts),
-        count_stored=either(COUNT_STORED, COUNT_STAGED),
-        read_back=either(READ_BACK, READ_BACK_STAGED),
-        is_stored=IS_STORED.format(**parts) if table.last_updated else None,
-        planning={} if table.is_snapshot else LOOK_UP_KEYS,
-    )
-
-
-def _render_parts(table: Table, relation: Relation) -> dict[str, sql.Composable]:
-    """What the statements are filled with."""
-    names, moment = table.column_names, sql.SQL("%(moment)s")
-    # Rows that are all key have nothing else to compare.
-    others = [name for name in names if name not in table.key] or list(names)
-    values: dict[str, sql.Composable] = {name: sql.Identifier("d", f"new_{name}") for name in names}
-    assigned = {name: values[name] for name in others}
-    if table.last_updated:
-        assigned[table.last_updated] = moment
-    parts: dict[str, sql.Composable] = {
-        "table": relation.identifier,
-        "stage": STAGE,
-        "delta": DELTA,
-        "columns": _listed(names),
-        "stored_columns": _listed([*names, *table.moments]),
-        "stored_values": _joined([*values.values(), *[moment for _ in table.moments]]),
-        "new_and_old": _joined(
-            sql.SQL("{} AS {}").format(
-                sql.Identifier(alias, name), sql.Identifier(f"{prefix}_{name}")
+    def render_each(self, statement: sql.SQL) -> list[sql.Composed]:
+        """The statement for each further unique key of the table: MAKE_WAY or SUPERSEDED."""
+        return [
+            statement.format(
+                **self._parts,
+                new_has_unique=_equal(unique, "t", "d", "new_"),
+                name=sql.Identifier(unique[0]),
             )
-            for alias, prefix in (("s", "new"), ("t", "old"))
-            for name in names
-        ),
-        "s_first": sql.Identifier("s", table.key[0]),
-        "t_first": sql.Identifier("t", table.key[0]),
-        "old_first": sql.Identifier("d", f"old_{table.key[0]}"),
-        "new_first": sql.Identifier("d", f"new_{table.key[0]}"),
-        "s_others": _listed(others, "s"),
-        "t_others": _listed(others, "t"),
-        "new_others": _listed([f"new_{name}" for name in others], "d"),
-        "old_others": _listed([f"old_{name}" for name in others], "d"),
-        "t_key": _listed(table.key, "t"),
-        "t_columns": _joined(
-            sql.SQL("{}::text").format(sql.Identifier("t", name)) for name in names
-        ),
-        "same_key": _equal(table.key, "t", "s"),
-        "new_has_key": _equal(table.key, "t", "d", "new_"),
-        "old_key": _listed([f"old_{name}" for name in table.key], "d"),
-        "last_updated": sql.Identifier(table.last_updated),
-        "created_at": sql.Identifier(table.created_at),
-        "definitions": _joined(map(_definition, table.columns)),
-        "assignments": _joined(
-            sql.SQL("{} = {}").format(sql.Identifier(name), value)
-            for name, value in assigned.items()
-        ),
-    }
-    parts["was_touched"] = WAS_TOUCHED.format(**parts)
-    parts["is_off"] = IS_OFF.format(**parts)
-    return parts
+            for unique in self.table.unique
+        ]
+
+    @cached_property
+    def _parts(self) -> dict[str, sql.Composable]:
+        key, names, moments = self.table.key, self.table.column_names, self.table.moments
+        # Rows that are all key have nothing else to compare.
+        others = [name for name in names if name not in key] or list(names)
+        news = [f"new_{name}" for name in names]
+        last_updated, now = sql.Identifier(self.table.last_updated), sql.SQL("%(moment)s")
+        parts: dict[str, sql.Composable] = {
+            "table": self.relation.identifier,
+            "stage": STAGE,
+            "delta": DELTA,
+            "columns": _listed(names),
+            "stored_columns": _listed([*names, *moments]),
+            "stored_values": _joined([_listed(news, "d"), *[now for _ in moments]]),
+            "new_and_old": _joined(
+                sql.SQL("{} AS {}").format(
+                    sql.Identifier(alias, name), sql.Identifier(f"{prefix}_{name}")
+                )
+                for alias, prefix in (("s", "new"), ("t", "old"))
+                for name in names
+            ),
+            "s_first": sql.Identifier("s", key[0]),
+            "t_first": sql.Identifier("t", key[0]),
+            "old_first": sql.Identifier("d", f"old_{key[0]}"),
+            "new_first": sql.Identifier("d", f"new_{key[0]}"),
+            "s_others": _listed(others, "s"),
+            "t_others": _listed(others, "t"),
+            "new_others": _listed([f"new_{name}" for name in others], "d"),
+            "old_others": _listed([f"old_{name}" for name in others], "d"),
+            "t_key": _listed(key, "t"),
+            "old_key": _listed([f"old_{name}" for name in key], "d"),
+            "same_key": _equal(key, "t", "s"),
+            "new_has_key": _equal(key, "t", "d", "new_"),
+            "t_texts": _joined(
+                sql.SQL("{}::text").format(sql.Identifier("t", name)) for name in names
+            ),
+            "last_updated": last_updated,
+            "created_at": sql.Identifier(self.table.created_at),
+            "definitions": _joined(map(_definition, self.table.columns)),
+            "assignments": _joined(
+                sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("d", f"new_{name}"))
+                for name in others
+            ),
+        }
+        if self.table.last_updated:
+            parts["assignments"] += sql.SQL(", {} = {}").format(last_updated, now)
+        parts["was_touched"] = WAS_TOUCHED.format(**parts)
+        parts["is_off"] = IS_OFF.format(**parts)
+        return parts
 
 
 def _joined(parts: Iterable[sql.Composable]) -> sql.Composed:

@@ -25,7 +25,7 @@ def fetch_one(cursor: Cursor, query: Any, params: Any = None) -> tuple[Any, ...]
 
 @contextmanager
 def settings(cursor: Cursor, **values: str) -> Iterator[None]:
-    """The server's settings for the statements of the body. They end with the transaction, too.
+    """The server's settings for the statements of the body, which fetches what it wants itself.
 
     After an error they stay: the transaction, or its savepoint, has to be rolled back anyway.
     """

@@ -21,11 +21,12 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Table
+from shared.utils import merge_statements as statements
 from shared.utils.copy_stream import copy_rows
 from shared.utils.merge_proof import END_WRITING, FIRE_DEFERRED, prove, warn_of_hooks
-from shared.utils.merge_statements import MergeStatements, render_merge
+from shared.utils.merge_statements import MergeStatements, planned_for
 from shared.utils.relations import Relation, find_relation, only_own_functions
-from shared.utils.sql import fetch_one, settings
+from shared.utils.sql import fetch_one
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,11 @@ SELECT coalesce(bool_or(oid = 'timestamptz'::regtype), false) FROM base
 """
 
 # Room for the join of all rows: with the default of 4 MB it goes over the disk. Compiling a plan
-# takes longer than any of these statements.
-PLANNING = "SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)"
+# takes longer than any of these statements; so does a look at more than 3,000 rows of the delta.
+PLANNING = """
+SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true),
+       set_config('default_statistics_target', '10', true)
+"""
 
 
 @dataclass(frozen=True)
@@ -133,26 +137,17 @@ def merge_rows(
     lock_table(cursor, table)
     relation = find_relation(cursor, table.name)
     kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
-    merge = render_merge(table, relation)
-    superseded = 0
+    merge = MergeStatements(table, relation)
     with only_own_functions(cursor):
-        cursor.execute(PLANNING)
-        cursor.execute(merge.drop)
-        cursor.execute(merge.create_stage)
-        copy_rows(cursor, merge.copy, kept, table.column_names, batch_size, progress)
-        if merge.lock_table is not None and not dry_run:
-            cursor.execute(merge.lock_table)
-        is_zoned = not table.last_updated or has_time_zone(cursor, table, relation)
-        previous, moment = _read_moments(cursor, merge, last_moment, is_zoned)
-        with settings(cursor, **merge.planning):
-            cursor.execute(merge.create_delta, {"previous": previous})
-        cursor.execute(merge.analyze_delta)
-        inserted, changed = fetch_one(cursor, merge.count_delta)
+        _stage(cursor, merge, kept, batch_size, progress)
+        if table.is_snapshot and not dry_run:
+            cursor.execute(merge.render(statements.LOCK_TABLE))
+        previous, moment = _read_moments(cursor, merge, last_moment)
+        inserted, changed = _compare(cursor, merge, previous)
         if observe is not None:
             observe(cursor, previous)
         if dry_run:
-            if merge.count_superseded is not None:
-                (superseded,) = fetch_one(cursor, merge.count_superseded)
+            superseded = _count_superseded(cursor, merge)
             warn_of_hooks(cursor, relation)
     if not dry_run:
         superseded = _write(cursor, merge, {"moment": moment, "previous": previous})
@@ -165,22 +160,21 @@ def merge_rows(
     cursor.execute(FIRE_DEFERRED)
     if is_end:
         cursor.execute(END_WRITING)
-    with only_own_functions(cursor), settings(cursor, **merge.planning):
-        prove(cursor, merge, relation, moment, table.columns, kept)
+    with only_own_functions(cursor):
+        prove(cursor, merge, moment, kept)
     return result
 
 
 def is_stored(cursor: Cursor, table: Table, result: MergeResult) -> bool:
     """Whether a merge whose COMMIT went unanswered was committed: its moment is in the table.
 
-    False also where that cannot be told: no row has the moment. The same merge again does no harm.
+    False also where no row tells it: the same merge again does no harm.
     """
     lock_table(cursor, table)  # its own transaction may be about to end
-    merge = render_merge(table, find_relation(cursor, table.name))
-    if merge.is_stored is None:
+    if not table.last_updated:
         return False
-    (is_there,) = fetch_one(cursor, merge.is_stored, {"moment": result.moment})
-    return bool(is_there)
+    merge = MergeStatements(table, find_relation(cursor, table.name))
+    return bool(fetch_one(cursor, merge.render(statements.IS_STORED), {"moment": result.moment})[0])
 
 
 def has_time_zone(cursor: Cursor, table: Table, relation: Relation) -> bool:
@@ -189,29 +183,64 @@ def has_time_zone(cursor: Cursor, table: Table, relation: Relation) -> bool:
     return bool(fetch_one(cursor, READ_ZONED, params)[0])
 
 
+def _stage(
+    cursor: Cursor,
+    merge: MergeStatements,
+    rows: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    cursor.execute(PLANNING)
+    cursor.execute(merge.render(statements.DROP))
+    cursor.execute(merge.render(statements.CREATE_STAGE))
+    copy = merge.render(statements.COPY_TO_STAGE)
+    copy_rows(cursor, copy, rows, merge.table.column_names, batch_size, progress)
+
+
+def _compare(cursor: Cursor, merge: MergeStatements, previous: datetime | None) -> tuple[int, int]:
+    """Find the differences. Returns how many keys are new, and how many have other values now."""
+    delta = merge.render(statements.CREATE_DELTA, statements.CREATE_DELTA_OF_STAGED)
+    with planned_for(cursor, merge.table):
+        cursor.execute(delta, {"previous": previous})
+    cursor.execute(merge.render(statements.ANALYZE_DELTA))
+    inserted, changed = fetch_one(cursor, merge.render(statements.COUNT_DELTA))
+    return inserted, changed
+
+
 def _read_moments(
-    cursor: Cursor, merge: MergeStatements, last_moment: datetime | None, is_zoned: bool
+    cursor: Cursor, merge: MergeStatements, last_moment: datetime | None
 ) -> tuple[datetime | None, datetime]:
     """The moment of the last list (None: there is none), and the run's own."""
-    if merge.newest is None:
+    table = merge.table
+    is_zoned = not table.last_updated or has_time_zone(cursor, table, merge.relation)
+    if not table.is_snapshot:
         last_moment = None
     elif last_moment is NEWEST_ROWS:
-        (last_moment,) = fetch_one(cursor, merge.newest)
+        (last_moment,) = fetch_one(cursor, merge.render(statements.NEWEST))
     elif last_moment is not None and is_zoned:
         last_moment = last_moment.replace(tzinfo=timezone.utc)
-    moment_type = sql.SQL("timestamptz" if is_zoned else "timestamp")
-    statement = MOMENT.format(moment_type=moment_type)
+    statement = MOMENT.format(moment_type=sql.SQL("timestamptz" if is_zoned else "timestamp"))
     return last_moment, fetch_one(cursor, statement, {"previous": last_moment})[0]
 
 
 def _write(cursor: Cursor, merge: MergeStatements, moments: Mapping[str, Any]) -> int:
     """Change the table. Returns how many rows were superseded."""
-    superseded: int = sum(fetch_one(cursor, statement)[0] for statement in merge.make_way)
-    if merge.touch is not None:
-        cursor.execute(merge.touch, moments)
-    cursor.execute(merge.update, moments)
-    cursor.execute(merge.insert, moments)
+    superseded = 0
+    for statement in merge.render_each(statements.MAKE_WAY):
+        superseded += fetch_one(cursor, statement)[0]
+    if merge.table.is_snapshot:
+        cursor.execute(merge.render(statements.TOUCH), moments)
+    cursor.execute(merge.render(statements.UPDATE), moments)
+    cursor.execute(merge.render(statements.INSERT), moments)
     return superseded
+
+
+def _count_superseded(cursor: Cursor, merge: MergeStatements) -> int:
+    if not merge.table.unique:
+        return 0
+    superseded = sql.SQL("\nUNION\n").join(merge.render_each(statements.SUPERSEDED))
+    count: int = fetch_one(cursor, statements.COUNT_SUPERSEDED.format(superseded=superseded))[0]
+    return count
 
 
 def _last_of_each_key(

@@ -84,8 +84,6 @@ _KINDS = {
     "f": "a foreign table",
     "S": "a sequence",
     "c": "a type",
-    "i": "an index",
-    "I": "an index",
 }
 _TYPE_NAMES = {  # as pg_type has them
     "smallint": "int2",
