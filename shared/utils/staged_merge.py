@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -252,40 +251,24 @@ def _last_of_each_key(
     are left out with a warning (a DAG that wants to report them rejects them beforehand).
     """
     try:
-        if all(_all_differ(rows, columns) for columns in (table.key, *table.unique)):
-            return rows, 0
-        by_key = _unique_rows(rows, table.key)
-        repeated = len(rows) - len(by_key)
+        kept = _last_rows(rows, table.key)
+        repeated = len(rows) - len(kept)
         for unique in table.unique:
-            by_unique = _unique_rows(by_key, unique)
-            if len(by_unique) != len(by_key):
-                logger.warning(
-                    "%s: left out %d rows whose (%s) a later row has",
-                    table.name,
-                    len(by_key) - len(by_unique),
-                    ", ".join(unique),
-                )
-            by_key = by_unique
+            before, kept = kept, _last_rows(kept, unique)
+            if lost := len(before) - len(kept):
+                left_out = "%s: left out %d rows whose (%s) a later row has"
+                logger.warning(left_out, table.name, lost, ", ".join(unique))
     except (KeyError, TypeError) as exc:
         raise DatabaseError(f"A row has no usable value for {exc}; nothing was stored.") from exc
-    return by_key, repeated
+    return kept, repeated
 
 
-def _unique_rows(
+def _last_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> Sequence[Mapping[str, Any]]:
     """The last of the rows with the same values in `columns`."""
     values_of = itemgetter(*columns)
     last = {values_of(row): position for position, row in enumerate(rows)}
-    return [rows[position] for position in sorted(last.values())]
-
-
-def _all_differ(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bool:
-    """Whether no two rows have the same values in `columns`."""
-    # Grouped by the other columns: one set of pairs takes more than twice as long.
-    first_of = itemgetter(columns[0])
-    others_of = itemgetter(*(columns[1:] or columns))
-    groups: defaultdict[Any, set[Any]] = defaultdict(set)
-    for row in rows:
-        groups[others_of(row)].add(first_of(row))
-    return sum(map(len, groups.values())) == len(rows)
+    return (
+        rows if len(last) == len(rows) else [rows[position] for position in sorted(last.values())]
+    )

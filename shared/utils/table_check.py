@@ -165,18 +165,15 @@ def read_views(cursor: Cursor, found: FoundTable, columns: list[str]) -> list[st
     return [view for (view,) in cursor.fetchall()]
 
 
-def check_columns(cursor: Cursor, table: Table) -> list[str]:
+def check_columns(cursor: Cursor, table: Table, found: FoundTable | None = None) -> list[str]:
     """Why a run could not store every row exactly: a clause each, with the statement that helps.
 
     Empty where all is well, or there is no table yet. Tells all that ensure_table would refuse, and
-    what it would try to widen in vain.
+    what it would try to widen in vain. `found` is what read_table says, if that is known.
     """
-    found = read_table(cursor, table.name)
-    return [] if found is None else find_all_faults(cursor, table, found)
-
-
-def find_all_faults(cursor: Cursor, table: Table, found: FoundTable) -> list[str]:
-    """check_columns of a table that was found."""
+    found = found or read_table(cursor, table.name)
+    if found is None:
+        return []
     faults = find_faults(table, found)
     narrow = find_narrow(table, found)
     held = [*find_wrong_columns(table, found), *(column.name for column in narrow)]

@@ -19,7 +19,7 @@ from shared.utils.sql import fetch_one
 from shared.utils.staged_merge import lock_table
 from shared.utils.table_check import (
     FoundTable,
-    find_all_faults,
+    check_columns,
     find_faults,
     find_narrow,
     read_table,
@@ -41,7 +41,7 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
         logger.info("created the table %s", table.name)
         return
     if find_faults(table, found):
-        refuse_table(table, find_all_faults(cursor, table, found))
+        refuse_table(table, check_columns(cursor, table, found))
     for column in find_narrow(table, found):
         _widen(cursor, table, found, column)
 
@@ -96,7 +96,7 @@ def _find_table_faults(
     faults = []
     if found.lacking:
         faults.append(f"{user} lacks {', '.join(found.lacking)} on {table.name}")
-    if unsuited := find_all_faults(cursor, table, found):
+    if unsuited := check_columns(cursor, table, found):
         faults.append(f"the table {table.name} cannot take its rows: {'; '.join(unsuited)}")
     return f"table {found.place} is there", faults
 
