@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Column
-from shared.utils.extras import ExtraTable
+from shared.utils.extras import ExtraTable, Upgrade
 from shared.utils.kite_csv import WrittenKey
 from shared.utils.relations import compose
 
@@ -35,8 +35,13 @@ CHANGES = ExtraTable(
         Column("new", "text", nullable=True),
     ),
     privileges=("SELECT", "INSERT"),
-    add_key="ALTER TABLE kite_instrument_change"
-    " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
+    upgrades=(
+        Upgrade(
+            "",
+            "ALTER TABLE kite_instrument_change"
+            " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
+        ),
+    ),
 )
 
 # The series of NSE's shares that trade under a suffix: a share moves among them, and to none.

@@ -22,6 +22,7 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.kite_csv import WrittenKey, parse_dump
 from shared.utils.operation import advance, operation
+from shared.utils.table_setup import ensure_table
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
     Raises:
         DatabaseError: If table creation fails
     """
-    db_manager.ensure_table(INSTRUMENT_TABLE, read_schema(FEED))
+    schema_sql = read_schema(FEED)
+    db_manager.run_in_transaction(lambda cursor: ensure_table(cursor, INSTRUMENT_TABLE, schema_sql))
 
 
 def parse_instruments(

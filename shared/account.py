@@ -23,6 +23,7 @@ from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
+from shared.utils.table_setup import check_access
 
 TOKEN_VARIABLE = "KITE_ACCESS_TOKEN"  # noqa: S105 - the name of the variable, not a token
 _LONGEST_LINE = 8192  # bytes
@@ -113,7 +114,7 @@ def _check_kite() -> str:
 def _check_database() -> str:
     config: DatabaseConfig = ConfigLoader.load_database_config()
     with DatabaseManager(asdict(config), retry=_ONCE) as manager:
-        found = manager.check_access(INSTRUMENT_TABLE)
+        found = manager.run_in_transaction(lambda cursor: check_access(cursor, INSTRUMENT_TABLE))
     return f"{config.database} at {config.host}:{config.port}: {found}"
 
 

@@ -221,7 +221,6 @@ class Run:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stage: Stage = Stage.STARTED
     run_id: int | None = None  # in the history, from the start on
-    host: str | None = None
     table: Relation | None = None  # where the feed's table is
     changes: Relation | None = None  # where that of its changes is, if it can be read
     last: LastRun | None = None  # the last good run before

@@ -32,10 +32,11 @@ from shared.store import History, predict, prepare_extras, store
 from shared.summary import describe, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.extras import SHORT_TIMEOUT, ensure_extra_table
+from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
+from shared.utils.sql import settings
 from shared.utils.table_setup import ensure_table, refuse_unsuited
 
 logger = logging.getLogger(__name__)
@@ -120,11 +121,10 @@ def _begin(run: Run, manager: DatabaseManager, lock: run_lock.RunLock | None) ->
     """Refuse a table that cannot take the rows, and record that the run begins, if that is soon."""
 
     def start(cursor: Any) -> int | None:
-        cursor.execute(SHORT_TIMEOUT)
-        lacking = ensure_extra_table(cursor, run_history.TABLE)
-        return None if lacking else _start(cursor, run.key, lock)
+        with settings(cursor, lock_timeout=LOCK_TIMEOUT):
+            lacking = ensure_extra_table(cursor, run_history.TABLE)
+            return None if lacking else _start(cursor, run.key, lock)
 
-    run.host = lock.host if lock else None
     try:
         run.run_id = manager.run_in_transaction(start)
     except TransientDatabaseError:
@@ -150,9 +150,9 @@ def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
 
 
 def _start(cursor: Any, key: RunKey, lock: run_lock.RunLock | None) -> int:
-    run_id = run_history.start_run(cursor, key, lock.host if lock else None)
-    if lock is not None and lock.was_free:
-        run_history.end_killed_runs(cursor, run_id, key, lock.host)
+    run_id = run_history.start_run(cursor, key)
+    if lock is not None:
+        run_history.set_host(cursor, run_id, key, lock.host, was_free=lock.was_free)
     return run_id
 
 
@@ -196,7 +196,7 @@ def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -
 
     def end(cursor: Any) -> None:
         if run.run_id is not None:
-            run.run_id = run_history.put_last(cursor, run.key, run.run_id, run.host)
+            run.run_id = run_history.put_last(cursor, run.key, run.run_id)
             _record_end(cursor, run, "succeeded")
 
     manager.run_in_transaction(end)
@@ -279,7 +279,7 @@ def _record_failure(run: Run, error: BaseException) -> bool:
         if run_history.has_succeeded(cursor, run.key):
             return True
         if run.run_id is None:
-            run.run_id = run_history.start_run(cursor, run.key, None)
+            run.run_id = run_history.start_run(cursor, run.key)
         _record_end(cursor, run, "failed", _reason(error))
         return False
 

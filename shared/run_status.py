@@ -111,7 +111,8 @@ def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
 
 def _find_table(manager: DatabaseManager) -> str | None:
     """The instrument table as a statement names it; None if it is not there."""
-    return INSTRUMENT_TABLE.name if manager.has_relation(INSTRUMENT_TABLE.name) else None
+    table = manager.run_in_transaction(lambda cursor: find_relation(cursor, INSTRUMENT_TABLE.name))
+    return table.name if table.exists else None
 
 
 def _has_zone(manager: DatabaseManager) -> bool:

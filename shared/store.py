@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -22,7 +21,8 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import (
     ensure_extra_table,
     ensure_views,
-    find_missing_key,
+    find_extra,
+    find_upgrades,
     is_readable,
 )
 from shared.utils.operation import advance
@@ -57,7 +57,7 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
             "show, among today's rows, also what earlier lists had."
         )
     changes = table_of(feed)
-    no_changes = ensure_extra_table(cursor, changes if upgrade else replace(changes, add_key=None))
+    no_changes = ensure_extra_table(cursor, changes, upgrade=upgrade)
     faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
     if lacking := ensure_views(cursor, _views_script(cursor, feed)):
         faults.append(
@@ -72,7 +72,8 @@ def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
 
     def work(cursor: Any) -> str:
         changes = table_of(feed)
-        key = find_missing_key(cursor, changes)
+        found = find_extra(cursor, changes)
+        upgrades = "; ".join(find_upgrades(changes, found)) if found else ""
         cursor.execute("SAVEPOINT before_history")
         try:
             if read_table(cursor, feed.table.name) is None:
@@ -80,8 +81,8 @@ def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
             _, lacking = prepare_extras(cursor, feed, upgrade=False)
         finally:
             cursor.execute("ROLLBACK TO SAVEPOINT before_history")
-        if key and not lacking:
-            return f"{changes.name} has no primary key. The next run of its owner adds it: {key}"
+        if upgrades and not lacking:
+            return f"{changes.name} is of an earlier version. Its owner's next run does: {upgrades}"
         return lacking
 
     return manager.run_in_transaction(work)
@@ -184,9 +185,9 @@ class _Transaction:
             return
         run_id = run.run_id
         if run_id is None:
-            run_id = run_history.start_run(cursor, run.key, run.host)
+            run_id = run_history.start_run(cursor, run.key)
         elif self._is_last:
-            run_id = run_history.put_last(cursor, run.key, run_id, run.host)
+            run_id = run_history.put_last(cursor, run.key, run_id)
         self.run_id = run_id
         if self._history.changes and run.changes and run.figures.changes is not None:
             keep_changes(cursor, run.feed, run.changes, run_id)
@@ -243,7 +244,7 @@ def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]
     """Work out what storing the rows would change, as far as there is a table. Writes nothing."""
     table = run.feed.table
     manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, table))
-    if not manager.has_relation(table.name):
+    if not manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists:
         run.figures.merge = MergeResult(inserted=len(rows))
         return
     history = manager.run_in_transaction(

@@ -33,6 +33,7 @@ INSTRUMENT_TABLE = Table(
     ),
     key=("instrument_token", "exchange"),
     unique=(("tradingsymbol", "exchange"),),
+    fillfactor=50,
 )
 
 MAX_TOKEN = 2**63 - 1

@@ -29,12 +29,17 @@ class Column:
 class Table:
     """A table with a key, further unique keys, and the two moments that each of its rows carries.
 
-    The first column of each unique key is a text of 36 characters or more: a row that has to let go
-    of its key gets a passing value in it.
+    `last_updated` names the column that every row of a run gets the run's moment in; `created_at`
+    the one that keeps the moment when the key was first stored.
 
-    `last_updated` names the column that every row of a run gets the run's moment in;
-    `created_at` the one that keeps the moment when the key was first stored. A snapshot is always
-    given whole; of another table any rows may be given.
+    A run of a snapshot (`is_snapshot`) has all rows that there are now. Otherwise a run has some of
+    them: the others are not looked at, a row that is stored already is not written again, and
+    either moment may be left out (""). `fillfactor` is that of schema.sql, in percent: a table that
+    is written anew gets it.
+
+    Raises ValueError if a key names no column, a snapshot lacks a moment, or a unique key does not
+    begin with a text of 36 characters or more: a row that lets go of its key gets a passing text in
+    it.
     """
 
     name: str
@@ -44,8 +49,32 @@ class Table:
     last_updated: str = "last_updated"
     created_at: str = "created_at"
     is_snapshot: bool = True
+    fillfactor: int | None = None
+
+    def __post_init__(self) -> None:
+        by_name = {column.name: column for column in self.columns}
+        for name in (name for key in (self.key, *self.unique) for name in key):
+            if name not in by_name:
+                raise ValueError(
+                    f"{self.name}: expected keys of its columns ({', '.join(by_name)}), got {name}"
+                )
+        for first in (by_name[key[0]] for key in self.unique):
+            if first.sql_type not in ("text", "varchar") or (first.length or 36) < 36:
+                raise ValueError(
+                    f"{self.name}: expected a unique key that begins with a text of 36 characters "
+                    f"or more, got {first.name}"
+                )
+        if self.is_snapshot and not (self.last_updated and self.created_at):
+            raise ValueError(
+                f"{self.name}: expected a snapshot to have last_updated and created_at"
+            )
 
     @property
     def column_names(self) -> tuple[str, ...]:
         """The names of the filled columns, in the order in which they are streamed."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The columns that a new row gets the run's moment in."""
+        return tuple(filter(None, (self.last_updated, self.created_at)))

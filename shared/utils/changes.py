@@ -24,8 +24,9 @@ from shared.models.table import Column, Table
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import ExtraTable, is_ours
+from shared.utils.merge_statements import DELTA, STAGE_NAME
 from shared.utils.relations import Relation, compose
-from shared.utils.staged_merge import DELTA, STAGE_NAME
+from shared.utils.sql import fetch_one
 
 CHANGE_NAME = "stock_ingestion_change"
 CHANGE = sql.Identifier("pg_temp", CHANGE_NAME)
@@ -171,8 +172,7 @@ def keep_changes(cursor: Cursor, feed: Feed, changes: Relation, run_id: int) -> 
     """
     columns = _columns(feed)
     cursor.execute(compose(KEEP, changes=changes, columns=columns), (run_id,))
-    cursor.execute(compose(COUNT_LOST, changes=changes, columns=columns), (run_id,))
-    (lost,) = cursor.fetchone() or (0,)
+    (lost,) = fetch_one(cursor, compose(COUNT_LOST, changes=changes, columns=columns), (run_id,))
     if lost:
         raise DatabaseError(
             f"Nothing was stored: {lost:,} of the run's changes are not in {changes} as they were "

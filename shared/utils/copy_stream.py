@@ -63,7 +63,7 @@ def _render_batches(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[bytes]:
     """The rows as text, at most a batch at a time."""
-    values_of = itemgetter(*columns)
+    values_of = itemgetter(*columns) if len(columns) > 1 else lambda row: (row[columns[0]],)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         pieces = range(0, len(batch), _RENDERED_AT_ONCE)

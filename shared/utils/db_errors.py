@@ -6,7 +6,7 @@ import psycopg2
 from psycopg2 import errorcodes
 
 from shared.exceptions import DatabaseError, TransientDatabaseError
-from shared.utils.staged_merge import STAGE_NAME
+from shared.utils.merge_statements import STAGE_NAME
 
 # What may pass by itself: a lost or refused connection, and a lost race (ruling 22).
 _TRANSIENT_CODES = frozenset(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,11 +18,12 @@ from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Table
 from shared.utils.db_errors import translate, translate_connect
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
+from shared.utils.interruptible_cursor import InterruptibleCursor, cancel
 from shared.utils.libpq_environment import without_libpq_variables
-from shared.utils.relations import find_relation, read_path
+from shared.utils.relations import read_path
 from shared.utils.retry import RetryPolicy
+from shared.utils.sql import fetch_one
 from shared.utils.staged_merge import MergeResult, is_stored, merge_rows
-from shared.utils.table_setup import check_access, ensure_table
 
 logger = logging.getLogger(__name__)
 
@@ -38,47 +37,6 @@ _KEEPALIVE: dict[str, Any] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
-
-
-# What a client sends to ask for TLS; any server that is alive answers with one byte.
-_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-_ANSWER_SECONDS = 2.0
-
-
-def _cancel(connection: Connection) -> None:
-    """Have the server cancel what it does, if it answers at all.
-
-    psycopg2 waits for a server that does not with the whole interpreter held up.
-    """
-    host, port = connection.info.host, connection.info.port
-    is_local = host.startswith("/")
-    with (
-        socket.socket(socket.AF_UNIX)
-        if is_local
-        else socket.create_connection((host, port), timeout=_ANSWER_SECONDS)
-    ) as probe:
-        if is_local:
-            probe.settimeout(_ANSWER_SECONDS)
-            probe.connect(f"{host}/.s.PGSQL.{port}")
-        probe.sendall(_SSL_REQUEST)
-        if probe.recv(1):
-            connection.cancel()
-
-
-class _InterruptibleCursor(Cursor):
-    """A cursor whose waits end at once when a signal comes; the statement is cancelled then."""
-
-    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's name
-        self._wait_for(lambda: super(_InterruptibleCursor, self).execute(query, vars))
-
-    def executemany(self, query: Any, vars_list: Any) -> None:
-        self._wait_for(lambda: super(_InterruptibleCursor, self).executemany(query, vars_list))
-
-    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-        self._wait_for(lambda: super(_InterruptibleCursor, self).copy_expert(sql, file, size))
-
-    def _wait_for(self, statement: Callable[[], None]) -> None:
-        call_interruptibly(statement, cancel=partial(_cancel, self.connection))
 
 
 class DatabaseManager:
@@ -99,43 +57,17 @@ class DatabaseManager:
         self._where = f"{config['database']} at {config['host']}:{config['port']}"
 
     def get_connection(self) -> Connection:
-        """
-        Get a database connection: the open one, or a new one, tried with backoff.
-
-        Returns:
-            Active database connection
-
-        Raises:
-            DatabaseError: If connection fails
-        """
+        """The open connection, or a new one, tried with backoff. Raises DatabaseError."""
         return self._retry.run(self._open, operation="connect to the database")
 
     def execute_query(self, query: str, params: tuple[Any, ...] | None = None) -> None:
-        """
-        Execute a query without returning results.
-
-        Args:
-            query: SQL query string
-            params: Query parameters
-
-        Raises:
-            DatabaseError: If query execution fails
-        """
+        """Execute a query without returning results. Raises DatabaseError if it fails."""
         self.run_in_transaction(lambda cursor: cursor.execute(query, params))
 
     def execute_many(self, query: str, data: list[tuple[Any, ...]]) -> int:
-        """
-        Execute a query with multiple parameter sets, all or none.
+        """Execute a query for each tuple of parameters, all or none; returns the rows affected.
 
-        Args:
-            query: SQL query string
-            data: List of parameter tuples
-
-        Returns:
-            Number of rows affected
-
-        Raises:
-            DatabaseError: If execution fails
+        Raises DatabaseError if one fails.
         """
 
         def work(cursor: Cursor) -> int:
@@ -145,17 +77,9 @@ class DatabaseManager:
         return self.run_in_transaction(work) if data else 0
 
     def upsert_instruments(self, instruments: list[dict[str, Any]]) -> tuple[int, int]:
-        """
-        Upsert instruments into kite_instrument_master table.
+        """Upsert instruments into kite_instrument_master; returns (inserted_count, updated_count).
 
-        Args:
-            instruments: List of instrument dictionaries
-
-        Returns:
-            Tuple of (inserted_count, updated_count)
-
-        Raises:
-            DatabaseError: If upsert fails
+        Raises DatabaseError if that fails.
         """
         result = self.merge(INSTRUMENT_TABLE, instruments)
         return result.inserted, result.updated
@@ -189,14 +113,6 @@ class DatabaseManager:
         )
         return result
 
-    def ensure_table(self, table: Table, schema_sql: str) -> None:
-        """Create `table` from `schema_sql` if it is not there; see table_setup.ensure_table."""
-        self.run_in_transaction(lambda cursor: ensure_table(cursor, table, schema_sql))
-
-    def has_relation(self, name: str) -> bool:
-        """Whether there is a table or view of this name, other than a temporary one."""
-        return self.run_in_transaction(lambda cursor: find_relation(cursor, name)).exists
-
     def fetch_all(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """The rows that a query gives. Raises DatabaseError if it fails."""
 
@@ -205,10 +121,6 @@ class DatabaseManager:
             return cursor.fetchall()
 
         return self.run_in_transaction(work)
-
-    def check_access(self, table: Table) -> str:
-        """Say what a run on `table` would find; see table_setup.check_access."""
-        return self.run_in_transaction(lambda cursor: check_access(cursor, table))
 
     def count_instruments(self, instrument_token: int, exchange: str) -> int:
         """How many rows have this key: 0 or 1."""
@@ -269,8 +181,9 @@ class DatabaseManager:
     def transaction(self) -> Iterator[Cursor]:
         """A transaction: committed at the end of the body, rolled back if an error leaves it.
 
-        Within another one it is a part of it. Raises DatabaseError for what the database refuses;
-        errors that are not the database's leave as they came.
+        It is not repeated, as run_in_transaction repeats it; within another one it is a part of it.
+        Raises DatabaseError for what the database refuses; errors that are not the database's leave
+        as they came.
         """
         if self._cursor is not None:
             try:
@@ -280,11 +193,11 @@ class DatabaseManager:
             return
         connection = self.get_connection()
         try:
-            self._cursor = connection.cursor(cursor_factory=_InterruptibleCursor)
+            self._cursor = connection.cursor(cursor_factory=InterruptibleCursor)
             self._set_up(self._cursor)
             yield self._cursor
             _refuse_failed(connection)
-            call_interruptibly(connection.commit, cancel=partial(_cancel, connection))
+            call_interruptibly(connection.commit, cancel=partial(cancel, connection))
         except Exception as exc:
             self._roll_back(connection)
             translated = translate(exc, self._where)
@@ -371,15 +284,8 @@ class DatabaseManager:
             connection.close()
 
     def _count(self, condition: str, params: tuple[Any, ...]) -> int:
-        def work(cursor: Cursor) -> int:
-            cursor.execute(
-                f"SELECT count(*) FROM {INSTRUMENT_TABLE.name} WHERE {condition}", params
-            )
-            row = cursor.fetchone()
-            assert row is not None
-            return int(row[0])
-
-        return self.run_in_transaction(work)
+        query = f"SELECT count(*) FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
+        return int(self.run_in_transaction(lambda cursor: fetch_one(cursor, query, params))[0])
 
 
 def _refuse_failed(connection: Connection) -> None:

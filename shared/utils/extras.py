@@ -10,31 +10,25 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
+from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
+from shared.utils.sql import settings
 from shared.utils.staged_merge import lock_name
-from shared.utils.table_check import check_columns
+from shared.utils.table_check import FoundTable, find_faults, find_missing_keys, read_table
 
 logger = logging.getLogger(__name__)
 
 # Readers of a view do not wait behind a run that waits to replace it.
-SHORT_TIMEOUT = "SELECT set_config('lock_timeout', '1s', true)"
-READ_TIMEOUT = "SELECT current_setting('lock_timeout')"
-RESTORE_TIMEOUT = "SELECT set_config('lock_timeout', %s, true)"
-
-READ_STATE = """
-SELECT to_regclass(%(name)s) IS NOT NULL,
-       ARRAY(SELECT privilege FROM pg_catalog.unnest(%(privileges)s::text[]) AS privilege
-             WHERE NOT pg_catalog.has_table_privilege(to_regclass(%(name)s)::oid, privilege)),
-       EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass(%(name)s)::oid AND indisprimary)
-"""
+LOCK_TIMEOUT = "1s"
 
 # What it is, its comment, its columns, and whether it reads these relations and no others.
-READ_RELATION = """
+READ_VIEW_OR_INDEX = """
 SELECT c.relkind::text, coalesce(pg_catalog.obj_description(c.oid, 'pg_class'::name), ''),
        ARRAY(SELECT attname::text FROM pg_attribute
              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
@@ -55,14 +49,24 @@ _SOURCE = re.compile(r"\b(?:FROM|JOIN) (\w[\w.]*)")
 _MARK = "Made by stock_ingestion, version "
 
 
+class Upgrade(NamedTuple):
+    """The statement that gives a table of an earlier version what it lacks.
+
+    That is a column that may be NULL, by its name, or a primary key (""): nothing can be deleted
+    from a table without one while it is published.
+    """
+
+    lacks: str
+    statement: str
+
+
 @dataclass(frozen=True)
 class ExtraTable:
     """A table that a run writes to and can do without.
 
     `script` makes it. `columns` are those that a run gives values, `key` is another one: they tell
-    it from a table that something else made. `privileges` are what the role needs on it. `add_key`
-    gives a primary key to one that an earlier version made without: nothing can be deleted from
-    such a table while it is published.
+    it from a table that something else made. `privileges` are what the role needs on it. One that
+    lacks what `upgrades` add is used as it is until a role comes that may add it.
     """
 
     name: str
@@ -70,46 +74,59 @@ class ExtraTable:
     columns: tuple[Column, ...]
     privileges: tuple[str, ...]
     key: tuple[str, ...] = ()
-    add_key: str | None = None
+    upgrades: tuple[Upgrade, ...] = ()
+
+
+def find_extra(cursor: Cursor, table: ExtraTable) -> FoundTable | None:
+    """The table, with its columns and the privileges that the role lacks.
+
+    None if it is not there, or something else has its name. Looking takes three short queries.
+    """
+    found, fault = _look_up(cursor, table)
+    return None if fault else found
 
 
 def is_ours(cursor: Cursor, table: ExtraTable) -> bool:
     """Whether the table is there, and not something else of its name."""
-    return _read_state(cursor, table)[0] and not _find_faults(cursor, table)
+    return find_extra(cursor, table) is not None
 
 
 def is_readable(cursor: Cursor, table: ExtraTable) -> bool:
     """Whether it is there, and the role may read it."""
-    return is_ours(cursor, table) and "SELECT" not in _read_state(cursor, table)[1]
+    found = find_extra(cursor, table)
+    return found is not None and "SELECT" not in found.lacking
 
 
-def ensure_extra_table(cursor: Cursor, table: ExtraTable) -> str | None:
+def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = True) -> str | None:
     """Make the table if it is not there. Returns why it cannot be used, or None."""
-    exists, lacking, _ = _read_state(cursor, table)
+    found, fault = _look_up(cursor, table)
     no_right = (
         f"DB_USER may neither make nor write {table.name}. Let the table's owner run this DAG "
         f"once, and grant {', '.join(table.privileges)} on it"
     )
-    if not exists:
+    if fault:
+        return fault
+    if found is None:
         lock_name(cursor, table.name)  # another run may be making it
         refused = attempt(cursor, table.script)
         if isinstance(refused, errors.InsufficientPrivilege):
             return no_right
         return f"{table.name} cannot be made ({_said(refused)})" if refused else None
-    if faults := _find_faults(cursor, table):
-        # Not with the statements that would make it ours.
-        return f"{table.name} was made by something else, rename it ({faults[0].split(':')[0]})"
-    if lacking:
+    if set(table.privileges) & set(found.lacking):
         return no_right
-    if (statement := find_missing_key(cursor, table)) and (refused := attempt(cursor, statement)):
-        logger.info("%s gets no primary key: %s", table.name, _said(refused))
+    for statement in find_upgrades(table, found) if upgrade else ():
+        if refused := attempt(cursor, statement):
+            logger.info("%s stays without an upgrade: %s", table.name, _said(refused))
     return None
 
 
-def find_missing_key(cursor: Cursor, table: ExtraTable) -> str | None:
-    """The statement that gives the table a primary key, where it has none."""
-    exists, _, has_key = _read_state(cursor, table)
-    return table.add_key if exists and not has_key else None
+def find_upgrades(table: ExtraTable, found: FoundTable) -> list[str]:
+    """The statements that the table that was found still needs."""
+    return [
+        statement
+        for lacks, statement in table.upgrades
+        if (lacks not in found.columns if lacks else not found.has_primary_key)
+    ]
 
 
 def ensure_views(cursor: Cursor, script: str) -> list[str]:
@@ -139,29 +156,33 @@ def ensure_views(cursor: Cursor, script: str) -> list[str]:
 
 def attempt(cursor: Cursor, script: str) -> psycopg2.Error | None:
     """Run `script` in a savepoint. Returns the error if the database refused: it is undone then."""
-    cursor.execute(READ_TIMEOUT)
-    timeout = cursor.fetchone()
     cursor.execute("SAVEPOINT extra")
     try:
-        cursor.execute(SHORT_TIMEOUT)
-        cursor.execute(script)
+        with settings(cursor, lock_timeout=LOCK_TIMEOUT):
+            cursor.execute(script)
     except psycopg2.Error as exc:
         cursor.execute("ROLLBACK TO SAVEPOINT extra")  # fails where the connection is lost
         return exc
-    cursor.execute(RESTORE_TIMEOUT, timeout)
     return None
 
 
-def _find_faults(cursor: Cursor, table: ExtraTable) -> list[str]:
-    return check_columns(cursor, Table(table.name, table.columns, table.key, (), "", ""))
-
-
-def _read_state(cursor: Cursor, table: ExtraTable) -> tuple[bool, list[str], bool]:
-    """Whether it exists, which privileges are lacking, and whether it has a primary key."""
-    cursor.execute(READ_STATE, {"name": table.name, "privileges": list(table.privileges)})
-    row = cursor.fetchone()
-    assert row is not None
-    return row[0], row[1], row[2]
+def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]:
+    """What is there under the table's name, and why that is not the table ("": it is)."""
+    try:
+        found = read_table(cursor, table.name)
+    except DatabaseError as exc:
+        return None, str(exc).rstrip(".")
+    if found is None:
+        return None, ""
+    added = {upgrade.lacks for upgrade in table.upgrades} - set(found.columns)
+    columns = tuple(column for column in table.columns if column.name not in added)
+    described = Table(table.name, columns, (), (), "", "", is_snapshot=False)
+    faults = find_faults(described, found) + find_missing_keys(table.name, (table.key,), found)
+    if not faults:
+        return found, ""
+    # Not with the statement that would make it ours.
+    reason = faults[0].split(":")[0]
+    return found, f"{table.name} was made by something else, rename it ({reason})"
 
 
 def _find_stale(cursor: Cursor, script: str) -> list[str]:
@@ -169,28 +190,29 @@ def _find_stale(cursor: Cursor, script: str) -> list[str]:
     return [text for text in _STATEMENT.findall(script) if not _is_current(cursor, text)]
 
 
-def _read_relation(cursor: Cursor, statement: str) -> tuple[str, str, list[str], bool] | None:
-    sources = _SOURCE.findall(statement)
-    cursor.execute(READ_RELATION, {"name": _name_of(statement), "sources": sources})
-    row = cursor.fetchone()
-    return None if row is None else (row[0], row[1], row[2], row[3])
+def _read_view_or_index(cursor: Cursor, statement: str) -> tuple[Any, ...] | None:
+    params = {"name": _name_of(statement), "sources": _SOURCE.findall(statement)}
+    cursor.execute(READ_VIEW_OR_INDEX, params)
+    return cursor.fetchone()
 
 
 def _is_current(cursor: Cursor, statement: str) -> bool:
     """Also of what it reads: a view goes with a table that is renamed."""
-    row = _read_relation(cursor, statement)
+    row = _read_view_or_index(cursor, statement)
     if row is None or "VIEW" not in statement.partition("\n")[0]:
         return row is not None
     kind, comment, _, reads_these = row
-    return kind == "v" and comment == _mark(statement) and reads_these
+    return bool(kind == "v" and comment == _mark(statement) and reads_these)
 
 
 def _may_replace(cursor: Cursor, statement: str) -> bool:
-    row = _read_relation(cursor, statement)
+    row = _read_view_or_index(cursor, statement)
     if row is None:
         return True
     kind, comment, columns, _ = row
-    return kind == "v" and (comment.startswith(_MARK) or columns == _columns_of(cursor, statement))
+    if kind != "v":
+        return False
+    return comment.startswith(_MARK) or bool(columns == _columns_of(cursor, statement))
 
 
 def _columns_of(cursor: Cursor, statement: str) -> list[str]:

@@ -18,32 +18,36 @@ from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
+from shared.utils.sql import fetch_one, settings
 
 logger = logging.getLogger(__name__)
 
 READ_SCHEMAS = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
 
 READ_PLACES = """
-SELECT n.nspname, c.oid IS NOT NULL
+SELECT n.nspname, c.oid::bigint
 FROM pg_catalog.unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
 JOIN pg_namespace AS n ON n.nspname = path.name AND n.nspname !~ '^pg_(temp|catalog)'::text
 LEFT JOIN pg_class AS c
-  ON c.relnamespace = n.oid AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  ON c.relnamespace = n.oid AND c.relname = %s AND c.relkind NOT IN ('i', 'I')
 ORDER BY path.place
 """
 
-READ_PATH = "SELECT pg_catalog.current_setting('search_path')"
-CHANGE_PATH = "SELECT pg_catalog.set_config('search_path', %s, true)"
 OWN_NAMES_ALONE = "pg_catalog, pg_temp"
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A table or view by its full name. It need not be there yet."""
+    """A table, or what else has its name, by its full name; `oid` is None if there is nothing."""
 
     schema: str
     name: str
-    exists: bool = True
+    oid: int | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is there; else this is where it would be made."""
+        return self.oid is not None
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -59,10 +63,8 @@ def read_path(cursor: Cursor) -> str:
 
     PostgreSQL's own names come first by themselves.
     """
-    cursor.execute(READ_SCHEMAS)
-    row = cursor.fetchone()
-    assert row is not None
-    schemas = [name for name in row[0] if name != "pg_catalog" and not name.startswith("pg_temp")]
+    (found,) = fetch_one(cursor, READ_SCHEMAS)
+    schemas = [name for name in found if name != "pg_catalog" and not name.startswith("pg_temp")]
     quoted = [sql.Identifier(name).as_string(cursor) for name in schemas]
     return ", ".join([*quoted, "pg_temp"])
 
@@ -76,28 +78,28 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
     schema's name has a %.
     """
     cursor.execute(READ_PLACES, (name,))
-    places = cursor.fetchall()
+    places = [Relation(schema, name, oid) for schema, oid in cursor.fetchall()]
     if not places:
         raise DatabaseError(
             "The search_path of DB_USER names no schema that exists and that it may use. Set it: "
             "ALTER ROLE ... SET search_path = public."
         )
-    if odd := [schema for schema, _ in places if "%" in schema]:
+    if odd := [place.schema for place in places if "%" in place.schema]:
         raise DatabaseError(
             f'The schema "{odd[0]}" has a % in its name, which the database driver takes for the '
             "place of a value. Leave it out of the search_path of DB_USER, or rename it."
         )
-    first, is_in_first = places[0]
-    others = [schema for schema, is_there in places if is_there]
-    if is_in_first or not others:
-        return Relation(first, name, is_in_first)
-    if len(others) > 1:
+    there = [place for place in places if place.exists]
+    if places[0].exists or not there:
+        return places[0]
+    if len(there) > 1:
         raise DatabaseError(
-            f"{name} is in two schemas of the search_path: {' and '.join(others)}. Name the one "
-            "that is meant first in it: ALTER ROLE ... SET search_path = ..."
+            f"{name} is in two schemas of the search_path: "
+            f"{' and '.join(place.schema for place in there)}. Name the one that is meant first in "
+            "it: ALTER ROLE ... SET search_path = ..."
         )
-    logger.info("%s is in the schema %s, not in the first of the search_path", name, others[0])
-    return Relation(others[0], name)
+    logger.info("%s is not in the first schema of the search_path", there[0])
+    return there[0]
 
 
 def compose(statement: str, **parts: Relation | Sequence[str]) -> sql.Composed:
@@ -118,9 +120,5 @@ def only_own_functions(cursor: Cursor) -> Iterator[None]:
 
     Tables need their schema there; only temporary ones are found without.
     """
-    cursor.execute(READ_PATH)
-    row = cursor.fetchone()
-    assert row is not None
-    cursor.execute(CHANGE_PATH, (OWN_NAMES_ALONE,))
-    yield
-    cursor.execute(CHANGE_PATH, row)  # after an error the transaction is at its end anyway
+    with settings(cursor, search_path=OWN_NAMES_ALONE):
+        yield

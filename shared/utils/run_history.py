@@ -23,7 +23,8 @@ from shared.calendar import IST
 from shared.exceptions import DatabaseError
 from shared.feed import API_SOURCE, Figures, RunKey
 from shared.models.table import Column
-from shared.utils.extras import ExtraTable, is_ours
+from shared.utils.extras import ExtraTable, Upgrade, find_extra, is_ours
+from shared.utils.sql import IN_PYTHON_YEARS, fetch_one
 from shared.utils.staged_merge import MergeResult, lock_name
 
 logger = logging.getLogger(__name__)
@@ -53,16 +54,16 @@ TABLE = ExtraTable(
         Column("dump_bytes", "bigint", nullable=True),
         Column("durations", "jsonb", nullable=True),
         Column("error", "text", nullable=True),
-        Column("host", "text", nullable=True),
     ),
     privileges=("SELECT", "INSERT", "UPDATE"),
     key=("run_id",),
+    upgrades=(Upgrade("host", f"ALTER TABLE {TABLE_NAME} ADD COLUMN host TEXT"),),
 )
 NEWEST_RUN = "SELECT coalesce(max(run_id), 0) FROM ingestion_run"
 
 _INSERT_RUN = """
-INSERT INTO ingestion_run ({}dag_id, dag_name, source, status, started_at, ended_at, host)
-{} %(dag_id)s, %(dag_name)s, %(source)s, 'running', %(started_at)s, %(started_at)s, %(host)s{}
+INSERT INTO ingestion_run ({}dag_id, dag_name, source, status, started_at, ended_at)
+{} %(dag_id)s, %(dag_name)s, %(source)s, 'running', %(started_at)s, %(started_at)s{}
 RETURNING run_id
 """
 INSERT_RUN = _INSERT_RUN.format("", "SELECT", "")
@@ -88,6 +89,7 @@ IS_OVERTAKEN = """
 SELECT EXISTS (SELECT FROM ingestion_run
                WHERE dag_id = %s AND status = 'succeeded' AND run_id > %s)
 """
+SET_HOST = "UPDATE ingestion_run SET host = %s WHERE run_id = %s"
 RENUMBER = "UPDATE ingestion_run SET run_id = DEFAULT WHERE run_id = %s RETURNING run_id"
 
 # Runs of this DAG on this host that are still called running, while its lock was free.
@@ -115,13 +117,14 @@ _NOT_RECORDED = (
 
 READ_RUNS = """
 SELECT run_id, dag_id, source, status, started_at, ended_at,
-       rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name, host
+       rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name,
+       to_jsonb(ingestion_run) ->> 'host'  -- which an older table lacks
 FROM ingestion_run
 WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
 ORDER BY run_id DESC LIMIT %(limit)s
 """
 
-READ_CLOCK = "SELECT %(moment)s::timestamptz, clock_timestamp()"
+READ_MOMENT_AND_CLOCK = "SELECT %(moment)s::timestamptz, clock_timestamp()"
 
 HAS_SUCCEEDED = """
 SELECT EXISTS (SELECT FROM ingestion_run
@@ -129,11 +132,11 @@ SELECT EXISTS (SELECT FROM ingestion_run
 """
 
 # Python knows no other years.
-IS_REAL_MOMENT = "list_moment BETWEEN '0001-01-02' AND '9999-12-30'"
+IS_REAL_MOMENT = f"list_moment {IN_PYTHON_YEARS}"
 
 READ_LAST_GOOD_RUN = f"""
 SELECT run_id, source,
-       CASE WHEN started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN started_at
+       CASE WHEN started_at {IN_PYTHON_YEARS} THEN started_at
             ELSE to_timestamp(0) END,
        dump_sha256,
        CASE WHEN {IS_REAL_MOMENT} THEN list_moment END,
@@ -156,7 +159,7 @@ WITH dag AS (
     WHERE status = 'succeeded' ORDER BY dag_id, run_id DESC
 )
 SELECT dag.dag_id, dag.dag_name, last.run_id, last.source, last.started_at, last.ended_at,
-       {moment}::timestamptz, coalesce(last.rows_inserted + last.rows_updated, 0),
+       {moment}::timestamptz, coalesce(last.rows_inserted::bigint + last.rows_updated, 0),
        {stored_rows}, served.started_at, first.run_id, first.started_at
 FROM dag LEFT JOIN last USING (dag_id)
 LEFT JOIN LATERAL (
@@ -244,13 +247,12 @@ def is_kept(cursor: Cursor) -> bool:
     return is_ours(cursor, TABLE)
 
 
-def start_run(cursor: Cursor, key: RunKey, host: str | None) -> int:
+def start_run(cursor: Cursor, key: RunKey) -> int:
     """Record a run that begins; returns its run_id, which is higher than any other.
 
-    Also where the table was restored and the sequence of its run_id was not. `host` is where it
-    runs, and the file that it holds a lock on.
+    Also where the table was restored and the sequence of its run_id was not.
     """
-    values = {**asdict(key), "host": host}
+    values = asdict(key)
     lock_name(cursor, TABLE_NAME)  # two would take the same number
     newest = _read_number(cursor, NEWEST_RUN)
     run_id = _attempt_number(cursor, INSERT_RUN, values)
@@ -262,20 +264,28 @@ def start_run(cursor: Cursor, key: RunKey, host: str | None) -> int:
     return _read_number(cursor, INSERT_RUN_LAST, values)
 
 
-def end_killed_runs(cursor: Cursor, run_id: int, key: RunKey, host: str) -> None:
-    """Record as failed what was killed before `run_id` began: nobody holds its lock any more."""
-    values = {"dag_id": key.dag_id, "host": host, "run_id": run_id, "error": ENDED_SILENTLY}
-    cursor.execute(END_KILLED, values)
+def set_host(cursor: Cursor, run_id: int, key: RunKey, host: str, *, was_free: bool) -> None:
+    """Record where the run is, and what it holds a lock on, where the table has room for that.
+
+    `was_free`: nobody held that lock. So what is still called running there was killed: it is
+    recorded as failed.
+    """
+    found = find_extra(cursor, TABLE)
+    if found is None or "host" not in found.columns:
+        return
+    cursor.execute(SET_HOST, (host, run_id))
+    if was_free:
+        values = {"dag_id": key.dag_id, "host": host, "run_id": run_id, "error": ENDED_SILENTLY}
+        cursor.execute(END_KILLED, values)
 
 
-def put_last(cursor: Cursor, key: RunKey, run_id: int, host: str | None) -> int:
+def put_last(cursor: Cursor, key: RunKey, run_id: int) -> int:
     """The number for a run that is about to be recorded as good: higher than those of the others.
 
     A run that began later and has ended before this one has a higher number than `run_id`.
     """
     lock_name(cursor, TABLE_NAME)
-    cursor.execute(IS_OVERTAKEN, (key.dag_id, run_id))
-    if cursor.fetchone() != (True,):
+    if fetch_one(cursor, IS_OVERTAKEN, (key.dag_id, run_id)) != (True,):
         return run_id
     newest = _read_number(cursor, NEWEST_RUN)
     number = _attempt_number(cursor, RENUMBER, (run_id,))
@@ -284,7 +294,7 @@ def put_last(cursor: Cursor, key: RunKey, run_id: int, host: str | None) -> int:
         return number
     cursor.execute("ROLLBACK TO SAVEPOINT run")
     cursor.execute("RELEASE SAVEPOINT run")
-    number = start_run(cursor, key, host)
+    number = start_run(cursor, key)
     cursor.execute(
         "UPDATE ingestion_run SET status = 'failed', error = %s WHERE run_id = %s",
         (f"It goes on as run {number}: another run has ended meanwhile.", run_id),
@@ -310,16 +320,12 @@ def _read_number(cursor: Cursor, statement: str, values: Any = None) -> int:
 
 def has_succeeded(cursor: Cursor, key: RunKey) -> bool:
     """Whether the run is recorded as a good one: its data are committed."""
-    cursor.execute(HAS_SUCCEEDED, (key.dag_id, key.started_at))
-    row = cursor.fetchone()
-    assert row is not None
-    return bool(row[0])
+    return bool(fetch_one(cursor, HAS_SUCCEEDED, (key.dag_id, key.started_at))[0])
 
 
 def is_at_payload(cursor: Cursor, run_id: int, sha256: str) -> bool:
     """Whether the payload with this hash is the last that a running run has stored."""
-    cursor.execute(IS_AT_PAYLOAD, (run_id, sha256))
-    return cursor.fetchone() == (True,)
+    return fetch_one(cursor, IS_AT_PAYLOAD, (run_id, sha256)) == (True,)
 
 
 def update_run(
@@ -352,8 +358,7 @@ def update_run(
         "error": error,
     }
     cursor.execute(UPDATE_RUN, values)
-    cursor.execute(IS_RECORDED, values)
-    if cursor.fetchone() != (True,):
+    if fetch_one(cursor, IS_RECORDED, values) != (True,):
         raise DatabaseError(_NOT_RECORDED)
 
 
@@ -370,9 +375,7 @@ def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
     `moment` has a time zone, or is in that of the session. The clocks are the server's and this
     machine's.
     """
-    cursor.execute(READ_CLOCK, {"moment": moment})
-    row = cursor.fetchone()
-    assert row is not None
+    row = fetch_one(cursor, READ_MOMENT_AND_CLOCK, {"moment": moment})
     loaded_at, server_clock = row
     own_clock = datetime.now(timezone.utc)
     if loaded_at is not None and loaded_at - min(server_clock, own_clock) > CLOCK_TOLERANCE:

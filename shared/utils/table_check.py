@@ -6,17 +6,24 @@ is told by `Column`; a domain is judged by the type that it is over, its constra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from shared.models.table import Column, Table
+from shared.utils.relations import Relation, find_relation
+from shared.utils.sql import fetch_one
 
-# What the relation is, and the columns of each unique index that holds for all rows.
-READ_RELATION = """
+PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+# What the relation is, which rights the role lacks on it, and the columns of each unique index that
+# holds for all rows.
+READ_TABLE = """
 SELECT c.relkind::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+       ARRAY(SELECT privilege FROM pg_catalog.unnest(%(privileges)s::text[]) AS privilege
+             WHERE NOT pg_catalog.has_table_privilege(c.oid, privilege)),
        EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal
                AND tgenabled IN ('O', 'A')
@@ -28,7 +35,7 @@ SELECT c.relkind::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
                '[]')
         FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid
           AND indpred IS NULL AND indexprs IS NULL)
-FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)::oid
+FROM pg_class AS c WHERE c.oid = %(oid)s::oid
 """
 
 # Each column with its type; that of a domain is the one that it is over.
@@ -37,7 +44,7 @@ WITH RECURSIVE resolved AS (
     SELECT attnum, atttypid AS type_id, atttypmod AS modifier, attnotnull AS is_required,
            atthasdef OR attidentity <> '' AS has_default
     FROM pg_attribute
-    WHERE attrelid = to_regclass(%(name)s)::oid AND attnum > 0 AND NOT attisdropped
+    WHERE attrelid = %(oid)s::oid AND attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT r.attnum, t.typbasetype, greatest(r.modifier, t.typtypmod),
            r.is_required OR t.typnotnull, r.has_default OR t.typdefault IS NOT NULL
@@ -51,16 +58,16 @@ SELECT a.attname::text,
        CASE WHEN a.attidentity = 'a' THEN 'identity' ELSE a.attgenerated::text END
 FROM resolved AS r
 JOIN pg_type AS t ON t.oid = r.type_id AND t.typtype <> 'd'
-JOIN pg_attribute AS a ON a.attrelid = to_regclass(%(name)s)::oid AND a.attnum = r.attnum
+JOIN pg_attribute AS a ON a.attrelid = %(oid)s::oid AND a.attnum = r.attnum
 LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
 """
 
 # The views on these columns, and the views on those: none of the columns may change its type.
 READ_VIEWS = """
 WITH RECURSIVE dependent AS (
-    SELECT to_regclass(%(name)s)::oid AS id, ARRAY(
+    SELECT %(oid)s::oid AS id, ARRAY(
         SELECT attnum::integer FROM pg_attribute
-        WHERE attrelid = to_regclass(%(name)s)::oid AND attname = ANY (%(columns)s)) AS numbers
+        WHERE attrelid = %(oid)s::oid AND attname = ANY (%(columns)s)) AS numbers
     UNION
     SELECT w.ev_class, NULL FROM dependent
     JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass::oid AND d.refobjid = dependent.id
@@ -77,8 +84,6 @@ _KINDS = {
     "f": "a foreign table",
     "S": "a sequence",
     "c": "a type",
-    "i": "an index",
-    "I": "an index",
 }
 _TYPE_NAMES = {  # as pg_type has them
     "smallint": "int2",
@@ -126,10 +131,12 @@ class FoundColumn(NamedTuple):
 
 
 class FoundTable(NamedTuple):
-    """A row of READ_RELATION, and the columns by name."""
+    """Where it is, a row of READ_TABLE, and the columns by name. `lacking` are privileges."""
 
+    place: Relation
     kind: str
     is_owner: bool
+    lacking: Sequence[str]
     has_children: bool
     has_filling_trigger: bool
     has_primary_key: bool
@@ -138,34 +145,39 @@ class FoundTable(NamedTuple):
 
 
 def read_table(cursor: Cursor, name: str) -> FoundTable | None:
-    """What the catalogs say of the relation `name`; None if there is none."""
-    cursor.execute(READ_RELATION, {"name": name})
-    relation = cursor.fetchone()
-    if relation is None:
+    """What the catalogs say of the relation `name`; None if there is none.
+
+    Raises DatabaseError if there are several (see find_relation).
+    """
+    place = find_relation(cursor, name)
+    if not place.exists:
         return None
-    cursor.execute(READ_COLUMNS, {"name": name})
+    params = {"oid": place.oid, "privileges": list(PRIVILEGES)}
+    table = fetch_one(cursor, READ_TABLE, params)
+    cursor.execute(READ_COLUMNS, params)
     columns = [FoundColumn(*row) for row in cursor.fetchall()]
-    return FoundTable._make((*relation, {column.name: column for column in columns}))
+    return FoundTable._make((place, *table, {column.name: column for column in columns}))
 
 
-def read_views(cursor: Cursor, name: str, columns: Iterable[str]) -> list[str]:
-    """The views that hold on to these columns of the relation `name`."""
-    cursor.execute(READ_VIEWS, {"name": name, "columns": list(columns)})
+def read_views(cursor: Cursor, found: FoundTable, columns: list[str]) -> list[str]:
+    """The views that hold on to these columns."""
+    cursor.execute(READ_VIEWS, {"oid": found.place.oid, "columns": columns})
     return [view for (view,) in cursor.fetchall()]
 
 
-def check_columns(cursor: Cursor, table: Table) -> list[str]:
+def check_columns(cursor: Cursor, table: Table, found: FoundTable | None = None) -> list[str]:
     """Why a run could not store every row exactly: a clause each, with the statement that helps.
 
     Empty where all is well, or there is no table yet. Tells all that ensure_table would refuse, and
-    what it would try to widen in vain.
+    what it would try to widen in vain. `found` is what read_table says, if that is known.
     """
-    found = read_table(cursor, table.name)
+    found = found or read_table(cursor, table.name)
     if found is None:
         return []
     faults = find_faults(table, found)
     narrow = find_narrow(table, found)
-    views = read_views(cursor, table.name, [*find_wrong_columns(table, found), *map(_name, narrow)])
+    held = [*find_wrong_columns(table, found), *(column.name for column in narrow)]
+    views = read_views(cursor, found, held) if held else []
     if narrow and (views or not found.is_owner):
         faults += [
             f"{column.name} is {found.columns[column.name].shown}: let the table's owner run "
@@ -189,7 +201,8 @@ def find_faults(table: Table, found: FoundTable) -> list[str]:
         faults.append("other tables inherit from it, whose rows its keys do not cover: end that")
     for column in wanted_columns(table):
         faults += _find_column_faults(table, column, found.columns.get(column.name))
-    return faults + _find_unfilled(table, found) + _find_missing_keys(table, found)
+    faults += _find_unfilled(table, found)
+    return faults + find_missing_keys(table.name, (table.key, *table.unique), found)
 
 
 def find_wrong_columns(table: Table, found: FoundTable) -> list[str]:
@@ -220,8 +233,9 @@ def widen_statement(table: Table, found: FoundTable, column: Column) -> sql.Comp
     before, after = found.columns[column.name].digits
     scale = max(after, column.scale)
     precision = max(before + after, column.precision - column.scale + scale)
-    # The fill factor of schema.sql comes with it; a partitioned table itself stores nothing.
-    fill = "SET (fillfactor = 50), " if found.kind == "r" else ""
+    # A partitioned table itself stores nothing.
+    has_fill = table.fillfactor is not None and found.kind == "r"
+    fill = f"SET (fillfactor = {table.fillfactor}), " if has_fill else ""
     return sql.SQL(
         f"ALTER TABLE {{}} {fill}ALTER COLUMN {{}} TYPE numeric({precision}, {scale})"
     ).format(sql.Identifier(table.name), sql.Identifier(column.name))
@@ -229,12 +243,7 @@ def widen_statement(table: Table, found: FoundTable, column: Column) -> sql.Comp
 
 def wanted_columns(table: Table) -> tuple[Column, ...]:
     """All that a run writes: the table's columns, and the two moments."""
-    moments = (table.last_updated, table.created_at)
-    return (*table.columns, *(Column(name, "timestamp") for name in moments if name))
-
-
-def _name(column: Column) -> str:
-    return column.name
+    return (*table.columns, *(Column(name, "timestamp") for name in table.moments))
 
 
 def _type_of(column: Column) -> str:
@@ -281,15 +290,15 @@ def _find_unfilled(table: Table, found: FoundTable) -> list[str]:
     ]
 
 
-def _find_missing_keys(table: Table, found: FoundTable) -> list[str]:
-    """The keys that nothing guards. An index on a part of a key guards all of it."""
+def find_missing_keys(name: str, keys: Sequence[tuple[str, ...]], found: FoundTable) -> list[str]:
+    """The keys that nothing guards, the first as primary key. An index on a part guards it all."""
     faults = []
-    for key in filter(None, (table.key, *table.unique)):
+    for key in filter(None, keys):
         if not any(set(columns) <= set(key) for columns in found.unique if columns):
-            is_primary = key == table.key and not found.has_primary_key
+            is_primary = key == keys[0] and not found.has_primary_key
             columns = f"({', '.join(key)})"
             faults.append(
-                f"it has no unique key {columns}: ALTER TABLE {table.name} ADD "
+                f"it has no unique key {columns}: ALTER TABLE {name} ADD "
                 f"{'PRIMARY KEY' if is_primary else 'UNIQUE'} {columns}"
             )
     return faults

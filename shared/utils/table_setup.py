@@ -15,6 +15,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
 from shared.utils.relations import find_relation
+from shared.utils.sql import fetch_one
 from shared.utils.staged_merge import lock_table
 from shared.utils.table_check import (
     FoundTable,
@@ -40,7 +41,7 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
         logger.info("created the table %s", table.name)
         return
     if find_faults(table, found):
-        refuse_table(table, check_columns(cursor, table))
+        refuse_table(table, check_columns(cursor, table, found))
     for column in find_narrow(table, found):
         _widen(cursor, table, found, column)
 
@@ -67,24 +68,17 @@ SELECT current_setting('server_version_num')::integer, current_setting('server_v
        current_user::text,
        pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
        pg_catalog.has_database_privilege(current_database()::text, 'TEMPORARY'),
-       to_regclass(%(table)s) IS NOT NULL,
-       coalesce(pg_catalog.has_schema_privilege(current_schema()::text, 'CREATE'), false),
-       ARRAY(SELECT privilege FROM pg_catalog.unnest(%(privileges)s) AS privilege
-             WHERE NOT pg_catalog.has_table_privilege(to_regclass(%(table)s)::oid, privilege))
+       coalesce(pg_catalog.has_schema_privilege(current_schema()::text, 'CREATE'), false)
 """
-TABLE_PRIVILEGES = ["SELECT", "INSERT", "UPDATE", "DELETE"]
 OLDEST_SERVER = 130000  # min_scale() and DROP DATABASE ... FORCE came with PostgreSQL 13
 
 
-def check_access(cursor: Cursor, table: Table) -> str:
-    """Say what a run finds: server, role, and whether the table is there. Changes nothing.
+def find_access_faults(cursor: Cursor, table: Table) -> tuple[str, list[str]]:
+    """What a run finds (server, role, table), and all that it would stumble over (ruling 23).
 
-    Raises DatabaseError that names everything that a run would stumble over (ruling 23).
+    Changes nothing.
     """
-    cursor.execute(READ_ACCESS, {"table": table.name, "privileges": TABLE_PRIVILEGES})
-    row = cursor.fetchone()
-    assert row is not None
-    number, version, user, read_only, may_temporary, exists, may_create, lacking = row
+    number, version, user, read_only, may_temporary, may_create = fetch_one(cursor, READ_ACCESS)
     faults = []
     if number < OLDEST_SERVER:
         faults.append(f"PostgreSQL {version} is too old: 13 or later is needed")
@@ -92,17 +86,35 @@ def check_access(cursor: Cursor, table: Table) -> str:
         faults.append("the database is read-only (a standby?): point DB_HOST to the primary")
     if not may_temporary:
         faults.append(f"{user} lacks TEMPORARY on the database")
-    if lacking:
-        faults.append(f"{user} lacks {', '.join(lacking)} on {table.name}")
-    if unsuited := check_columns(cursor, table):
+    state, lacking = _find_table_faults(cursor, table, user, may_create=may_create)
+    return f"PostgreSQL {version}, role {user}, {state}", faults + lacking
+
+
+def _find_table_faults(
+    cursor: Cursor, table: Table, user: str, *, may_create: bool
+) -> tuple[str, list[str]]:
+    try:
+        found = read_table(cursor, table.name)
+    except DatabaseError as exc:  # its name alone does not tell which one is meant
+        return f"no table {table.name}", [str(exc).rstrip(".")]
+    if found is None:
+        lacking = [f"{table.name} is not there, and {user} lacks CREATE on the schema"]
+        place = find_relation(cursor, table.name)
+        return f"the first run makes {place}", [] if may_create else lacking
+    faults = []
+    if found.lacking:
+        faults.append(f"{user} lacks {', '.join(found.lacking)} on {table.name}")
+    if unsuited := check_columns(cursor, table, found):
         faults.append(f"the table {table.name} cannot take its rows: {'; '.join(unsuited)}")
-    if not exists and not may_create:
-        faults.append(f"{table.name} is not there, and {user} lacks CREATE on the schema")
+    return f"table {found.place} is there", faults
+
+
+def check_access(cursor: Cursor, table: Table) -> str:
+    """Say what a run finds. Raises DatabaseError with all that find_access_faults has found."""
+    description, faults = find_access_faults(cursor, table)
     if faults:
         raise DatabaseError(f"A run would fail: {'; '.join(faults)}.")
-    name = find_relation(cursor, table.name)
-    state = f"table {name} is there" if exists else f"the first run makes {name}"
-    return f"PostgreSQL {version}, role {user}, {state}"
+    return description
 
 
 def _widen(cursor: Cursor, table: Table, found: FoundTable, column: Column) -> None:

@@ -30,7 +30,13 @@ WHERE "t"."instrument_token" IS NULL
 -- So that the planner knows how much that is.
 ANALYZE "pg_temp"."stock_ingestion_delta";
 
--- Stored rows let go of a symbol that the run gives to another key.
+-- How many keys are new, and how many have other values now.
+SELECT count(*) FILTER (WHERE "d"."old_instrument_token" IS NULL),
+       count(*) FILTER (WHERE "d"."old_instrument_token" IS NOT NULL AND "d"."new_instrument_token" IS NOT NULL
+                        AND ("d"."new_tradingsymbol", "d"."new_exchange_token", "d"."new_instrument_type", "d"."new_name", "d"."new_segment", "d"."new_expiry", "d"."new_strike", "d"."new_tick_size", "d"."new_lot_size") IS DISTINCT FROM ("d"."old_tradingsymbol", "d"."old_exchange_token", "d"."old_instrument_type", "d"."old_name", "d"."old_segment", "d"."old_expiry", "d"."old_strike", "d"."old_tick_size", "d"."old_lot_size"))
+FROM "pg_temp"."stock_ingestion_delta" AS d;
+
+-- Stored rows let go of what the run gives to another key: tradingsymbol, exchange.
 WITH holder AS (
     SELECT "t"."instrument_token", "t"."exchange", EXISTS (SELECT FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange") AS is_staged
     FROM "public"."kite_instrument_master" AS t JOIN "pg_temp"."stock_ingestion_delta" AS d ON "t"."tradingsymbol" OPERATOR(pg_catalog.=) "d"."new_tradingsymbol" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange"
@@ -56,7 +62,7 @@ WHERE t."last_updated" OPERATOR(pg_catalog.=) %(previous)s
 
 -- Keys that are there, with something new.
 UPDATE "public"."kite_instrument_master" AS t SET "tradingsymbol" = "d"."new_tradingsymbol", "exchange_token" = "d"."new_exchange_token", "instrument_type" = "d"."new_instrument_type", "name" = "d"."new_name", "segment" = "d"."new_segment", "expiry" = "d"."new_expiry", "strike" = "d"."new_strike", "tick_size" = "d"."new_tick_size", "lot_size" = "d"."new_lot_size", "last_updated" = %(moment)s
-FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange";
+FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "d"."old_instrument_token" IS NOT NULL AND "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange";
 
 -- Keys that are new.
 INSERT INTO "public"."kite_instrument_master" ("instrument_token", "exchange", "tradingsymbol", "exchange_token", "instrument_type", "name", "segment", "expiry", "strike", "tick_size", "lot_size", "last_updated", "created_at")
@@ -79,9 +85,6 @@ SELECT "t"."instrument_token"::text, "t"."exchange"::text, "t"."tradingsymbol"::
 -- After an answer to COMMIT that was lost: is it stored?
 SELECT EXISTS (SELECT FROM "public"."kite_instrument_master" AS t WHERE t."last_updated" OPERATOR(pg_catalog.=) %(moment)s);
 
--- In a dry run, in place of the changes: how many rows are superseded.
-SELECT count(*) FROM (SELECT "t"."instrument_token", "t"."exchange" FROM "public"."kite_instrument_master" AS t JOIN "pg_temp"."stock_ingestion_delta" AS d ON "t"."tradingsymbol" OPERATOR(pg_catalog.=) "d"."new_tradingsymbol" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange"
-WHERE NOT EXISTS (SELECT FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange")) AS superseded;
-
--- And how many are new.
-SELECT count(*) FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "d"."old_instrument_token" IS NULL;
+-- In a dry run: the rows that would be superseded by their tradingsymbol, exchange.
+SELECT "t"."instrument_token", "t"."exchange" FROM "public"."kite_instrument_master" AS t JOIN "pg_temp"."stock_ingestion_delta" AS d ON "t"."tradingsymbol" OPERATOR(pg_catalog.=) "d"."new_tradingsymbol" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange"
+WHERE NOT EXISTS (SELECT FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "t"."instrument_token" OPERATOR(pg_catalog.=) "d"."new_instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "d"."new_exchange");

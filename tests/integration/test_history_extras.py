@@ -5,14 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from dag_1_import_instruments_from_kite.changes import CHANGES
 from dag_1_import_instruments_from_kite.import_instruments import FEED
+from shared.models.table import Column
 from shared.store import prepare_extras
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.extras import (
+    ExtraTable,
+    Upgrade,
+    ensure_extra_table,
+    find_extra,
+    find_upgrades,
+    is_readable,
+)
+from shared.utils.table_check import FoundTable
 from tests.command_line import CommandLine
 from tests.conftest import Server
 from tests.instruments import instrument, to_csv
@@ -302,11 +313,9 @@ def test_table_of_changes_without_a_key_works_for_a_role_that_may_not_add_it(
     assert cli.query("SELECT tradingsymbol FROM kite_instrument_change") == [("S1",)]
     check = cli.run("--check")
     assert check.status == 0
-    assert (
-        f"has no primary key. The next run of its owner adds it: {CHANGES.add_key}" in check.stdout
-    )
-    assert CHANGES.add_key is not None
-    cli.query(CHANGES.add_key)
+    (add_key,) = (upgrade.statement for upgrade in CHANGES.upgrades)
+    assert f"has no primary key. The next run of its owner adds it: {add_key}" in check.stdout
+    cli.query(add_key)
     assert "lacking" not in cli.run("--check").stdout
     assert cli.load(to_csv(ROWS[2:])).stderr == ""
     cli.query("CREATE PUBLICATION everything FOR ALL TABLES")
@@ -375,3 +384,71 @@ def test_views_use_no_function_that_another_role_made_for_their_types(
     ]
     assert cli.query("SELECT call_symbol, put_symbol FROM kite_option_chain") == [("A1CE", "A1PE")]
     assert cli.query("SELECT expiries FROM kite_underlying") == [(1,)]
+
+
+# A table of an earlier version
+
+NOTES = ExtraTable(
+    "note",
+    "CREATE TABLE note (note_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text,"
+    " host text)",
+    columns=(Column("text", "text", nullable=True), Column("host", "text", nullable=True)),
+    privileges=("SELECT", "INSERT"),
+    key=("note_id",),
+    upgrades=(Upgrade("host", "ALTER TABLE note ADD COLUMN IF NOT EXISTS host text"),),
+)
+
+
+def look_up(manager: DatabaseManager) -> FoundTable:
+    found = manager.run_in_transaction(lambda cursor: find_extra(cursor, NOTES))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def old_notes(db_manager: DatabaseManager) -> DatabaseManager:
+    db_manager.execute_query(NOTES.script.replace(", host text", ""))
+    return db_manager
+
+
+def test_table_that_is_made_needs_no_upgrade(db_manager: DatabaseManager) -> None:
+    ensure = partial(ensure_extra_table, table=NOTES)
+    assert db_manager.run_in_transaction(ensure) is None
+    assert find_upgrades(NOTES, look_up(db_manager)) == []
+
+
+def test_older_table_gets_the_column_that_it_lacks(old_notes: DatabaseManager) -> None:
+    assert "host" not in look_up(old_notes).columns
+    assert old_notes.run_in_transaction(partial(ensure_extra_table, table=NOTES)) is None
+    assert "host" in look_up(old_notes).columns
+    assert find_upgrades(NOTES, look_up(old_notes)) == []
+
+
+def test_older_table_is_used_as_it_is_by_a_role_that_may_not_change_it(
+    old_notes: DatabaseManager, server: Server, database: str, make_role: Callable[[], str]
+) -> None:
+    role = make_role()
+    old_notes.execute_query(f"GRANT SELECT, INSERT ON note TO {role}")
+    config = server.config(database, user=role, password="Role-Secret-3f9")
+    with DatabaseManager(config) as manager:
+        assert manager.run_in_transaction(partial(ensure_extra_table, table=NOTES)) is None
+        assert manager.run_in_transaction(lambda cursor: is_readable(cursor, NOTES))
+        found = look_up(manager)
+    assert "host" not in found.columns
+    assert find_upgrades(NOTES, found) == [NOTES.upgrades[0].statement]
+
+
+def test_upgrade_that_is_not_wanted_now(old_notes: DatabaseManager) -> None:
+    """As `check` looks."""
+    ensure = partial(ensure_extra_table, table=NOTES, upgrade=False)
+    assert old_notes.run_in_transaction(ensure) is None
+    assert "host" not in look_up(old_notes).columns
+
+
+def test_table_that_lacks_more_than_an_upgrade_adds_is_something_elses(
+    db_manager: DatabaseManager,
+) -> None:
+    db_manager.execute_query("CREATE TABLE note (note_id bigint PRIMARY KEY, words text)")
+    reason = db_manager.run_in_transaction(partial(ensure_extra_table, table=NOTES))
+    assert reason == "note was made by something else, rename it (it lacks the column text)"
+    assert db_manager.run_in_transaction(lambda cursor: find_extra(cursor, NOTES)) is None

@@ -125,7 +125,7 @@ def test_temporary_tables_that_another_client_of_a_pooled_session_left(
             )
         assert manager.upsert_instruments(FIRST) == (20, 0)
         assert manager.count_all_instruments() == 20
-        assert not manager.has_relation("ingestion_run")
+        assert not find(manager, "ingestion_run").exists
     other = server.connect(database)
     assert fields_of(read_table(other)) == {key_of(row): row for row in FIRST}
     other.close()

@@ -11,26 +11,21 @@ from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2 import sql
 
 from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Column, Table
+from shared.utils import merge_statements as statements
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.merge_statements import DELTA_NAME, MergeStatements
 from shared.utils.relations import Relation
-from shared.utils.staged_merge import (
-    DELTA_NAME,
-    MergeResult,
-    MergeStatements,
-    lock_table,
-    merge_rows,
-    render_merge,
-)
+from shared.utils.staged_merge import MergeResult, lock_table, merge_rows
 from tests.conftest import Server
 from tests.instruments import instrument
 from tests.table_model import fields_of, key_of, read_table
 
 MASTER = Relation("public", "kite_instrument_master")
-PINNED = Path(__file__).with_name("merge_kite_instrument_master.sql")
 
 SHOPS = Table(
     name="shops",
@@ -44,6 +39,20 @@ SHOPS = Table(
     unique=(("name",), ("code",)),
     last_updated="seen_at",
     created_at="first_seen_at",
+)
+# Rows that come a few at a time, and carry no moment of a run.
+CANDLES = Table(
+    name="candle",
+    columns=(
+        Column("token", "bigint"),
+        Column("begins_at", "timestamptz"),
+        Column("close", "numeric", precision=12, scale=2),
+        Column("volume", "bigint", nullable=True),
+    ),
+    key=("token", "begins_at"),
+    last_updated="",
+    created_at="",
+    is_snapshot=False,
 )
 SHOPS_SQL = """
 CREATE TABLE shops (
@@ -69,44 +78,75 @@ def counts(result: MergeResult) -> tuple[int, int, int]:
     return result.inserted, result.updated, result.superseded
 
 
-def render_pinned(statements: MergeStatements, connection: Any) -> str:
+def render_pinned(merge: MergeStatements, connection: Any) -> str:
     """The statements as a file of SQL, with a line of description each."""
-    (make_way,) = statements.make_way
-    assert statements.count_superseded is not None
-    described = (
-        ("What another merge may have left in a pooled session.", statements.drop),
-        ("The rows of the run, gone when the transaction ends.", statements.create_stage),
-        ("Filled from the client, as text.", statements.copy),
-        ("From here on nobody else writes, and everybody reads.", statements.lock_table),
-        ("Where no history tells it: the moment of the last list.", statements.newest),
-        ("What the run changes.", statements.create_delta),
-        ("So that the planner knows how much that is.", statements.analyze_delta),
-        ("Stored rows let go of a symbol that the run gives to another key.", make_way),
-        ("Keys that are there, with nothing new about them but the moment.", statements.touch),
-        ("Keys that are there, with something new.", statements.update),
-        ("Keys that are new.", statements.insert),
-        (
-            "How many rows the run has, and how many of its changes are off.",
-            statements.count_at_moment,
+    make_way = dict(zip(merge.table.unique, merge.render_each(statements.MAKE_WAY)))
+    superseded = dict(zip(merge.table.unique, merge.render_each(statements.SUPERSEDED)))
+    of_snapshot = {
+        "From here on nobody else writes, and everybody reads.": statements.LOCK_TABLE,
+        "Where no history tells it: the moment of the last list.": statements.NEWEST,
+    }
+    touch = {"Keys that are there, with nothing new about them but the moment.": statements.TOUCH}
+    is_stored = {"After an answer to COMMIT that was lost: is it stored?": statements.IS_STORED}
+    is_snapshot = merge.table.is_snapshot
+    described: dict[str, Any] = {
+        "What another merge may have left in a pooled session.": statements.DROP,
+        "The rows of the run, gone when the transaction ends.": statements.CREATE_STAGE,
+        "Filled from the client, as text.": statements.COPY_TO_STAGE,
+        **(of_snapshot if is_snapshot else {}),
+        "What the run changes.": (statements.CREATE_DELTA, statements.CREATE_DELTA_OF_STAGED),
+        "So that the planner knows how much that is.": statements.ANALYZE_DELTA,
+        "How many keys are new, and how many have other values now.": statements.COUNT_DELTA,
+        **{
+            f"Stored rows let go of what the run gives to another key: {', '.join(unique)}.": each
+            for unique, each in make_way.items()
+        },
+        **(touch if is_snapshot else {}),
+        "Keys that are there, with something new.": statements.UPDATE,
+        "Keys that are new.": statements.INSERT,
+        "How many rows the run has, and how many of its changes are off.": (
+            statements.COUNT_STORED,
+            statements.COUNT_STAGED,
         ),
-        ("Where something may change rows on their way: all that are there.", statements.read_back),
-        ("After an answer to COMMIT that was lost: is it stored?", statements.is_stored),
-        (
-            "In a dry run, in place of the changes: how many rows are superseded.",
-            statements.count_superseded,
+        "Where something may change rows on their way: all that are there.": (
+            statements.READ_BACK,
+            statements.READ_BACK_STAGED,
         ),
-        ("And how many are new.", statements.count_inserted),
-    )
+        **(is_stored if merge.table.last_updated else {}),
+        **{
+            f"In a dry run: the rows that would be superseded by their {', '.join(unique)}.": each
+            for unique, each in superseded.items()
+        },
+    }
+
+    def render(statement: Any) -> str:
+        if isinstance(statement, sql.SQL):
+            statement = merge.render(statement)
+        elif isinstance(statement, tuple):
+            statement = merge.render(*statement)
+        text: str = statement.as_string(connection)
+        return text
+
     return "\n".join(
-        f"-- {description}\n{statement.as_string(connection)};\n"
-        for description, statement in described
+        f"-- {description}\n{render(statement)};\n" for description, statement in described.items()
     )
 
 
-def test_statements_equal_the_pinned_file(module_connection: Any) -> None:
-    rendered = render_pinned(render_merge(INSTRUMENT_TABLE, MASTER), module_connection)
-    assert rendered == PINNED.read_text(encoding="utf-8"), (
-        f"the merge has changed: review it, then put this into {PINNED.name}:\n{rendered}"
+@pytest.mark.parametrize(
+    ("table", "file_name"),
+    [
+        pytest.param(INSTRUMENT_TABLE, "merge_kite_instrument_master.sql", id="snapshot"),
+        pytest.param(CANDLES, "merge_candle.sql", id="incremental"),
+    ],
+)
+def test_statements_equal_the_pinned_file(
+    module_connection: Any, table: Table, file_name: str
+) -> None:
+    pinned = Path(__file__).with_name(file_name)
+    merge = MergeStatements(table, Relation("public", table.name))
+    rendered = render_pinned(merge, module_connection)
+    assert rendered == pinned.read_text(encoding="utf-8"), (
+        f"the merge has changed: review it, then put this into {file_name}:\n{rendered}"
     )
 
 
@@ -553,7 +593,6 @@ def test_merge_of_a_table_without_a_further_unique_key(
         "CREATE TABLE plain (id int PRIMARY KEY, value varchar(5),"
         " last_updated timestamp, created_at timestamp)"
     )
-    assert render_merge(table, Relation("public", "plain")).make_way == ()
     rows = [{"id": 1, "value": "a"}, {"id": 2, "value": "a"}, {"id": 1, "value": "b"}]
     assert counts(db_manager.merge(table, rows, dry_run=True)) == (2, 1, 0)
     assert counts(db_manager.merge(table, rows)) == (2, 1, 0)
@@ -579,7 +618,7 @@ def test_touch_hashes_the_delta_whatever_the_statistics_expect(
     plans = []
 
     def explain(cursor: Any, previous: datetime | None) -> None:
-        touch = render_merge(INSTRUMENT_TABLE, MASTER).touch
+        touch = MergeStatements(INSTRUMENT_TABLE, MASTER).render(statements.TOUCH)
         parameters = {"previous": previous, "moment": datetime(2199, 12, 31)}
         cursor.execute(b"EXPLAIN " + cursor.mogrify(touch, parameters))
         plans.append("\n".join(line for (line,) in cursor.fetchall()))

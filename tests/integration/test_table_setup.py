@@ -19,7 +19,9 @@ from dag_1_import_instruments_from_kite.import_instruments import (
 )
 from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
+from shared.models.table import Column, Table
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.table_setup import check_access, ensure_table, find_access_faults
 from tests.conftest import PROJECT, Server
 from tests.instruments import instrument
 from tests.table_model import fields_of, key_of, read_table, wait_until
@@ -387,3 +389,74 @@ def test_table_in_the_schema_of_the_search_path_is_the_one(
         "SELECT schemaname FROM pg_tables WHERE tablename = 'kite_instrument_master'",
         dbname=empty_database,
     ) == [(role,)]
+
+
+# What `check` tells of a table of any description
+
+SHOPS = Table("shop", (Column("id", "integer"), Column("name", "text")), ("id",))
+
+
+def find_faults(manager: DatabaseManager, table: Table = SHOPS) -> tuple[str, list[str]]:
+    return manager.run_in_transaction(lambda cursor: find_access_faults(cursor, table))
+
+
+def test_table_that_the_first_run_would_make(db_manager: DatabaseManager) -> None:
+    description, faults = find_faults(db_manager)
+    assert faults == []
+    assert description.endswith(", the first run makes public.shop")
+
+
+def test_every_fault_is_told_at_once(
+    server: Server, database: str, db_manager: DatabaseManager, make_role: Callable[[], str]
+) -> None:
+    db_manager.execute_query("CREATE TABLE shop (id smallint PRIMARY KEY)")
+    role = make_role()
+    server.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
+    config = server.config(database, user=role, password="Role-Secret-3f9")
+    with DatabaseManager(config) as manager:
+        description, faults = find_faults(manager)
+        assert description.endswith(f"role {role}, table public.shop is there")
+        assert faults == [
+            f"{role} lacks TEMPORARY on the database",
+            f"{role} lacks SELECT, INSERT, UPDATE, DELETE on shop",
+            "the table shop cannot take its rows: id is smallint, which does not hold every "
+            "integer exactly: ALTER TABLE shop ALTER COLUMN id TYPE integer USING id::integer; "
+            "it lacks the column name: ALTER TABLE shop ADD COLUMN name text; "
+            "it lacks the column last_updated: ALTER TABLE shop ADD COLUMN last_updated timestamp; "
+            "it lacks the column created_at: ALTER TABLE shop ADD COLUMN created_at timestamp",
+        ]
+        with pytest.raises(DatabaseError, match=r"^A run would fail: role_.* on shop; the table"):
+            manager.run_in_transaction(lambda cursor: check_access(cursor, SHOPS))
+
+
+def test_name_in_two_other_schemas_is_a_fault_like_others(
+    server: Server, database: str, db_manager: DatabaseManager
+) -> None:
+    for schema in ("first", "second", "third"):
+        db_manager.execute_query(f"CREATE SCHEMA {schema}")
+    for schema in ("second", "third"):
+        db_manager.execute_query(f"CREATE TABLE {schema}.shop (id integer)")
+    server.execute(f"ALTER DATABASE {database} SET search_path = first, second, third")
+    db_manager.close()
+    _, faults = find_faults(db_manager)
+    assert len(faults) == 1
+    assert faults[0].startswith("shop is in two schemas of the search_path: second and third.")
+
+
+@pytest.mark.parametrize(
+    ("fillfactor", "options"), [(None, None), (70, ["fillfactor=70"])], ids=["none", "70"]
+)
+def test_widened_table_has_the_fill_factor_of_its_description(
+    db_manager: DatabaseManager, fillfactor: int | None, options: list[str] | None
+) -> None:
+    db_manager.execute_query(
+        "CREATE TABLE shop (id integer PRIMARY KEY, price numeric(8, 2), last_updated timestamp,"
+        " created_at timestamp)"
+    )
+    price = Column("price", "numeric", precision=10, scale=4)
+    table = Table("shop", (Column("id", "integer"), price), ("id",), fillfactor=fillfactor)
+    db_manager.run_in_transaction(lambda cursor: ensure_table(cursor, table, ""))
+    assert db_manager.fetch_all("SELECT reloptions FROM pg_class WHERE relname = 'shop'") == [
+        (options,)
+    ]
+    assert find_faults(db_manager, table)[1] == []
