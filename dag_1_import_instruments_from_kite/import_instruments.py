@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, time
@@ -16,11 +17,12 @@ from shared.config.fields import Field, exchanges
 from shared.exceptions import ValidationError
 from shared.feed import Batch, Feed, Payload, RejectedRow, Run
 from shared.foreign_text import shorten
-from shared.models.instrument import INSTRUMENT_TABLE, Instrument, QuickCheck, check_instrument
+from shared.models.column import find_invalid
+from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
 from shared.run import read_schema, retry_policy, run_feed
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
-from shared.utils.kite_csv import WrittenKey, parse_dump
+from shared.utils.kite_csv import KITE_ORDER, WrittenKey, parse_dump
 from shared.utils.operation import advance, operation
 from shared.utils.table_setup import ensure_table
 
@@ -28,19 +30,6 @@ logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
 _TRANSFORMED_AT_ONCE = 1000
-KITE_ORDER = (
-    "instrument_token",
-    "exchange_token",
-    "tradingsymbol",
-    "name",
-    "expiry",
-    "strike",
-    "tick_size",
-    "lot_size",
-    "instrument_type",
-    "segment",
-    "exchange",
-)
 
 
 def import_instruments_from_kite(
@@ -148,23 +137,17 @@ def validate_instruments(
     Raises:
         ValidationError: If there were instruments and none is valid
     """
-    faults: list[RejectedRow] = []
-    valid = []
-    quick_check = QuickCheck()
-    for instrument in instruments:
-        if quick_check.passes(instrument):
-            valid.append(instrument)
-            continue
-        try:
-            validate_instrument(instrument)
-        except ValidationError as exc:
-            faults.append(_rejected(instrument, str(exc)))
-        else:
-            valid.append(instrument)
-    # Tokens hardly ever repeat, not even between exchanges. A symbol also counts as missing if the
-    # quick check missed a valid row.
+    invalid = dict(find_invalid(INSTRUMENT_TABLE.columns, instruments, validate_instrument))
+    faults = [_rejected(instruments[index], str(fault)) for index, fault in invalid.items()]
+    valid = instruments.copy()
+    if invalid:
+        valid = [row for index, row in enumerate(instruments) if index not in invalid]
+    symbols: defaultdict[Any, set[Any]] = defaultdict(set)
+    for instrument in valid:
+        symbols[instrument["exchange"]].add(instrument["tradingsymbol"])
+    # Tokens hardly ever repeat, not even between exchanges.
     tokens = set(map(itemgetter("instrument_token"), valid))
-    if not len(tokens) == quick_check.count_symbols() == len(valid):
+    if not len(tokens) == sum(map(len, symbols.values())) == len(valid):
         valid = _without_other_symbols(valid, faults)
         valid = _without_repeated_symbols(valid, faults)
     if faults:

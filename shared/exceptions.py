@@ -7,6 +7,7 @@ StockIngestionError
 ├── AuthenticationError            stop; somebody has to log in again; exit status 3
 ├── APIError                       stop
 │   └── TransientAPIError          try again (also a TransientError)
+│       └── TooManyRequestsError   ask less often
 ├── DatabaseError                  stop, the transaction is rolled back
 │   └── TransientDatabaseError     try again (also a TransientError)
 └── TransientError                 what may pass by itself: the retry policy retries only this
@@ -52,6 +53,10 @@ class APIError(StockIngestionError):
 
 class TransientAPIError(TransientError, APIError):
     """Kite Connect is overloaded, down, out of reach, or its answer was cut short."""
+
+
+class TooManyRequestsError(TransientAPIError):
+    """The source asks for fewer requests (HTTP 429): everybody who asks it has to wait."""
 
 
 class DatabaseError(StockIngestionError):

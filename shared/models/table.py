@@ -7,22 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.models.column import Column
 
-@dataclass(frozen=True)
-class Column:
-    """A column that rows are merged into, with its PostgreSQL type.
-
-    A varchar has a `length` in characters; a numeric a `precision` (digits in all) and a `scale`
-    (decimals among them): a value with more decimals is refused, never rounded. Of a `nullable` one
-    rows may come without a value.
-    """
-
-    name: str
-    sql_type: str
-    length: int | None = None
-    precision: int | None = None
-    scale: int | None = None
-    nullable: bool = False
+__all__ = ["Column", "Table"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""The HTTP session under kiteconnect: it believes no answer that is not whole, or too large."""
+"""An HTTP session that believes no answer that is not whole, or too large (ruling 34)."""
 
 from __future__ import annotations
 
 import http.client
 import io
-import json
 import math
 import re
 import time
@@ -12,68 +11,92 @@ import zlib
 from collections.abc import Callable
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import requests
 import urllib3
 
-from shared.exceptions import APIError, TransientAPIError
+from shared.exceptions import APIError, TooManyRequestsError, TransientAPIError
 from shared.foreign_text import shorten
 from shared.utils.interruptible import DeadlineExceededError
 
-# Called with the bytes of the dump that have come, and how many were announced (None: not known).
+# Called with the bytes that have come, and how many were announced (None: not known).
 Progress = Callable[[int, "int | None"], None]
 
 
 class Bounds(NamedTuple):
-    """How large an answer may be, in MB: as it comes, and unpacked."""
+    """How large an answer of a media type may be, in MB: as it comes, and unpacked.
+
+    An answer of another media type is no larger than OTHER_BOUNDS.
+    """
 
     raw: int
     unpacked: int
+    media_type: str = ""
 
 
-LIST_BOUNDS = Bounds(32, 128)  # a real one has 1.6 and 9.5 MB
+LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
 _CHUNK_BYTES = 64 * 1024
-_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 425, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
-_NO_PROVEN_END = (
-    "Kite's answer may be cut short: no one length (Content-Length) and no chunks tell where it "
-    "ends. Check what is between this machine and Kite if this stays."
-)
+
+class Source(NamedTuple):
+    """Who is asked: the name in messages, the address, and the setting that holds it.
+
+    `media_types` is a pattern of those that its answers have; by default any but HTML.
+    """
+
+    name: str
+    root: str
+    setting: str = "its address"
+    media_types: str = ""
+
+    @property
+    def answer(self) -> str:
+        """What messages call its answer."""
+        return f"{self.name}'s answer"
+
+    @property
+    def way_out(self) -> str:
+        """What to check where an answer cannot be the source's own."""
+        return f"check {self.setting}, and what is between this machine and {self.name}"
+
+
+class Answer(NamedTuple):
+    """A whole answer: status, media type in lower case, body, and the body's gzip if it was one."""
+
+    status: int
+    reason: str
+    media_type: str
+    body: bytes
+    packed: bytes | None
 
 
 class StrictSession(requests.Session):
-    """A session that tells a body that was cut short from a whole one (ruling 34).
+    """A session that tells an answer that was cut short from a whole one.
 
     requests and urllib3 accept a gzip stream without its end mark, a body whose end nothing tells,
-    and any size; kiteconnect looks at no HTTP status. Here an answer counts only if its status is
-    200 and its end is proven: by Content-Length, by its chunks, or as one whole gzip member. An
-    answer that says "try later" is raised as such, without its text: an error page can echo the
-    request's headers, the token with them.
+    and any size. Here an answer counts only if its end is proven: by Content-Length, by its chunks,
+    or as one whole gzip member. An answer that says "try later" is raised as such, without its
+    text: an error page can echo the request's headers, the token with them.
 
     Redirects are not followed, and ~/.netrc does not replace the token (ruling 36).
-
-    `packed_body` is the last answer's body as it came, if that was gzip.
     """
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, source: Source, progress: Progress | None = None) -> None:
         super().__init__()
+        self._source = source
         self._progress = progress
-        self._generation = 0
-        self.packed_body: bytes | None = None
+        self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
-    def abort(self) -> None:
-        """Make the next request begin anew, on a connection of its own.
-
-        A download that a deadline left behind in its thread ends at its next piece. A connection
-        on which something went wrong may be about to be closed by the other side.
-        """
-        self._generation += 1
+    def abandon(self) -> None:
+        """End a download that a deadline has left behind in its thread, at its next piece."""
+        self._is_abandoned = True
         self.close()
 
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -82,23 +105,44 @@ class StrictSession(requests.Session):
         It would also read a redirect's body, whatever its size, where it is told not to follow.
         """
 
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request; the answer is a whole one with status 200, or an error of Kite's in JSON.
+    def ask(self, method: str, url: str, *, bounds: Bounds = OTHER_BOUNDS, **kwargs: Any) -> Answer:
+        """Send a request; `kwargs` are those of `requests.Session.request`.
 
-        Raises TransientAPIError or APIError for any other.
+        The answer is whole, with status 200 or, as JSON, with one that says what was wrong with the
+        request. Raises TransientAPIError or APIError for any other.
         """
-        with self._begin(*args, **{**kwargs, "stream": True}) as response:
-            media_type = _refuse_head(response)
-            is_list = "csv" in media_type
-            body = self._read_body(
-                response,
-                LIST_BOUNDS if is_list else OTHER_BOUNDS,
-                self._progress if is_list else None,
+        source = self._source
+        with self._begin(method, url, **kwargs, stream=True) as response:
+            media_type = _refuse_head(response, source)
+            progress = self._progress if bounds.media_type else None
+            if bounds.media_type not in media_type:
+                bounds, progress = OTHER_BOUNDS, None
+            is_packed = _is_packed(response, source)
+            total = _announced_length(response, source, is_packed=is_packed)
+            _refuse_size(total or 0, bounds.raw, source)
+            received = bytearray()
+            while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+                if self._is_abandoned:
+                    raise DeadlineExceededError
+                received += piece
+                _refuse_size(len(received), bounds.raw, source)
+                if progress is not None:
+                    progress(len(received), total)
+        if total is not None and len(received) != total:
+            raise TransientAPIError(
+                f"{source.answer} was cut short: {len(received)} of {total} bytes came."
             )
-        response.raw = io.BytesIO(body)
-        response.headers["Content-Type"] = media_type  # kiteconnect knows it in lower case only
-        if response.status_code != 200 and not _is_error_of_kite(body):
-            raise APIError(f"Kite answered HTTP {_status(response)}.")
+        packed = bytes(received) if is_packed else None
+        body = bytes(received) if packed is None else _unpack(packed, bounds, source)
+        return Answer(response.status_code, response.reason, media_type, body, packed)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> Any:
+        """`ask` as kiteconnect wants it: a requests.Response, whose media type is in lower case."""
+        answer = self.ask(str(method), str(url), **kwargs)
+        response = requests.Response()
+        response.status_code = answer.status
+        response.headers["Content-Type"] = answer.media_type
+        response.raw = io.BytesIO(answer.body)
         return response
 
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
@@ -107,105 +151,65 @@ class StrictSession(requests.Session):
             return super().request(*args, **kwargs)
         except (TypeError, ValueError) as exc:
             if any(isinstance(cause, urllib3.exceptions.InvalidHeader) for cause in exc.args):
-                raise TransientAPIError(_NO_PROVEN_END) from exc  # two lengths
+                raise _no_proven_end(self._source) from exc  # two lengths
             # Nothing was sent. The text of these can hold a part of a proxy's password.
             raise APIError(
-                "Kite cannot be asked: check KITE_API_ROOT, and HTTP_PROXY and HTTPS_PROXY in the "
-                "environment. Expected addresses such as http://host:8080."
+                f"{self._source.name} cannot be asked: check {self._source.setting}, HTTP_PROXY "
+                "and HTTPS_PROXY. Expected addresses such as http://host:8080."
             ) from None
 
-    def _read_body(
-        self, response: requests.Response, bounds: Bounds, progress: Progress | None
-    ) -> bytes:
-        """The whole body, unpacked. Raises TransientAPIError if it ends before its end."""
-        generation = self._generation
-        is_packed = _is_gzip(response)
-        total = _announced_length(response, is_packed=is_packed)
-        received = bytearray()
-        if total is not None and total > bounds.raw * MB:
-            _refuse_size(bounds.raw)
-        while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
-            if self._generation != generation:
-                raise DeadlineExceededError
-            received += piece
-            if len(received) > bounds.raw * MB:
-                _refuse_size(bounds.raw)
-            if progress is not None:
-                progress(len(received), total)
-        if total is not None and len(received) != total:
-            raise TransientAPIError(
-                f"Kite's answer was cut short: {len(received)} of {total} bytes came."
-            )
-        self.packed_body = bytes(received) if is_packed else None
-        return bytes(received) if self.packed_body is None else _unpack(self.packed_body, bounds)
 
-
-def _refuse_head(response: requests.Response) -> str:
-    """The media type of an answer that may be read, in lower case.
+def _refuse_head(response: requests.Response, source: Source) -> str:
+    """The media type, in lower case, of an answer whose body may be read.
 
     Raises TransientAPIError or APIError for one that is of no use whatever its body is.
     """
     status = response.status_code
+    got = f"HTTP {status} ({response.reason})"
+    said = f"{source.name} answered {got}"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if status in _TRANSIENT_STATUS:
+    if status == 429 or status in _TRANSIENT_STATUS:
         seconds = _retry_after(response.headers.get("Retry-After"))
-        raise TransientAPIError(
-            f"Kite answered HTTP {_status(response)}.{_wish(seconds)}", retry_after_seconds=seconds
-        )
+        error = TooManyRequestsError if status == 429 else TransientAPIError
+        raise error(f"{said}.{_wish(seconds)}", retry_after_seconds=seconds)
     if 300 <= status < 400:
-        _refuse_redirect(response)
+        location = re.split("[?#]", response.headers.get("Location", ""))[0]
+        target = f"to {shorten(location, 100)}" if location else "without an address"
+        raise APIError(
+            f"{said}: a redirect {target}. Redirects are not followed, and nothing was sent there: "
+            f"{source.way_out}."
+        )
     is_part = "Content-Range" in response.headers
     if status < 300 and (status != 200 or is_part):  # of a cache in between: the next may be whole
         raise TransientAPIError(
-            f"Expected a whole answer from Kite (HTTP 200), got HTTP {_status(response)}."
+            f"Expected a whole answer from {source.name} (HTTP 200), got {got}."
         )
     if status != 200:
         if "json" not in media_type:
-            raise APIError(f"Kite answered HTTP {_status(response)}.")
+            raise APIError(f"{said}.")
     elif "html" in media_type:
-        raise TransientAPIError("Kite answered with an HTML page: it may be down.")
-    elif not re.search("json|csv", media_type):
-        got = shorten(media_type) if media_type else "an answer without Content-Type"
-        raise TransientAPIError(f"Expected JSON or CSV from Kite, got {got}.")
+        raise TransientAPIError(f"{source.name} answered with an HTML page: it may be down.")
+    elif not re.search(source.media_types, media_type):
+        wanted = source.media_types.upper().replace("|", " or ")
+        found = shorten(media_type) if media_type else "an answer without Content-Type"
+        raise TransientAPIError(f"Expected {wanted} from {source.name}, got {found}.")
     return media_type
 
 
-def _status(response: requests.Response) -> str:
-    return f"{response.status_code} ({response.reason})"
-
-
-def _refuse_redirect(response: requests.Response) -> NoReturn:
-    location = re.split("[?#]", response.headers.get("Location", ""))[0]
-    raise APIError(
-        f"Kite answered HTTP {_status(response)}: a redirect "
-        f"{f'to {shorten(location, 100)}' if location else 'without an address'}. Redirects are "
-        "not followed, and nothing was sent there: check KITE_API_ROOT, and what is between this "
-        "machine and Kite."
-    )
-
-
-def _is_error_of_kite(body: bytes) -> bool:
-    """Whether kiteconnect will raise for this body: it looks at no status."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return False
-    kind = answer.get("error_type") if isinstance(answer, dict) else None
-    return isinstance(kind, str) and kind != ""
-
-
-def _is_gzip(response: requests.Response) -> bool:
-    """Whether the body is packed. Raises APIError if it is in a way that was not asked for."""
+def _is_packed(response: requests.Response, source: Source) -> bool:
+    """Whether the body is gzip. Raises APIError if it is packed in another way."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):
         raise APIError(
-            f"Expected an answer that is plain or gzip, got Content-Encoding {shorten(encoding)}: "
-            "check what is between this machine and Kite."
+            "Expected an answer that is plain or gzip, got Content-Encoding "
+            f"{shorten(encoding)}: {source.way_out}."
         )
     return encoding.endswith("gzip")
 
 
-def _announced_length(response: requests.Response, *, is_packed: bool) -> int | None:
+def _announced_length(
+    response: requests.Response, source: Source, *, is_packed: bool
+) -> int | None:
     """The length in bytes that the body must have; None if its chunks or its gzip tell its end.
 
     Raises TransientAPIError if nothing does: it is whatever came until the connection closed.
@@ -216,11 +220,18 @@ def _announced_length(response: requests.Response, *, is_packed: bool) -> int | 
         chunks is not None and chunks.lower() != "chunked"
     )
     if is_odd or (length is None and chunks is None and not is_packed):
-        raise TransientAPIError(_NO_PROVEN_END)
+        raise _no_proven_end(source)
     if chunks is not None:
         answer: Any = response.raw
         answer._fp.fp = _WholeLines(answer._fp.fp)
     return None if length is None else int(length)
+
+
+def _no_proven_end(source: Source) -> TransientAPIError:
+    return TransientAPIError(
+        f"{source.answer} may be cut short: neither one length (Content-Length) nor chunks tell "
+        f"where it ends. If this stays, {source.way_out}."
+    )
 
 
 class _WholeLines:
@@ -239,7 +250,7 @@ class _WholeLines:
         return line
 
 
-def _unpack(packed: bytes, bounds: Bounds) -> bytes:
+def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
     """The content of a gzip stream of one member, which gzip.decompress would not insist on.
 
     Raises TransientAPIError unless it has its end mark and nothing after it, APIError if it is
@@ -249,21 +260,24 @@ def _unpack(packed: bytes, bounds: Bounds) -> bytes:
     try:
         content = unpacker.decompress(packed, bounds.unpacked * MB + 1)
     except zlib.error as exc:
-        raise TransientAPIError(f"Kite's answer is damaged: {exc}.") from exc
-    if len(content) > bounds.unpacked * MB:
-        _refuse_size(bounds.unpacked)
+        raise TransientAPIError(f"{source.answer} is damaged: {exc}.") from exc
+    _refuse_size(len(content), bounds.unpacked, source)
     if not unpacker.eof:
-        raise TransientAPIError("Kite's answer was cut short: its gzip stream has no end.")
+        raise TransientAPIError(f"{source.answer} was cut short: its gzip stream has no end.")
     if unpacker.unused_data:  # another member may have been cut off behind it
-        raise TransientAPIError("Kite's answer is damaged: its gzip stream goes on after its end.")
+        raise TransientAPIError(
+            f"{source.answer} is damaged: its gzip stream goes on after its end."
+        )
     return content
 
 
-def _refuse_size(megabytes: int) -> NoReturn:
-    raise APIError(
-        f"Kite's answer is larger than {megabytes} MB, which none of its answers is: check "
-        "KITE_API_ROOT, and what is between this machine and Kite."
-    )
+def _refuse_size(size: int, megabytes: int, source: Source) -> None:
+    """Raise APIError if so many bytes are more than so many MB."""
+    if size > megabytes * MB:
+        raise APIError(
+            f"{source.answer} is larger than {megabytes} MB, more than any that is expected: "
+            f"{source.way_out}."
+        )
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -275,7 +289,7 @@ def _retry_after(value: str | None) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # no date, or after all years that there are
+    except (ValueError, OverflowError):  # not a date, or a year that is out of range
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import inspect
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from kiteconnect import KiteConnect
 from urllib3.connection import HTTPConnection
 
 from sandbox.kite_faults import (
@@ -34,7 +31,8 @@ from shared.exceptions import (
     StockIngestionError,
     TransientAPIError,
 )
-from shared.utils.kite_client_wrapper import KiteClientWrapper, RawKiteConnect
+from shared.feed import Batch
+from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
 from tests.instruments import instrument, to_csv
 
@@ -59,13 +57,6 @@ def wrapper(kite: KiteServer, delays: list[float]) -> KiteClientWrapper:
 def proven(wrapper: KiteClientWrapper) -> KiteClientWrapper:
     wrapper.authenticate()
     return wrapper
-
-
-@pytest.fixture
-def raw_client(kite: KiteServer) -> Iterator[RawKiteConnect]:
-    client = RawKiteConnect(kite.api_key, kite.access_token, root=kite.root, timeout=10)
-    yield client
-    client.reqsession.close()
 
 
 def make_wrapper(kite: KiteServer, delays: list[float], **options: Any) -> KiteClientWrapper:
@@ -139,18 +130,24 @@ def test_fetch_after_authenticate(kite: KiteServer, wrapper: KiteClientWrapper) 
     assert rows == [{**row, "line_number": line} for line, row in enumerate(INSTRUMENTS, start=2)]
     assert [type(row["strike"]) for row in rows] == [type(None), Decimal]
     assert rows[1]["expiry"] == date(2026, 8, 27)
-    assert wrapper.rejected_rows == []
+    assert wrapper.payload is not None
+    assert wrapper.payload.batch == Batch(rows, [])
 
 
 def test_rejected_rows_are_those_of_the_last_fetch(
     kite: KiteServer, proven: KiteClientWrapper
 ) -> None:
+    def rejected_lines() -> list[int | None]:
+        assert proven.payload is not None
+        assert proven.payload.batch is not None
+        return [row.line_number for row in proven.payload.batch.rejected]
+
     kite.dump = to_csv(INSTRUMENTS) + b"x,1,BAD,,0,,,0.05,1,EQ,NSE,NSE\n"
     assert len(proven.fetch_instruments()) == 2
-    assert [row.line_number for row in proven.rejected_rows] == [4]
+    assert rejected_lines() == [4]
     kite.dump = to_csv(INSTRUMENTS)
     proven.fetch_instruments()
-    assert proven.rejected_rows == []
+    assert rejected_lines() == []
 
 
 def test_filter_instruments(wrapper: KiteClientWrapper) -> None:
@@ -159,43 +156,37 @@ def test_filter_instruments(wrapper: KiteClientWrapper) -> None:
     assert wrapper.filter_instruments(INSTRUMENTS, []) == INSTRUMENTS
 
 
-# The seam to kiteconnect
+# What is sent, and what comes back
 
 
-def test_seam_is_what_kiteconnect_has() -> None:
-    """If kiteconnect renames what is overridden, the override would be silently without effect."""
-    assert callable(KiteConnect._parse_instruments)
-    assert list(inspect.signature(KiteConnect._parse_instruments).parameters) == ["self", "data"]
-    assert KiteConnect._routes["market.instruments.all"] == "/instruments"
-    assert KiteConnect._routes["user.profile"] == "/user/profile"
-    assert list(inspect.signature(KiteConnect.instruments).parameters) == ["self", "exchange"]
-    assert "_parse_instruments" in inspect.getsource(KiteConnect.instruments)
-
-
-def test_raw_client_sends_what_kite_wants(kite: KiteServer, raw_client: RawKiteConnect) -> None:
-    raw_client.profile()
-    raw_client.instruments()
-    profile, dump = kite.requests
+def test_requests_have_what_kite_wants(kite: KiteServer, proven: KiteClientWrapper) -> None:
+    proven.fetch_instruments()
     assert [(r.method, r.path) for r in kite.requests] == [
         ("GET", "/user/profile"),
         ("GET", "/instruments"),
     ]
-    for request in (profile, dump):
+    for request in kite.requests:
         assert request.headers["x-kite-version"] == "3"
         assert request.headers["authorization"] == "token sandbox_key:sandbox_token"
         assert request.headers["accept-encoding"] == "gzip"
-        assert request.headers["user-agent"].startswith("Kiteconnect-python/")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-def test_raw_client_gives_the_exact_bytes(
-    kite: KiteServer, raw_client: RawKiteConnect, packed: bool
+def test_payload_has_the_exact_bytes_and_what_was_read_in_them(
+    kite: KiteServer, proven: KiteClientWrapper, packed: bool
 ) -> None:
     body = CSV_HEADER + b"\xff\xfe\x00,\r\n, 1.10 ,\xc3\xa9\n" * 20_000
     encoding = (("Content-Encoding", "gzip"),) if packed else ()
     sent = gzip.compress(body) if packed else body
     kite.fail_next("/instruments", CustomAnswer(sent, headers=encoding))
-    assert raw_client.instruments() == body
+    rows = proven.fetch_instruments()
+    assert proven.payload is not None
+    assert proven.payload.body == body
+    assert proven.payload.packed == (sent if packed else None)
+    assert gzip.decompress(proven.payload.pack()) == body
+    assert proven.payload.batch is not None
+    assert proven.payload.batch.rows is rows
+    assert len(proven.payload.batch.rejected) == 40_000
 
 
 WHOLE = to_csv(INSTRUMENTS)

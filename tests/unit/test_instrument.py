@@ -10,12 +10,8 @@ from typing import Any
 import pytest
 
 from shared.exceptions import ValidationError
-from shared.models.instrument import (
-    INSTRUMENT_TABLE,
-    Instrument,
-    QuickCheck,
-    check_instrument,
-)
+from shared.models.column import find_invalid
+from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
 from tests.instruments import instrument
 
 KITE_TEXT = {
@@ -296,7 +292,7 @@ def test_table_is_the_designs() -> None:
     assert INSTRUMENT_TABLE.unique == (("tradingsymbol", "exchange"),)
 
 
-# The quick check
+# Many at once
 
 # Values of every type, some of which are equal to good ones of another type.
 ODD_VALUES = [
@@ -317,46 +313,42 @@ def is_valid(data: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("column", INSTRUMENT_TABLE.column_names)
-def test_quick_check_lets_nothing_pass_that_the_check_refuses(column: str) -> None:
+def test_many_at_once_are_judged_as_each_by_itself(column: str) -> None:
     for first in ODD_VALUES:
-        quick_check = QuickCheck()
-        assert quick_check.passes(PLAIN)
-        quick_check.passes({**PLAIN, column: first})
-        for second in ODD_VALUES:
-            odd = {**PLAIN, column: second}
-            assert not quick_check.passes(odd) or is_valid(odd), (first, second)
+        good = [PLAIN, PLAIN]
+        rows = [*good, {**PLAIN, column: first}, *({**PLAIN, column: odd} for odd in ODD_VALUES)]
+        invalid = dict(find_invalid(INSTRUMENT_TABLE.columns, rows))
+        assert [index not in invalid for index in range(len(rows))] == [*map(is_valid, rows)]
 
 
 @pytest.mark.parametrize("column", INSTRUMENT_TABLE.column_names)
-def test_quick_check_of_an_instrument_that_lacks_a_field(column: str) -> None:
-    quick_check = QuickCheck()
-    assert not quick_check.passes({name: PLAIN[name] for name in PLAIN if name != column})
+def test_instrument_that_lacks_a_field_among_many(column: str) -> None:
+    lacking = {name: PLAIN[name] for name in PLAIN if name != column}
+    invalid = dict(find_invalid(INSTRUMENT_TABLE.columns, [PLAIN, lacking]))
+    assert list(invalid) == ([] if is_valid(lacking) else [1])
 
 
-def test_quick_check_passes_what_a_list_is_full_of() -> None:
-    """One that did not pass would be checked at length: right, but slow for a whole list."""
-    quick_check = QuickCheck()
-    for fields in (
-        {},
-        {"expiry": None},
-        {"strike": Decimal(0)},
-        {"lot_size": 0},
-        {"instrument_token": 2**63 - 1},
-        {"tradingsymbol": "S" * 50, "exchange_token": "1" * 50},
-        {"lot_size": 2**31 - 1},
-    ):
-        for _ in range(2):  # the second time from memory
-            assert quick_check.passes({**PLAIN, **fields}), fields
+def test_what_a_list_is_full_of_is_not_judged_one_by_one() -> None:
+    """It would be right, but slow for a whole list."""
+    rows = [
+        {**PLAIN, **fields}
+        for fields in (
+            {},
+            {"expiry": None, "name": None},
+            {"strike": Decimal(0), "lot_size": 0},
+            {"instrument_token": 2**63 - 1},
+            {"tradingsymbol": "S" * 50, "exchange_token": "1" * 50},
+            {"lot_size": 2**31 - 1},
+        )
+    ]
+    asked: list[Any] = []
+    assert list(find_invalid(INSTRUMENT_TABLE.columns, rows * 1000, asked.append)) == []
+    assert asked == []
 
 
-def test_quick_check_counts_the_symbols_of_those_that_passed() -> None:
-    quick_check = QuickCheck()
-    for token, symbol, exchange in [
-        (1, "A", "NSE"),
-        (2, "B", "NSE"),
-        (3, "A", "BSE"),
-        (4, "A", "NSE"),
-        (0, "C", "NSE"),
-    ]:
-        quick_check.passes(instrument(token, symbol, exchange))
-    assert quick_check.count_symbols() == 3
+def test_fault_among_many_is_told_with_its_place() -> None:
+    rows = [PLAIN] * 1000
+    rows[321] = {**PLAIN, "lot_size": -1}
+    ((index, fault),) = find_invalid(INSTRUMENT_TABLE.columns, rows)
+    assert index == 321
+    assert str(fault).startswith("lot_size: expected a whole number from 0 to 2147483647")

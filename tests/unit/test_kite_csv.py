@@ -11,15 +11,10 @@ from typing import Any
 import pytest
 
 from shared.exceptions import APIError, TransientAPIError
-from shared.utils.kite_csv import (
-    RejectedRow,
-    parse_dump,
-    shorten,
-    to_date,
-    to_decimal,
-    to_integer,
-    to_text,
-)
+from shared.feed import RejectedRow
+from shared.foreign_text import shorten
+from shared.models.column import to_date, to_decimal, to_integer, to_text
+from shared.utils.kite_csv import parse_dump
 from tests.conftest import HEADER
 from tests.instruments import KITE_COLUMNS, instrument, to_csv
 

@@ -1,0 +1,313 @@
+"""A column: how a text becomes its value, and which values it holds exactly.
+
+The rules of a column are here alone; reading a list and checking rows follow them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Context, Decimal
+from functools import cached_property, partial
+from operator import itemgetter
+from types import NoneType
+from typing import Any, TypeVar
+
+from shared.exceptions import ValidationError
+from shared.foreign_text import shorten
+
+T = TypeVar("T")
+
+_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # in a UTF-8 database
+_MOST_DIGITS = 1000  # of a number; PostgreSQL's own limit is higher
+_EXACT = Context(prec=2 * _MOST_DIGITS)
+_ROWS_AT_ONCE = 200
+_MOST_REMEMBERED = 100_000  # distinct values of a column
+
+
+def _reader(
+    pattern: str, make: Callable[[str], T], expected: str, form: str = ""
+) -> Callable[[str], T | None]:
+    """What gives a text's value, or None if it is blank, and raises ValueError for another text."""
+    accepted = re.compile(pattern, re.ASCII)
+
+    def read(text: str) -> T | None:
+        stripped = text.strip(" ")
+        if not stripped:
+            return None
+        if not accepted.fullmatch(stripped):
+            raise ValueError(f"expected {expected}{form}")
+        try:
+            return make(stripped)
+        except ValueError as exc:
+            raise ValueError(f"expected {expected} that exists") from exc
+
+    return read
+
+
+def to_text(text: str) -> str | None:
+    """The text as it is, or None if it is blank."""
+    return text if text.strip() else None
+
+
+# int() refuses more digits, with a message about interpreter settings.
+to_integer = _reader("[+-]?[0-9]{1,4000}", int, "a whole number")
+to_decimal = _reader(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", Decimal, "a decimal number"
+)
+to_date = _reader(_DATE, date.fromisoformat, "a date", " as YYYY-MM-DD")
+to_moment = _reader(
+    _DATE + r"[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?",
+    datetime.fromisoformat,
+    "a date and time",
+    " as YYYY-MM-DDTHH:MM:SS",
+)
+
+# PostgreSQL's types to Python's; values of others are texts that PostgreSQL reads.
+_INTEGER_BITS = {"smallint": 15, "integer": 31, "bigint": 63}
+_PYTHON_TYPES: Mapping[str, type] = {
+    **dict.fromkeys(_INTEGER_BITS, int),
+    "numeric": Decimal,
+    "date": date,
+    "timestamp": datetime,
+    "timestamptz": datetime,
+}
+_READERS: Mapping[type, Callable[[str], Any]] = {
+    str: to_text,
+    int: to_integer,
+    Decimal: to_decimal,
+    date: to_date,
+    datetime: to_moment,
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that rows are merged into, with its PostgreSQL type.
+
+    `name` is also the column's name in a row, and has to be an identifier of Python's; `header` is
+    its name in a CSV's header where that is another one.
+    A varchar has a `length` in characters; a numeric a `precision` (digits in all) and a `scale`
+    (decimals among them): a value with more decimals is refused, never rounded. A number is not
+    below `minimum`. Of a `nullable` one rows may come without a value.
+    `is_distinct` says that nearly every row has a value of its own: none is remembered then.
+    `reader`, if given, turns a text into the value in place of the type's own way; it raises
+    ValueError with what it expected.
+    """
+
+    name: str
+    sql_type: str
+    length: int | None = None
+    precision: int | None = None
+    scale: int | None = None
+    nullable: bool = False
+    minimum: int | None = None
+    is_distinct: bool = False
+    header: str = ""
+    reader: Callable[[str], Any] | None = None
+
+    @cached_property
+    def python_type(self) -> type:
+        """The type of its values."""
+        return _PYTHON_TYPES.get(self.sql_type, str)
+
+    @cached_property
+    def types(self) -> frozenset[type]:
+        """The types that a value may have."""
+        return frozenset((self.python_type, NoneType) if self.nullable else (self.python_type,))
+
+    @cached_property
+    def integer_range(self) -> tuple[int, int]:
+        """The lowest and the highest whole number that it holds."""
+        limit: int = 2 ** _INTEGER_BITS[self.sql_type]
+        return (-limit if self.minimum is None else self.minimum), limit - 1
+
+    @cached_property
+    def expected(self) -> str:
+        """What a value has to be, in words."""
+        if self.python_type is int:
+            return "a whole number from {} to {}".format(*self.integer_range)
+        if self.python_type is Decimal and self.precision is not None:
+            scale = self.scale or 0
+            limit = f"1e{self.precision - scale}"
+            low = f"above -{limit}" if self.minimum is None else f"from {self.minimum}"
+            return f"a number {low} to below {limit} with at most {scale} decimals"
+        if self.python_type is datetime:
+            return f"a date and time with{'out' if self.sql_type == 'timestamp' else ''} time zone"
+        return {str: "a text", date: "a date"}.get(self.python_type, "a decimal number")
+
+    def read(self, text: str) -> Any:
+        """The value that `text` means, or None if it is blank.
+
+        Raises ValueError with the column, what was expected and what came.
+        """
+        try:
+            return (self.reader or _READERS[self.python_type])(text)
+        except ValueError as exc:
+            raise ValueError(f"{self.name}: {exc}, got {shorten(text)}") from None
+
+    def convert(self, value: Any) -> Any:
+        """`value` in the column's type where it means the same: a text, a float, a datetime.
+
+        Anything else comes back as it is, for `check` to judge. Raises ValidationError if a text
+        cannot be read.
+        """
+        if self.python_type is date and isinstance(value, datetime):
+            return value.date()
+        if self.python_type is Decimal and value is not None:
+            value = str(value)  # of a float it is the shortest text that means it: 90.875
+        try:
+            return self.read(value) if type(value) is str else value
+        except ValueError as exc:
+            raise ValidationError(str(exc)) from None
+
+    def holds(self, values: Collection[Any]) -> bool:
+        """Whether it can hold each of `values` exactly. To ask once for many is what is fast."""
+        types = set(map(type, values))
+        if not types <= self.types:
+            return False
+        if NoneType in types:
+            values = [value for value in values if value is not None]
+        return not values or _HOLDS[self.python_type](self, values)
+
+    def check(self, value: Any) -> None:
+        """Raise ValidationError, with what was expected, unless it can hold `value` exactly."""
+        if type(value) is self.python_type and _HOLDS[self.python_type](self, (value,)):
+            return
+        if value is None and self.nullable:
+            return
+        is_text = self.python_type is str and type(value) is str
+        if value is None or (is_text and not self.nullable and not value.strip()):
+            raise ValidationError(f"{self.name}: required, but missing")
+        if is_text and self.length is not None and len(value) > self.length:
+            raise ValidationError(
+                f"{self.name}: expected at most {self.length} characters, got {len(value)}: "
+                f"{shorten(value)}"
+            )
+        if is_text:
+            raise ValidationError(
+                f"{self.name}: holds a character that cannot be stored, got {shorten(value)}"
+            )
+        raise ValidationError(f"{self.name}: expected {self.expected}, got {shorten(value)}")
+
+
+def _holds_texts(column: Column, texts: Collection[str]) -> bool:
+    joined = "".join(texts)
+    return (
+        (column.length is None or max(map(len, texts)) <= column.length)
+        and (joined.isprintable() or not _UNSTORABLE.search(joined))
+        and (column.nullable or all(map(str.strip, texts)))
+    )
+
+
+def _holds_integers(column: Column, numbers: Collection[int]) -> bool:
+    lowest, highest = column.integer_range
+    return lowest <= min(numbers) and max(numbers) <= highest
+
+
+def _holds_decimals(column: Column, numbers: Collection[Decimal]) -> bool:
+    return all(map(partial(_fits, column), numbers))
+
+
+def _fits(column: Column, number: Decimal) -> bool:
+    """Whether NUMERIC(precision, scale) holds the number as it is.
+
+    PostgreSQL does not read thousands of zeros behind the point.
+    """
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -_MOST_DIGITS:  # NaN, Infinity
+        return False
+    scale = (column.scale or 0) if column.precision is not None else _MOST_DIGITS
+    whole_digits = (column.precision or 2 * _MOST_DIGITS) - scale
+    return (
+        (number == 0 or number.adjusted() < whole_digits)
+        and (column.minimum is None or number >= column.minimum)
+        and number == number.quantize(Decimal((0, (1,), -scale)), context=_EXACT)
+    )
+
+
+def _holds_moments(column: Column, moments: Collection[datetime]) -> bool:
+    has_zone = column.sql_type == "timestamptz"
+    return all((moment.tzinfo is not None) == has_zone for moment in moments)
+
+
+_HOLDS: Mapping[type, Callable[[Column, Collection[Any]], bool]] = {
+    str: _holds_texts,
+    int: _holds_integers,
+    Decimal: _holds_decimals,
+    date: lambda column, dates: True,
+    datetime: _holds_moments,
+}
+
+
+class ColumnCheck:
+    """The check of one column for many rows: each distinct value is looked at once."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._known: set[Any] = set()
+
+    def passes(self, values: Collection[Any]) -> bool:
+        """Whether the column can hold each of `values`."""
+        if self._column.is_distinct:
+            return self._column.holds(values)
+        if not self._column.types.issuperset(map(type, values)):  # 1, True and 1.0 are equal
+            return False
+        try:
+            if self._known.issuperset(values):
+                return True
+            new = set(values) - self._known
+        except TypeError:  # a signalling NaN has no hash
+            return False
+        if not self._column.holds(new):
+            return False
+        if len(self._known) > _MOST_REMEMBERED:
+            self._known.clear()
+        self._known |= new
+        return True
+
+    def find_odd(self, values: Sequence[Any]) -> list[int]:
+        """The indexes of the values that the column cannot hold."""
+        if self.passes(values):
+            return []
+        return [index for index, value in enumerate(values) if not self.passes((value,))]
+
+
+def check_row(columns: Sequence[Column], row: Mapping[str, Any]) -> None:
+    """Check a value for each column; one that is not in `row` counts as None.
+
+    Raises ValidationError with the first column that cannot hold its value.
+    """
+    for column in columns:
+        column.check(row.get(column.name))
+
+
+def find_invalid(
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
+    check: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> Iterator[tuple[int, ValidationError]]:
+    """The index and the fault of each row that `check` refuses (`check_row` by default).
+
+    `check` raises ValidationError. It is asked about few rows beside those that do not fit: many
+    are looked at together first, which takes less than a microsecond a row.
+    """
+    judge = check or partial(check_row, columns)
+    names = [column.name for column in columns]
+    values_of = itemgetter(*names, names[0])  # of two names or more, which makes it give a tuple
+    checks = [ColumnCheck(column) for column in columns]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        try:
+            by_column = zip(checks, zip(*map(values_of, part)))
+            suspects = {index for check, values in by_column for index in check.find_odd(values)}
+        except KeyError:  # a value is missing
+            suspects = set(range(len(part)))
+        for index in sorted(suspects):
+            try:
+                judge(part[index])
+            except ValidationError as exc:
+                yield start + index, exc

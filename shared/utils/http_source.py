@@ -1,0 +1,235 @@
+"""Ask a source over HTTP: whole answers only, retried, paced, and ended by a deadline.
+
+Any number of threads may use one source at once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+
+from shared.exceptions import (
+    APIError,
+    StockIngestionError,
+    TooManyRequestsError,
+    TransientAPIError,
+)
+from shared.utils.interruptible import (
+    DeadlineExceededError,
+    call_interruptibly,
+    sleep_interruptibly,
+)
+from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
+from shared.utils.strict_session import (
+    OTHER_BOUNDS,
+    Answer,
+    Bounds,
+    Progress,
+    Source,
+    StrictSession,
+)
+
+T = TypeVar("T")
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
+
+
+class Pacer:
+    """Lets no more than so many requests a second begin, over all threads that share it.
+
+    `clock` gives seconds, `sleep` takes them.
+    """
+
+    def __init__(
+        self,
+        requests_per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = sleep_interruptibly,
+    ) -> None:
+        self._interval_seconds = 1 / requests_per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._next = -math.inf  # when the next request may begin, by the clock
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Return when the caller's request may begin."""
+        while (seconds := self._take_turn()) > 0:
+            self._sleep(seconds)
+
+    def slow_down(self, seconds: float | None) -> None:
+        """Let no request begin within the seconds that the source asked for (None: it did not say).
+
+        What is too long to be waited for is passed over.
+        """
+        seconds = _PAUSE_SECONDS if seconds is None else seconds
+        if seconds <= MAX_RETRY_AFTER_SECONDS:
+            with self._lock:
+                self._next = max(self._next, self._clock() + seconds)
+
+    def _take_turn(self) -> float:
+        """0 if the turn is the caller's, otherwise the seconds until it may ask again."""
+        with self._lock:
+            now = self._clock()
+            if now < self._next:
+                return self._next - now
+            self._next = now + self._interval_seconds
+            return 0.0
+
+
+class HttpSource:
+    """A source of bytes at one address, which several threads may ask at once.
+
+    `root` is the address that routes are joined to. `timeout_seconds` bounds each connect and each
+    read, `deadline_seconds` a whole attempt (ruling 25). `progress` is called with the bytes of a
+    large answer that have come, and how many were announced (None if that is not known).
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        source: Source | None = None,
+        timeout_seconds: float = 30.0,
+        deadline_seconds: float = 300.0,
+        retry: RetryPolicy | None = None,
+        requests_per_second: float | None = None,
+        pacer: Pacer | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Nothing is sent yet. `pacer` is one that other sources share, in place of a rate."""
+        host = urlsplit(root).hostname or root
+        self.source = source or Source(host, root)
+        self.timeout_seconds = timeout_seconds
+        self._deadline_seconds = deadline_seconds
+        self._retry = retry or RetryPolicy()
+        self._pacer = pacer or (Pacer(requests_per_second) if requests_per_second else None)
+        self._progress = progress
+        self._is_local = host in LOCAL_HOSTS
+        self._idle: list[StrictSession] = []
+
+    def get(
+        self,
+        route: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        bounds: Bounds = OTHER_BOUNDS,
+    ) -> bytes:
+        """The body of the answer to a GET of `route`, a path below `root` or a whole address.
+
+        Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
+        """
+        return self.read(self._body_of, route, params, headers=headers, bounds=bounds)
+
+    def read(
+        self,
+        read: Callable[[Answer], T],
+        route: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        bounds: Bounds = OTHER_BOUNDS,
+        operation: str | None = None,
+    ) -> T:
+        """What `read` makes of the answer, which may have another status than 200.
+
+        Where it raises a TransientError, the source is asked again.
+        """
+        url = urljoin(self.source.root, route)
+        request = {"params": params, "headers": headers, "timeout": self.timeout_seconds}
+        return self.call(
+            lambda session: read(session.ask("GET", url, bounds=bounds, **request)),
+            operation or f"GET {urlsplit(url).path}",
+        )
+
+    def _body_of(self, answer: Answer) -> bytes:
+        if answer.status != 200:
+            said = f"HTTP {answer.status} ({answer.reason})"
+            raise APIError(f"{self.source.name} answered {said}.")
+        return answer.body
+
+    def call(
+        self,
+        work: Callable[[StrictSession], T],
+        operation: str,
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> T:
+        """Do `work`, which sends one request, with a session that nobody else has meanwhile.
+
+        What may pass by itself is tried again, on a connection of its own: the one before may be
+        about to be closed. Raises StockIngestionError in place of whatever the HTTP client raises.
+        """
+
+        def attempt() -> T:
+            if self._pacer is not None:
+                self._pacer.wait()
+            session = self._take_session()
+            try:
+                result = call_interruptibly(
+                    lambda: work(session), deadline_seconds=self._deadline_seconds
+                )
+            except BaseException as exc:
+                session.abandon()
+                if isinstance(exc, TooManyRequestsError) and self._pacer is not None:
+                    self._pacer.slow_down(exc.retry_after_seconds)
+                if isinstance(exc, StockIngestionError) or not isinstance(exc, Exception):
+                    raise
+                raise self._translate(exc) from exc
+            self._idle.append(session)
+            return result
+
+        return (retry or self._retry).run(attempt, operation=operation)
+
+    def _take_session(self) -> StrictSession:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            session = StrictSession(self.source, self._progress)
+            if self._is_local:
+                session.trust_env = False  # no proxy leads to this machine itself
+            return session
+
+    def _translate(self, error: Exception) -> StockIngestionError:
+        """The project's error for what the HTTP client raised; never with a foreign page's text."""
+        name, root = self.source.name, self.source.root
+        if isinstance(error, DeadlineExceededError):
+            seconds = self._deadline_seconds
+            return TransientAPIError(f"{name}'s answer did not end within {seconds:g} seconds.")
+        if isinstance(error, requests.exceptions.SSLError):
+            return APIError(f"No trusted connection to {root}: {_reason(error)}")
+        if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
+            return TransientAPIError(f"{name} at {root} did not answer in time.")
+        if isinstance(error, OSError):  # requests.RequestException is one
+            return TransientAPIError(f"No connection to {name} at {root}: {_reason(error)}")
+        if isinstance(error, urllib3.exceptions.HTTPError):
+            return TransientAPIError(f"{name}'s answer was cut short or damaged: {_reason(error)}")
+        return APIError(f"{name}'s answer cannot be used: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason in a chain of wrapped network errors: 'Connection refused'."""
+    seen: BaseException = error
+    while True:
+        inner = getattr(seen, "reason", None) or (seen.args[-1] if seen.args else None)
+        if not isinstance(inner, BaseException) and isinstance(seen.__cause__, OSError):
+            inner = seen.__cause__  # a NewConnectionError has only a text of it
+        if isinstance(inner, BaseException) and inner is not seen:
+            seen = inner
+            continue
+        if isinstance(seen, http.client.IncompleteRead):
+            return "the connection was closed too early"
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        return f"{type(seen).__name__}: {str(seen)[:200]}"
