@@ -1,4 +1,4 @@
-"""Retries with backoff: what may pass by itself is tried again, after growing delays."""
+"""Backoff policy: what may pass by itself is tried again, after growing delays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import tenacity
+
 from shared.exceptions import TransientError
 from shared.utils.interruptible import sleep_interruptibly
 
@@ -14,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A source that asks for a longer wait is not waited for: the next scheduled run is the retry.
+# A server that asks for a longer wait than this is not waited for: cron's next run is the retry.
 MAX_RETRY_AFTER_SECONDS = 300.0
 
-# Doubling stops here: a job that waits longer cannot be told from one that hangs.
+# Doubling stops here: a job that waits longer is not told from one that hangs.
 MAX_DELAY_SECONDS = 3600.0
 
 
@@ -54,24 +56,46 @@ def retry_with_backoff(
     """Call `func` until it succeeds, at most `max_attempts` times, and return its result.
 
     Only TransientError is retried (ruling 22). The n-th delay is `base_delay` * 2**(n-1) seconds,
-    or what the source asked for if that is longer, and at most MAX_DELAY_SECONDS. A source that
-    asks for more than MAX_RETRY_AFTER_SECONDS is not asked again. The last error is raised as it
+    or what the server asked for if that is longer (up to MAX_RETRY_AFTER_SECONDS; beyond it the
+    error is raised at once), and never more than MAX_DELAY_SECONDS. The last error is raised as it
     came.
     """
     name = operation or getattr(func, "__name__", "operation")
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            return func()
-        except TransientError as exc:
-            requested = exc.retry_after_seconds or 0.0
-            if attempt >= max_attempts or requested > MAX_RETRY_AFTER_SECONDS:
-                raise
-            backoff = base_delay * 2.0 ** min(attempt - 1, 100)
-            delay = min(max(backoff, requested), MAX_DELAY_SECONDS)
-            logger.warning(
-                "%s: attempt %d of %d failed, next in %g s: %s",
-                *(name, attempt, max_attempts, delay, exc),
-            )
-        (sleep or sleep_interruptibly)(delay)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        backoff = float(base_delay * 2 ** (state.attempt_number - 1))
+        return min(max(backoff, _requested_wait(state)), MAX_DELAY_SECONDS)
+
+    def log_retry(state: tenacity.RetryCallState) -> None:
+        logger.warning(
+            "%s: attempt %d of %d failed, next in %g s: %s",
+            name,
+            state.attempt_number,
+            max_attempts,
+            state.upcoming_sleep,
+            _error(state),
+        )
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        too_long = _requested_wait(state) > MAX_RETRY_AFTER_SECONDS
+        return too_long or state.attempt_number >= max_attempts
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        wait=wait,
+        stop=stop,
+        sleep=sleep or sleep_interruptibly,
+        before_sleep=log_retry,
+        reraise=True,
+    )
+    return retrying(func)
+
+
+def _error(state: tenacity.RetryCallState) -> TransientError:
+    error = state.outcome and state.outcome.exception()
+    assert isinstance(error, TransientError)  # tenacity asks after no other
+    return error
+
+
+def _requested_wait(state: tenacity.RetryCallState) -> float:
+    return _error(state).retry_after_seconds or 0.0
