@@ -22,6 +22,7 @@ from shared.exceptions import (
     TooManyRequestsError,
     TransientAPIError,
 )
+from shared.feed import Batch, Payload
 from shared.utils.interruptible import (
     DeadlineExceededError,
     call_interruptibly,
@@ -29,6 +30,7 @@ from shared.utils.interruptible import (
 )
 from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
 from shared.utils.strict_session import (
+    LIST_BOUNDS,
     OTHER_BOUNDS,
     Answer,
     Bounds,
@@ -131,6 +133,22 @@ class HttpSource:
         Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
         """
         return self.read(self._body_of, route, params, headers=headers, bounds=bounds)
+
+    def load(
+        self,
+        parse: Callable[[bytes], Batch],
+        route: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        bounds: Bounds = LIST_BOUNDS,
+    ) -> Payload:
+        """The answer as a feed's payload, asked for again where `parse` tells it was cut short."""
+
+        def read(answer: Answer) -> Payload:
+            body = self._body_of(answer)
+            return Payload(body, answer.packed, parse(body))
+
+        return self.read(read, route, params, bounds=bounds)
 
     def read(
         self,

@@ -43,9 +43,7 @@ def parse(body: bytes) -> Batch:
         raise TransientAPIError('Expected an object with "trades", got something else.') from exc
     batch = Batch([])
     for number, trade in enumerate(trades, 1):
-        row = {
-            column.name: column.convert(trade.get(column.name)) for column in TRADES.columns
-        }
+        row = {column.name: column.convert(trade.get(column.name)) for column in TRADES.columns}
         if type(row["price"]) is int:
             row["price"] = Decimal(row["price"])
         try:

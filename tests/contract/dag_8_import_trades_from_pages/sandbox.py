@@ -13,9 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from sandbox.kite_server import KiteServer
 
-TRADES = [
-    {"trade_id": n, "symbol": "INFY", "price": 1500 + n, "quantity": n} for n in range(1, 8)
-]
+TRADES = [{"trade_id": n, "symbol": "INFY", "price": 1500 + n, "quantity": n} for n in range(1, 8)]
 
 
 class _Handler(BaseHTTPRequestHandler):
