@@ -94,6 +94,7 @@ class _Source:
     values: dict[str, Any]
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_file: bool = True
+    folder: Path | None = None  # of the only DAG that it is for
 
 
 # What stands in for credentials that a run has no use for.
@@ -223,12 +224,15 @@ class ConfigLoader:
 
 
 @contextmanager
-def override_config(name: str, values: Mapping[str, Any]) -> Iterator[None]:
+def override_config(
+    name: str, values: Mapping[str, Any], folder: Path | None = None
+) -> Iterator[None]:
     """Within the body `values` are merged over whatever the files say; `name` says whose they are.
 
-    This is how the sandbox redirects a run: it changes configuration values and nothing else.
+    With `folder` they are for the DAG of this folder alone. This is how the sandbox redirects a
+    run: it changes configuration values and nothing else.
     """
-    override = _Source(name, dict(values), is_file=False)
+    override = _Source(name, dict(values), is_file=False, folder=folder and folder.resolve())
     _overrides.append(override)
     try:
         yield
@@ -270,7 +274,9 @@ def _root_file() -> Path:
 
 
 def _load_sources(*paths: Path) -> list[_Source]:
-    return [*map(_load_source, paths), *_overrides]
+    folders = (None, *(path.parent.resolve() for path in paths))
+    overrides = [each for each in _overrides if each.folder in folders]
+    return [*map(_load_source, paths), *overrides]
 
 
 def _load_source(path: Path, environment: Mapping[str, str] | None = None) -> _Source:
