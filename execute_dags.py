@@ -262,7 +262,8 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> ExitStatus:
 
     if not arguments.json:
         say("Starting the sandbox in .sandbox/")
-    with open_sandbox(PROJECT_ROOT / ".sandbox", arguments.sandbox_fault) as sandbox:
+    folder = PROJECT_ROOT / ".sandbox"
+    with open_sandbox(folder, arguments.sandbox_fault, arguments.dag) as sandbox:
         if not arguments.json:
             say(f"{sandbox.describe()}\n")
         status = _do_in_place(arguments)

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from sandbox.postgres_host import find_binaries
+from sandbox.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, find_binaries
 from sandbox.session import DATABASE
 
 FOLDER = Path(__file__).resolve().parent.parent / ".sandbox" / "postgres"
@@ -26,12 +25,11 @@ def main() -> int:
                 "PGHOST": server.host,
                 "PGPORT": str(server.port),
                 "PGUSER": server.user,
-                "PGPASSWORD": server.password,
                 "PGDATABASE": DATABASE,
             }
-            psql = find_binaries(server.version, None) / "psql"
+            psql = find_binaries() / "psql"
             return _wait_for(subprocess.Popen([str(psql), *sys.argv[1:]], env=environment))
-    except EmbeddedPostgresError as exc:
+    except (EmbeddedPostgresError, OSError) as exc:
         sys.stderr.write(f"The sandbox cannot start: {exc}\n")
         return 1
     except KeyboardInterrupt:

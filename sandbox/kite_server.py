@@ -5,8 +5,8 @@
         kite.set_access_token(server.access_token)
         server.fail_next("/instruments", HttpError(429, retry_after=1))
 
-Routes: GET /user/profile, POST /session/token, GET /instruments, GET /instruments/{exchange}.
-The faults are in `sandbox.kite_faults`.
+Routes: GET /user/profile, POST /session/token, GET /instruments, GET /instruments/{exchange}, and
+those of `add_route`. The faults are in `sandbox.kite_faults`.
 """
 
 import gzip
@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,9 @@ from sandbox.kite_faults import (
     make_json_error,
     reset_connection,
 )
+
+# Gets the path and the query, such as {"i": ["NSE:INFY", "NSE:TCS"]}.
+RouteHandler = Callable[[str, Mapping[str, Sequence[str]]], Answer]
 
 ANY_PATH = "*"
 
@@ -70,6 +73,7 @@ class RecordedRequest:
     path: str
     headers: Mapping[str, str]
     status: int | None = None
+    query: str = ""
 
 
 class KiteServer:
@@ -100,6 +104,7 @@ class KiteServer:
         self._access_token: str | None = access_token
         self._request_tokens: set[str] = set()
         self._requests: list[RecordedRequest] = []
+        self._routes: dict[str, RouteHandler] = {}
         self._faults: list[_PlannedFault] = []
         self._zipped: tuple[bytes, bytes] | None = None
         self._lock = threading.Lock()
@@ -161,6 +166,14 @@ class KiteServer:
             server.end_connections()
             server.server_close()  # which joins them
 
+    def add_route(self, path: str, handler: RouteHandler) -> None:
+        """Answer GET requests for a path or, if it ends with "/", for all that begin with it.
+
+        The token check, the faults and the record of requests are as for the others. An error in
+        the handler is answered with status 500.
+        """
+        self._routes[path] = handler
+
     def issue_request_token(self) -> str:
         """Return what a login in the browser would put into the redirect; good once."""
         token = secrets.token_hex(16)
@@ -219,7 +232,10 @@ class KiteServer:
         parts = request.path.strip("/").split("/")
         if request.headers.get("x-kite-version") != "3":
             return _make_input_error("Missing or unsupported `X-Kite-Version` header.")
-        if parts == ["session", "token"]:
+        if (handler := self._find_route(request.path)) is not None:
+            if request.method == "GET":
+                return self._refuse(request) or _handle(handler, request)
+        elif parts == ["session", "token"]:
             if request.method == "POST":
                 return self._exchange_token(body)
         elif parts == ["user", "profile"]:
@@ -231,6 +247,10 @@ class KiteServer:
         else:
             return make_json_error(404, "Route not found", "GeneralException")
         return make_json_error(405, "Method not allowed", "GeneralException")
+
+    def _find_route(self, path: str) -> RouteHandler | None:
+        matching = [p for p in self._routes if p == path or (p[-1:] == "/" and path.startswith(p))]
+        return self._routes[max(matching, key=len)] if matching else None
 
     def _refuse(self, request: RecordedRequest) -> Answer | None:
         """Return an error unless the request proves a session."""
@@ -366,12 +386,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         kite = self.server.kite
         headers = {name.lower(): value for name, value in self.headers.items()}
-        path = urlsplit(self.path).path
+        target = urlsplit(self.path)
         body = self.rfile.read(int(headers.get("content-length", "0")))
-        request = RecordedRequest(time.monotonic(), self.command, path, headers)
+        request = RecordedRequest(
+            time.monotonic(), self.command, target.path, headers, query=target.query
+        )
         note_status = kite.record(request)
         wire = Wire(self.connection, dict(self.headers.items()), self.server.closing, note_status)
-        fault = kite.take_fault(path)
+        fault = kite.take_fault(target.path)
         if fault is None:
             wire.send_answer(kite.make_answer(request, body))
         else:
@@ -384,6 +406,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called
         """Say nothing."""
+
+
+def _handle(handler: RouteHandler, request: RecordedRequest) -> Answer:
+    try:
+        return handler(request.path, parse_qs(request.query, keep_blank_values=True))
+    except Exception as exc:  # of a DAG's sandbox part
+        return make_json_error(500, f"{type(exc).__name__}: {exc}", "GeneralException")
 
 
 def _make_success(data: Mapping[str, Any]) -> Answer:

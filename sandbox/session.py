@@ -2,23 +2,36 @@
 
 Each run that succeeds is a trading day of a made-up market; the next one is the next day. The
 data are kept in the sandbox's folder, and nothing outside of it is touched.
+
+A DAG brings its part in a module `sandbox.py` in its folder, which only a sandbox loads:
+
+    @contextmanager
+    def open_part(kite: KiteServer, day: date) -> Iterator[Mapping[str, Any]]:
+        kite.add_route("/quote", answer_quote)
+        yield {"parameters": {"symbols": ["NSE:INFY"]}}
+
+What it yields is merged over the configuration of this DAG.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 
-from sandbox.dump_generator import DEFAULT_START, generate_dump, trading_day
+from sandbox.dump_generator import generate_dump
 from sandbox.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from sandbox.kite_faults import CutShort, Fault, Hang, HtmlError, HttpError
 from sandbox.kite_server import KiteServer
-from shared.config.config_loader import override_config
+from sandbox.market_ledger import trading_day
+from shared.config.config_loader import PROJECT_ROOT, override_config
+from shared.dag_discovery import DAG, discover_dags
 from shared.exceptions import ConfigurationError
 from shared.utils.libpq_environment import without_libpq_variables
 
@@ -46,7 +59,7 @@ class SandboxSession:
 
     def describe(self) -> str:
         """The day and the addresses, in a line."""
-        today = trading_day(self.day, DEFAULT_START)
+        today = trading_day(self.day)
         return (
             f"Day {self.day + 1}, {today:%a %d %b %Y}: Kite at "
             f"{self.kite.root.removeprefix('http://')}, PostgreSQL at {self.database_address}"
@@ -68,10 +81,13 @@ class SandboxSession:
 
 
 @contextmanager
-def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSession]:
+def open_sandbox(
+    folder: Path, fault: str | None = None, dag_id: int | None = None, root: Path = PROJECT_ROOT
+) -> Iterator[SandboxSession]:
     """Start the servers and redirect the configuration to them; stop them at the end.
 
-    Raises ConfigurationError if a server cannot be started, with what to do.
+    The parts of the DAG of this id are opened, or those of all enabled DAGs. Raises
+    ConfigurationError if a server cannot be started or a part is broken, with what to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     day = _next_day(folder)
@@ -108,19 +124,42 @@ def open_sandbox(folder: Path, fault: str | None = None) -> Iterator[SandboxSess
                 "archive_directory": str(folder / "archive"),
             },
         }
-        with override_config("the sandbox", values):
-            address = f"{postgres.host}:{postgres.port}"
-            yield SandboxSession(folder, day, kite, address)
+        with override_config("the sandbox", values), ExitStack() as parts:
+            for dag in discover_dags(root):
+                if dag.dag_id == dag_id if dag_id is not None else dag.enabled:
+                    _open_part(parts, dag, kite, trading_day(day))
+            yield SandboxSession(folder, day, kite, postgres.host)
+
+
+def _open_part(parts: ExitStack, dag: DAG, kite: KiteServer, day: date) -> None:
+    """Open what the DAG's sandbox.py brings, if there is one, until the end of `parts`."""
+    path = dag.folder / "sandbox.py"
+    if not path.exists():
+        return
+    try:
+        spec = importlib.util.spec_from_file_location(f"{dag.folder.name}_sandbox", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        values = parts.enter_context(module.open_part(kite, day))
+        name = f"the sandbox part of DAG {dag.dag_id}"
+        parts.enter_context(override_config(name, values, dag.folder))
+    except Exception as exc:
+        raise ConfigurationError(
+            f"DAG {dag.dag_id}: its part of the sandbox, {dag.folder.name}/sandbox.py, cannot be "
+            f"opened: {type(exc).__name__}: {exc}"
+        ) from exc
 
 
 @contextmanager
 def _start_postgres(folder: Path) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(folder / "postgres")
     try:
-        server.start()
-    except EmbeddedPostgresError as exc:
-        raise ConfigurationError(f"The sandbox cannot start: {exc}") from exc
-    try:
+        try:
+            server.start()
+        except (EmbeddedPostgresError, OSError) as exc:
+            raise ConfigurationError(f"The sandbox cannot start: {exc}") from exc
         _create_database(server)
         yield server
     finally:

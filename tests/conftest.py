@@ -27,13 +27,13 @@ from hypothesis import HealthCheck, settings
 from dag_1_import_instruments_from_kite.import_instruments import (
     create_kite_instrument_master_table,
 )
-from sandbox.embedded_postgres import temporary_postgres
 from sandbox.kite_server import KiteServer
 from shared.config import config_loader, logging_config
 from shared.utils import operation
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
 from tests.command_line import CommandLine
+from tests.own_postgres import password_postgres
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
@@ -117,8 +117,8 @@ def postgres() -> Iterator[dict[str, Any]]:
             "password": _GIVEN.get("DB_PASSWORD", NO_PASSWORD),
         }
     else:
-        with temporary_postgres() as server:
-            yield server.conninfo()
+        with password_postgres() as conninfo:
+            yield conninfo
 
 
 def _from_url(url: str) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class DAGConfig:
 _CREDENTIALS = ("kite_api_key", "kite_api_secret", "kite_access_token")
 _NO_CREDENTIALS = Source("no API", {"api": dict.fromkeys(_CREDENTIALS, "not-needed-by-this-DAG")})
 
-_overrides: list[Source] = []
+# With the folder of the only DAG that each is for, or None.
+_overrides: list[tuple[Source, Path | None]] = []
 
 
 class ConfigLoader:
@@ -205,12 +206,15 @@ class ConfigLoader:
 
 
 @contextmanager
-def override_config(name: str, values: Mapping[str, Any]) -> Iterator[None]:
+def override_config(
+    name: str, values: Mapping[str, Any], folder: Path | None = None
+) -> Iterator[None]:
     """Within the body `values` are merged over whatever the files say; `name` says whose they are.
 
-    This is how the sandbox redirects a run: it changes configuration values and nothing else.
+    With `folder` they are for the DAG of this folder alone. This is how the sandbox redirects a
+    run: it changes configuration values and nothing else.
     """
-    override = Source(name, dict(values))
+    override = Source(name, dict(values)), folder and folder.resolve()
     _overrides.append(override)
     try:
         yield
@@ -268,7 +272,9 @@ def _check_files(
         fields += its_fields if len(unreadable) == before else []
     if is_summary:
         sources = [replace(source, missing={}) for source in sources]
-    return replace(check([*sources, *extra, *_overrides], fields), unreadable=unreadable)
+    wanted = (None, *(folder.resolve() for folder in folders))
+    overrides = [source for source, folder in _overrides if folder in wanted]
+    return replace(check([*sources, *extra, *overrides], fields), unreadable=unreadable)
 
 
 def _read_environment(*, needs_file: bool) -> Mapping[str, str]:

