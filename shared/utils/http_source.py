@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -128,7 +128,7 @@ class HttpSource:
         headers: Mapping[str, str] | None = None,
         bounds: Bounds = OTHER_BOUNDS,
     ) -> bytes:
-        """The body of the answer to a GET of `route`, a path below `root` or a whole address.
+        """The body of the answer to a GET of `route`: a path or an address below `root`, or `root`.
 
         Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
         """
@@ -162,9 +162,12 @@ class HttpSource:
     ) -> T:
         """What `read` makes of the answer, which may have another status than 200.
 
-        Where it raises a TransientError, the source is asked again.
+        Where it raises a TransientError, the source is asked again. Nothing is ever sent to another
+        address than `root`, whatever the route is.
         """
-        url = urljoin(self.source.root, route)
+        url, root = route or self.source.root, self.source.root.rstrip("/")
+        if url != self.source.root and not url.startswith((f"{root}/", f"{root}?")):
+            url = f"{root}/{route.lstrip('/')}"
         request = {"params": params, "headers": headers, "timeout": self.timeout_seconds}
         return self.call(
             lambda session: read(session.ask("GET", url, bounds=bounds, **request)),

@@ -28,11 +28,11 @@ def call_interruptibly(
 
     A C library that waits for a server (libpq) keeps Python from acting on SIGTERM or Ctrl-C, and
     the time-out of an HTTP client is per read: neither can be ended from within. So the calling
-    thread waits here instead, where both signals and the clock reach it. When it is interrupted,
-    `cancel`, if given, is called to end the work, and is waited for up to 5 seconds, so that the
-    connection is free for a rollback. Work that has not begun by then never begins.
+    thread waits here, where signals and the clock reach it. When it is interrupted, `cancel`, if
+    given, is called to end the work, and is waited for up to 5 seconds, so that the connection is
+    free for a rollback. Work that has not begun by then never begins.
 
-    Raises DeadlineExceededError if `deadline_seconds` pass; the thread is left behind then.
+    Raises DeadlineExceededError after `deadline_seconds`; the thread is left behind then.
     """
     call = _Call(func)
     thread = threading.Thread(target=call.run, name=getattr(func, "__name__", "call"), daemon=True)
@@ -51,7 +51,7 @@ def call_interruptibly(
 
 
 def sleep_interruptibly(seconds: float) -> None:
-    """Sleep in slices: a signal that comes just before a sleep does not end it, but the next."""
+    """Sleep in slices: a signal that comes just before a slice is acted on after it."""
     while seconds > 0:
         time.sleep(min(seconds, _SLICE_SECONDS))
         seconds -= _SLICE_SECONDS
@@ -71,7 +71,7 @@ class _Call(Generic[T]):
         self._ended = threading.Event()
 
     def withdraw(self) -> bool:
-        """Call `func` no more, if it has not been called yet; return whether that is so."""
+        """Keep `func` from being called; return False if it has been called already."""
         return self._claim.acquire(blocking=False)
 
     def run(self) -> None:
@@ -85,10 +85,10 @@ class _Call(Generic[T]):
             self._ended.set()
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for the end of `run`, at most `seconds`; return whether it has come."""
+        """Wait for the end of `run`, at most `seconds`; return whether it has ended."""
         end = math.inf if seconds is None else time.monotonic() + seconds
-        # In slices: a signal that the system hands to another thread ends no wait of this one,
-        # and its handler runs when this one wakes up.
+        # In slices: a signal that the system hands to another thread does not end this wait, and
+        # its handler runs only when this thread wakes up.
         while (left := end - time.monotonic()) > 0:
             if self._ended.wait(min(left, _SLICE_SECONDS)):
                 return True

@@ -254,19 +254,25 @@ def _refuse_error(answer: Answer, *, is_about_session: bool) -> None:
     Most have a status of their own; one with 200 is known by its content. A request that is about
     the session alone has no other input than the credentials.
     """
-    is_json = "json" in answer.media_type
-    if answer.status == 200 and not (is_json and len(answer.body) <= _LONGEST_ERROR):
+    is_good = answer.status == 200
+    if is_good and ("json" not in answer.media_type or len(answer.body) > _LONGEST_ERROR):
         return
-    content = _load_json(answer)
-    kind = content.get("error_type") if isinstance(content, Mapping) else None
+    try:
+        content = _load_json(answer)
+    except TransientAPIError:
+        if is_good:
+            raise
+        content = None
+    content = content if isinstance(content, Mapping) else {}
+    kind, message = content.get("error_type"), str(content.get("message"))
     if kind == "InputException" and is_about_session:
-        said = _said(answer.status, kind, str(content.get("message")))
         raise AuthenticationError(
-            f"Kite found the credentials missing or malformed ({said}). {_LOG_IN_AGAIN}"
+            "Kite found the credentials missing or malformed "
+            f"({_said(answer.status, kind, message)}). {_LOG_IN_AGAIN}"
         )
-    if isinstance(kind, str) and kind:
-        raise _error_of_kite(answer.status, kind, str(content.get("message")))
-    if answer.status != 200:
+    if kind or content.get("status") == "error":
+        raise _error_of_kite(answer.status, str(kind or "an error without a type"), message)
+    if not is_good:
         raise APIError(f"Kite answered HTTP {answer.status} ({answer.reason}).")
 
 

@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A server that asks for a longer wait than this is not waited for: cron's next run is the retry.
+# A source that asks for a longer wait is not waited for: the next scheduled run is the retry.
 MAX_RETRY_AFTER_SECONDS = 300.0
 
-# Doubling stops here: a job that waits longer is not told from one that hangs.
+# Doubling stops here: a job that waits longer cannot be told from one that hangs.
 MAX_DELAY_SECONDS = 3600.0
 
 
@@ -56,8 +56,8 @@ def retry_with_backoff(
     """Call `func` until it succeeds, at most `max_attempts` times, and return its result.
 
     Only TransientError is retried (ruling 22). The n-th delay is `base_delay` * 2**(n-1) seconds,
-    or what the server asked for if that is longer (up to MAX_RETRY_AFTER_SECONDS; beyond it the
-    error is raised at once), and never more than MAX_DELAY_SECONDS. The last error is raised as it
+    or what the source asked for if that is longer, and at most MAX_DELAY_SECONDS. A source that
+    asks for more than MAX_RETRY_AFTER_SECONDS is not asked again. The last error is raised as it
     came.
     """
     name = operation or getattr(func, "__name__", "operation")

@@ -169,6 +169,8 @@ def test_get_sends_route_parameters_and_headers(server: Recorder, source: HttpSo
     assert server.lines == ["/list/day.csv?page=2&of=a+b"]
     assert server.headers[0]["X-Key"] == "5"
     assert source.get(f"{server.root}/other") == body
+    assert HttpSource(f"{server.root}/list.csv").get("", {"page": 3}) == body
+    assert server.lines[1:] == ["/other", "/list.csv?page=3"]
 
 
 def test_answer_of_any_media_type_but_html_is_taken(server: Recorder, source: HttpSource) -> None:
@@ -322,6 +324,17 @@ def test_ask_sends_its_parameters(server: Recorder) -> None:
     assert server.lines[-1] == f"{CANDLES}?from=2026-01-01+09%3A15%3A00&oi=1"
 
 
+@pytest.mark.parametrize("route", ["{}/x", "//{}/x", "/{}/x", "\\\\{}/x", "@{}/x"])
+def test_token_is_sent_nowhere_else_whatever_the_route(
+    kite: KiteServer, kite_client: KiteClientWrapper, server: Recorder, route: str
+) -> None:
+    host = server.root.removeprefix("http://")
+    for address in (server.root, host):
+        with pytest.raises(APIError, match="404"):
+            kite_client.ask(route.format(address))
+    assert server.lines == []
+
+
 def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClientWrapper) -> None:
     body = candles(20_000)
     assert len(body) > 1_000_000
@@ -347,6 +360,18 @@ def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClie
             APIError,
             "HTTP 200, InputException: no",
             id="an error with status 200",
+        ),
+        pytest.param(
+            json_answer(b'{"status": "error", "message": "no"}'),
+            APIError,
+            "HTTP 200, an error without a type: no",
+            id="an error without a type",
+        ),
+        pytest.param(
+            CustomAnswer(b"{", "application/json", 404),
+            APIError,
+            r"HTTP 404 \(Not Found\)",
+            id="404 with half of JSON",
         ),
     ],
 )

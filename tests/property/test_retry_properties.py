@@ -38,19 +38,13 @@ def connect(
     kite: KiteServer, max_attempts: int, base: float, delays: list[float]
 ) -> KiteClientWrapper:
     """An authenticated client whose waits only note their seconds."""
-
-    def sleep(seconds: float) -> None:
-        delays.append(seconds)
-        # In the time of a real wait the end of a connection that the server closed is noticed.
-        client._client.reqsession.close()
-
     kite.clear_faults()
     client = KiteClientWrapper(
         kite.api_key,
         kite.api_secret,
         kite.access_token,
         root=kite.root,
-        retry=RetryPolicy(max_attempts, base, sleep=sleep),
+        retry=RetryPolicy(max_attempts, base, sleep=delays.append),
     )
     client.authenticate()
     return client
