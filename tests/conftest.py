@@ -29,7 +29,6 @@ from dag_1_import_instruments_from_kite.import_instruments import (
 )
 from sandbox.kite_server import KiteServer
 from shared.config import config_loader, logging_config
-from shared.utils import operation
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
 from tests.command_line import CommandLine
@@ -89,7 +88,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
             root.removeHandler(handler)
             handler.close()
     root.setLevel(level)
-    operation.set_display(None)
     logging_config._secrets.clear()
     logging_config._pattern = None
 

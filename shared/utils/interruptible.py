@@ -7,6 +7,8 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -35,7 +37,8 @@ def call_interruptibly(
     Raises DeadlineExceededError after `deadline_seconds`; the thread is left behind then.
     """
     call = _Call(func)
-    thread = threading.Thread(target=call.run, name=getattr(func, "__name__", "call"), daemon=True)
+    run = partial(copy_context().run, call.run)
+    thread = threading.Thread(target=run, name=getattr(func, "__name__", "call"), daemon=True)
     try:
         thread.start()  # waits for the thread to begin: a signal can come here, too
         ended = call.wait(deadline_seconds)

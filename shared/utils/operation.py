@@ -6,11 +6,11 @@ logged once, where it happened, with the operation's name and the stack trace (P
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from shared.exceptions import StockIngestionError
@@ -31,29 +31,24 @@ class Display(Protocol):
         """An operation ended."""
 
 
-class _NoDisplay:
-    def started(self, name: str) -> None:
-        pass
-
-    def advanced(self, done: int, total: int | None, unit: str) -> None:
-        pass
-
-    def finished(self, name: str, seconds: float, succeeded: bool) -> None:
-        pass
+_display: ContextVar[Display | None] = ContextVar("display", default=None)
+_last_logged: ContextVar[BaseException | None] = ContextVar("last_logged", default=None)
 
 
-_display: Display = _NoDisplay()
-
-
-def set_display(display: Display | None) -> None:
-    """Show the operations that follow on `display`; None shows them nowhere."""
-    global _display
-    _display = display or _NoDisplay()
+@contextmanager
+def show_on(display: Display) -> Iterator[None]:
+    """Show the operations of the body on `display`, also those of the threads that it starts."""
+    token = _display.set(display)
+    try:
+        yield
+    finally:
+        _display.reset(token)
 
 
 def advance(done: int, total: int | None = None, unit: str = "rows") -> None:
     """Report how far the innermost operation has come."""
-    _display.advanced(done, total, unit)
+    if display := _display.get():
+        display.advanced(done, total, unit)
 
 
 @contextmanager
@@ -63,7 +58,9 @@ def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[
     `durations`, if given, receives the seconds that it took under that name.
     """
     logger.info("%s: started", name)
-    _display.started(name)
+    display = _display.get()
+    if display:
+        display.started(name)
     begin = time.perf_counter()
     succeeded = False
     try:
@@ -77,7 +74,8 @@ def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[
         if durations is not None:
             durations[name] = seconds
         logger.info("%s: %s in %.3f s", name, "succeeded" if succeeded else "failed", seconds)
-        _display.finished(name, seconds, succeeded)
+        if display:
+            display.finished(name, seconds, succeeded)
 
 
 def log_error_once(context: str, error: BaseException) -> None:
@@ -85,11 +83,10 @@ def log_error_once(context: str, error: BaseException) -> None:
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:  # "raise error from error" makes a circle
-        if getattr(cause, "_is_logged", False):
+        if cause is _last_logged.get():
             return
         chain.append(cause)
         cause = cause.__cause__
-    with contextlib.suppress(Exception):  # a frozen error is logged again further out
-        error._is_logged = True  # type: ignore[attr-defined]
+    _last_logged.set(error)
     kind = "" if isinstance(error, StockIngestionError) else f"{type(error).__name__}: "
     logger.error("%s: %s%s", context, kind, error, exc_info=error)

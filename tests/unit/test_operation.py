@@ -10,7 +10,8 @@ import pytest
 
 from shared.exceptions import APIError
 from shared.utils import operation as operation_module
-from shared.utils.operation import advance, log_error_once, operation, set_display
+from shared.utils.interruptible import call_interruptibly
+from shared.utils.operation import advance, log_error_once, operation, show_on
 from tests.clock import Clock
 
 
@@ -157,12 +158,12 @@ def test_log_error_once(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_display_is_told_of_every_step() -> None:
     display = Recorder()
-    set_display(display)
-    with operation("fetch"):
-        advance(5, 10, "bytes")
-        advance(7)
-    with pytest.raises(ValueError), operation("store"):
-        raise ValueError
+    with show_on(display):
+        with operation("fetch"):
+            advance(5, 10, "bytes")
+            call_interruptibly(lambda: advance(7))
+        with pytest.raises(ValueError), operation("store"):
+            raise ValueError
     assert display.events == [
         ("started", "fetch"),
         ("advanced", 5, 10, "bytes"),
@@ -175,8 +176,8 @@ def test_display_is_told_of_every_step() -> None:
 
 def test_without_a_display_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     display = Recorder()
-    set_display(display)
-    set_display(None)
+    with show_on(display):
+        pass
     with operation("fetch"):
         advance(5)
     assert display.events == []
