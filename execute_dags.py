@@ -1,30 +1,29 @@
 #!/usr/bin/env python3
-"""Run DAGs from the command line.
+"""Run DAGs from the command line, and the commands around them.
 
-The only place that parses arguments and chooses an exit status: 0 all DAGs
-succeeded, 1 a DAG failed, 2 bad usage or configuration, 3 the Kite session is dead or was refused
-and nothing else failed (log in again), 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+The only place that parses arguments and chooses an exit status: 0 success, 1 a DAG failed (or its
+data are stale), 2 bad usage or configuration, 3 the Kite session is dead or was refused and nothing
+else failed (log in again), 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from shared import __version__
+from shared.arguments import Parser, find_commands, read_day
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
-from shared.config.logging_config import as_message, setup_console_logging, setup_file_logging
+from shared.config.logging_config import setup_console_logging, setup_file_logging
 from shared.dag_discovery import DAG, discover_dags
 from shared.exceptions import (
     AuthenticationError,
@@ -32,13 +31,32 @@ from shared.exceptions import (
     DAGExecutionError,
     StockIngestionError,
 )
+from shared.feed import Command, RunOptions
+from shared.run_plan import plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
-from shared.utils.operation import log_error_once, set_display
+from shared.utils.operation import log_error_once, show_on
 
 PROJECT_ROOT = Path(__file__).resolve().parent
+PROGRAM = "execute_dags.py"
 
 # Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
+
+DESCRIPTION = """\
+Run data pipelines (DAGs): all enabled ones, or those named with --dag.
+Or give a command, and its options after it."""
+EPILOG = """\
+examples:
+  execute_dags.py                       run all enabled DAGs
+  execute_dags.py --dag 1 --dry-run     show what a run would change
+  execute_dags.py --sandbox --dag 1     try it, without any credentials
+  execute_dags.py status --json         for a monitor
+  execute_dags.py changes --help        the options of a command
+
+Exit status: 0 success, 1 a DAG failed or its data are stale, 2 bad usage or
+configuration, 3 log in to Kite again, 129 terminal closed, 130 interrupted,
+143 terminated.
+"""
 
 logger = logging.getLogger("execute_dags")
 
@@ -57,6 +75,13 @@ class ExitStatus(IntEnum):
     TERMINATED = 143
 
 
+_SIGNALLED: dict[type[BaseException], tuple[str, ExitStatus]] = {
+    KeyboardInterrupt: ("Interrupted", ExitStatus.INTERRUPTED),
+    HungUp: ("Hung up, its terminal was closed", ExitStatus.HUNG_UP),
+    Terminated: ("Terminated", ExitStatus.TERMINATED),
+}
+
+
 def main() -> bool:
     """
     Execute selected DAGs based on command-line arguments.
@@ -64,113 +89,107 @@ def main() -> bool:
     Returns:
         bool: True if all DAGs succeeded, False otherwise
     """
-    return run(parse_arguments()) is ExitStatus.SUCCESS
-
-
-class _Parser(argparse.ArgumentParser):
-    """Its messages quote the arguments, which may hold a file's name, or a token."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(as_message(message))
+    return run(parse_arguments()) == ExitStatus.SUCCESS
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Parse and validate command-line arguments. Bad usage ends the program with status 2."""
-    parser = _Parser(
-        prog="execute_dags.py",
-        description="Run data pipelines (DAGs): all enabled ones in the order of their ids, or "
-        "those named with --dag.",
-        epilog="Exit status: 0 success, 1 a DAG failed, 2 bad usage or configuration, 3 log in "
-        "to Kite again, 129 terminal closed, 130 interrupted, 143 terminated.",
-    )
-    parser.add_argument(
-        "--dag",
-        metavar="N",
-        type=int,
-        action="append",
-        default=[],
-        help="run the DAG with this id; may be given several times",
-    )
-    instead = parser.add_argument_group("instead of running DAGs").add_mutually_exclusive_group()
-    instead.add_argument("--list", action="store_true", help="list all DAGs")
-    instead.add_argument(
-        "--login",
-        action="store_true",
-        help="log in to Kite: shows the address to open, takes the address that the browser shows "
-        "then from standard input, and puts today's access token into .env",
-    )
-    instead.add_argument(
-        "--check",
-        action="store_true",
-        help="prove the Kite session and the database, import nothing",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="fetch, validate and transform, show the summary, write nothing to the database",
-    )
-    parser.add_argument(
-        "--from-file",
-        metavar="PATH",
-        help="import a saved dump (CSV, plain or gzipped; -: from standard input) instead of "
-        "asking the API",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="store a list even if it lost too many rows since the last good run, or too many of "
-        "its rows are rejected",
-    )
-    parser.add_argument(
-        "--log-level",
-        metavar="LEVEL",
-        type=str.upper,
-        choices=LOG_LEVELS,
-        help="log from this level on, to standard error and to the log file "
-        f"({', '.join(LOG_LEVELS)}; default: WARNING and the configured level)",
-    )
-    instead.add_argument(
-        "--status",
-        action="store_true",
-        help="show the last runs and whether the list is fresh; status 1 if it is stale",
-    )
-    instead.add_argument("--changes", action="store_true", help="show what the last run changed")
-    parser.add_argument("--json", action="store_true", help="with --changes: all of them, as JSON")
-    parser.add_argument(
-        "--sandbox",
-        action="store_true",
-        help="run against a PostgreSQL and a Kite of its own in .sandbox/, without credentials; "
-        "each run is the next trading day of a made-up market",
-    )
-    parser.add_argument(
-        "--sandbox-fault",
-        metavar="FAULT",
-        choices=SANDBOX_FAULTS,
-        help=f"let the sandbox's Kite misbehave: {', '.join(SANDBOX_FAULTS)}",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    arguments = parser.parse_args()
-    fault = _find_bad_combination(arguments)
-    if fault:
-        parser.error(fault)
+    """Parse and validate command-line arguments. Bad usage ends the program with status 2.
+
+    `function` does what they say; `command` is the name of the command, None for a run.
+    """
+    words = sys.argv[1:]
+    if "--list" in words:
+        words.remove("--list")
+        words.insert(0, "list")
+    word = words[0] if words and not words[0].startswith("-") else None
+    commands = {command.name: command for command in _built_in_commands()}
+    faults: list[str] = []
+    if (word and word not in commands) or (word is None and {"-h", "--help"} & set(words)):
+        try:
+            of_dags, faults = find_commands(discover_dags(PROJECT_ROOT), commands)
+        except ConfigurationError as exc:
+            _make_run_parser(commands).error(str(exc))
+        commands |= of_dags
+    if word and word not in commands:
+        _make_run_parser(commands).refuse(word, " ".join(faults))
+    parser = _make_command_parser(commands[word]) if word else _make_run_parser(commands)
+    arguments = parser.read(words[1:] if word else words)
+    if arguments.sandbox_fault and not arguments.sandbox:
+        parser.error("--sandbox-fault needs --sandbox")
     return arguments
 
 
-def _find_bad_combination(arguments: argparse.Namespace) -> str | None:
-    """What is wrong with these arguments together, if anything."""
-    runs_none = arguments.list or arguments.login or arguments.check
-    for_runs = arguments.dry_run or arguments.from_file is not None or arguments.force
-    if runs_none and (arguments.dag or for_runs):
-        return "--list, --login and --check run no DAG: leave out the options for runs"
-    if (arguments.status or arguments.changes) and for_runs:
-        return "--status and --changes run no DAG: leave out the options for runs"
-    if arguments.json and not arguments.changes:
-        return "--json needs --changes"
-    if arguments.sandbox_fault and not arguments.sandbox:
-        return "--sandbox-fault needs --sandbox"
-    if arguments.sandbox and (arguments.list or arguments.login):
-        return "--list and --login have no sandbox"
-    return None
+def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
+    parser = Parser(PROGRAM, DESCRIPTION, epilog=EPILOG, commands=commands)
+    parser.set_defaults(function=_run_dags, command=None)
+    width = max(map(len, commands))
+    described = [f"{command.name:<{width}}  {command.help}"[:76] for command in commands.values()]
+    parser.add_argument_group("commands", "\n".join(described))
+    add = parser.add_argument
+    _add_dag(parser, "run the DAG with this id; may be given several times")
+    add("--dry-run", action="store_true", help="show what would change, write nothing")
+    from_file = "read a saved file (plain or gzipped; -: standard input) instead of the source"
+    add("--from-file", metavar="PATH", help=from_file)
+    force = "store also what is not plausible: too many rows are gone, or rejected"
+    add("--force", action="store_true", help=force)
+    add("--list", action="store_true", help="the same as the command list")
+    _add_surroundings(parser)
+    add("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def _make_command_parser(command: Command) -> Parser:
+    parser = Parser(f"{PROGRAM} {command.name}", f"{command.help[0].upper()}{command.help[1:]}.")
+    parser.set_defaults(function=command.function, command=command.name)
+    command.add_arguments(parser)
+    _add_surroundings(parser, has_sandbox=command.function not in (_list_dags, _log_in))
+    return parser
+
+
+def _built_in_commands() -> tuple[Command, ...]:
+    list_all = Command("list", "list all DAGs", _list_dags, lambda p: p.set_defaults(list=True))
+    return (
+        Command("login", "log in to Kite, and put today's access token into .env", _log_in),
+        Command("check", "prove all that a run needs, import nothing", _check, _add_dag),
+        Command("status", "show the last runs, and which DAGs are fresh", _show_status, _add_json),
+        Command("changes", "show what runs have changed", _show_changes, _add_changes),
+        list_all,
+    )
+
+
+def _add_dag(parser: argparse.ArgumentParser, text: str = "of this DAG alone; repeatable") -> None:
+    parser.add_argument("--dag", metavar="N", type=int, action="append", default=[], help=text)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    _add_dag(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    _add_json(parser)
+    which = parser.add_mutually_exclusive_group()
+    run = "what this run has changed (default: the last one that brought another list)"
+    which.add_argument("--run", metavar="N", type=int, help=run)
+    since = "what all runs since this day have changed (YYYY-MM-DD)"
+    which.add_argument("--since", metavar="DATE", type=read_day, help=since)
+    parser.add_argument("--kind", help="changes of this kind alone")
+    parser.add_argument("--exchange", help="changes on this exchange alone")
+
+
+def _add_surroundings(parser: argparse.ArgumentParser, *, has_sandbox: bool = True) -> None:
+    level = f"log from this level on, also to standard error ({', '.join(LOG_LEVELS)})"
+    parser.add_argument(
+        "--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level
+    )
+    if not has_sandbox:
+        parser.set_defaults(sandbox=False, sandbox_fault=None)
+        return
+    sandbox = "use a PostgreSQL and a Kite of its own in .sandbox/, without credentials; each good "
+    sandbox += "run is the next trading day of a made-up market"
+    parser.add_argument("--sandbox", action="store_true", help=sandbox)
+    fault = f"let the sandbox's Kite misbehave: {', '.join(SANDBOX_FAULTS)}"
+    parser.add_argument("--sandbox-fault", metavar="FAULT", choices=SANDBOX_FAULTS, help=fault)
 
 
 def execute_dag_wrapper(
@@ -195,7 +214,8 @@ def execute_dag_wrapper(
     logger.info("%s: started", context)
     begin = time.perf_counter()
     try:
-        result = func()
+        with _signals.as_sent():
+            result = func()
     except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
@@ -207,7 +227,7 @@ def execute_dag_wrapper(
     return dag_id, True, "" if result is None else str(result)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+def run(arguments: argparse.Namespace) -> int:
     """Do what the arguments say. Every foreseeable fault ends in a message and a status."""
     # A stream that was closed before the start (`>&-`) is None.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
@@ -218,22 +238,16 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     setup_console_logging(arguments.log_level)
     try:
         with _signals.as_sent():
-            return _dispatch(arguments)
-    except StockIngestionError as exc:
-        logger.error("%s", exc, exc_info=exc)
-        return _exit_status([exc])
+            return _run_in_sandbox(arguments) if arguments.sandbox else _call(arguments)
     except Exception as exc:
-        logger.error("unexpected %s: %s", type(exc).__name__, exc, exc_info=exc)
-        return ExitStatus.DAG_FAILED
-    except KeyboardInterrupt:
-        logger.error("Interrupted: what was not committed yet is rolled back.")
-        return ExitStatus.INTERRUPTED
-    except HungUp:
-        logger.error("Hung up, its terminal was closed: what was not committed yet is rolled back.")
-        return ExitStatus.HUNG_UP
-    except Terminated:
-        logger.error("Terminated: what was not committed yet is rolled back.")
-        return ExitStatus.TERMINATED
+        is_foreseen = isinstance(exc, StockIngestionError)
+        context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
+        logger.error("%s%s", context, exc, exc_info=exc)
+        return _exit_status([exc])
+    except (KeyboardInterrupt, Terminated) as exc:
+        said, status = _SIGNALLED[type(exc)]
+        logger.error("%s: what was not committed yet is rolled back.", said)
+        return status
     finally:
         _flush_or_drop(sys.stdout)
         _flush_or_drop(sys.stderr)
@@ -248,26 +262,25 @@ def _flush_or_drop(stream: Any) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _dispatch(arguments: argparse.Namespace) -> ExitStatus:
-    if arguments.list:
-        return _list_dags(discover_dags(PROJECT_ROOT))
-    if arguments.sandbox:
-        return _run_in_sandbox(arguments)
-    return _do_in_place(arguments)
+def _call(arguments: argparse.Namespace) -> int:
+    if arguments.function is not _list_dags:  # the list needs no configuration
+        arguments.log_file = _setup_log_file(arguments.log_level)
+    return arguments.function(arguments) or ExitStatus.SUCCESS
 
 
-def _run_in_sandbox(arguments: argparse.Namespace) -> ExitStatus:
+def _run_in_sandbox(arguments: argparse.Namespace) -> int:
     from sandbox.session import open_sandbox
     from shared.console import say
 
-    if not arguments.json:
+    is_run = arguments.function is _run_dags  # what a command prints may be data for a program
+    if is_run:
         say("Starting the sandbox in .sandbox/")
-    folder = PROJECT_ROOT / ".sandbox"
-    with open_sandbox(folder, arguments.sandbox_fault, arguments.dag) as sandbox:
-        if not arguments.json:
+    with open_sandbox(PROJECT_ROOT / ".sandbox", arguments.sandbox_fault) as sandbox:
+        if is_run:
             say(f"{sandbox.describe()}\n")
-        status = _do_in_place(arguments)
-        if status is ExitStatus.SUCCESS and sandbox.has_served_list and not arguments.dry_run:
+        status = _call(arguments)
+        is_stored = is_run and status == ExitStatus.SUCCESS and not arguments.dry_run
+        if is_stored and sandbox.has_served_list:
             sandbox.complete()
             say(f"\nLook at the data with psql: {_python()} -m sandbox")
             say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
@@ -281,160 +294,89 @@ def _python() -> str:
     return str(executable.relative_to(PROJECT_ROOT) if inside else executable)
 
 
-def _do_in_place(arguments: argparse.Namespace) -> ExitStatus:
-    log_file = _setup_log_file(arguments.log_level)
-    if arguments.login:
-        from shared.account import log_in
-
-        log_in()
-        return ExitStatus.SUCCESS
-    if arguments.check:
-        from shared.account import check
-
-        return _exit_status(check())
-    if arguments.status:
-        from shared.run_status import show_status
-
-        _refuse_unknown(discover_dags(PROJECT_ROOT), arguments.dag)
-        return ExitStatus.SUCCESS if show_status(arguments.dag) else ExitStatus.DAG_FAILED
-    if arguments.changes:
-        return _show_changes(arguments)
-    return _run_dags(arguments, log_file)
-
-
-def _show_changes(arguments: argparse.Namespace) -> ExitStatus:
-    """Let each DAG that keeps changes (it exports `describe_changes`) describe the last ones."""
-    from shared.console import say_lines, write_data
-
-    dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
-    reports = []
-    for dag in dags:
-        try:
-            report = dag.load_report("describe_changes")
-        except StockIngestionError as exc:
-            if arguments.dag:
-                raise
-            logger.warning("%s", exc)  # a broken folder does not hide the others
-            continue
-        if report:
-            reports.append(report)
-    if not reports:
-        raise ConfigurationError("None of these DAGs keeps what it changes.")
-    for report in reports:
-        (write_data if arguments.json else say_lines)(report(as_json=arguments.json))
-    return ExitStatus.SUCCESS
-
-
 def _setup_log_file(level: str | None) -> Path | None:
     settings = ConfigLoader.load_logging_config()
-    return setup_file_logging(
-        settings["directory"],
-        level or settings["level"],
-        settings["format"],
-        max_bytes=settings["max_bytes"],
-        backup_count=settings["backup_count"],
-    )
+    sizes = {name: settings[name] for name in ("max_bytes", "backup_count")}
+    level = level or settings["level"]
+    return setup_file_logging(settings["directory"], level, settings["format"], **sizes)
 
 
-def _list_dags(dags: Sequence[DAG]) -> ExitStatus:
-    from shared.console import say_table
-
-    say_table(
-        ("id", "name", "enabled", "schedule", "description"),
-        [
-            (
-                str(dag.dag_id),
-                dag.name,
-                "?" if dag.fault else "yes" if dag.enabled else "no",
-                dag.schedule,
-                f"BROKEN: {dag.fault}" if dag.fault else dag.description,
-            )
-            for dag in dags
-        ],
-    )
-    return ExitStatus.SUCCESS
+def _select(arguments: argparse.Namespace) -> list[DAG]:
+    """The DAGs that a command is about; one that is named may be disabled."""
+    return select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=True)
 
 
-def _run_dags(arguments: argparse.Namespace, log_file: Path | None) -> ExitStatus:
+def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     from shared.console import make_display, say, say_lines, say_table
 
-    dags = _select(discover_dags(PROJECT_ROOT), arguments.dag)
+    dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
+    options = RunOptions(arguments.dry_run, arguments.from_file, arguments.force)
     errors: dict[int, BaseException] = {}
+    causes: dict[int, int] = {}  # of a DAG that failed, or was skipped: the one that failed first
     rows = []
-    for dag in dags:
-        say(f"DAG {dag.dag_id} {dag.name}")
+    for dag, call in plan_runs(dags, options):
+        name = f"DAG {dag.dag_id} {dag.name}"
         begin = time.perf_counter()
-        with make_display() as display:
-            set_display(display)
-            try:
-                _, succeeded, message = execute_dag_wrapper(
-                    dag.dag_id, dag.name, partial(_call, dag, _run_options(arguments)), errors
-                )
-            finally:
-                set_display(None)
-        seconds = time.perf_counter() - begin
-        if succeeded:
-            say_lines(f"\n{message}\n" if message else "")
-        status = "succeeded" if succeeded else "failed"
-        say(f"DAG {dag.dag_id} {dag.name} {status} in {seconds:.2f} s")
-        rows.append((str(dag.dag_id), dag.name, status, f"{seconds:.2f}"))
+        if failed := [dag_id for dag_id in dag.after if dag_id in errors]:
+            errors[dag.dag_id], causes[dag.dag_id] = errors[failed[0]], causes[failed[0]]
+            status = "skipped"
+            logger.error("%s skipped: DAG %d failed", name, causes[dag.dag_id])
+            say(f"{name} skipped: DAG {causes[dag.dag_id]} failed")
+        else:
+            say(name)
+            with make_display() as display, show_on(display):
+                _, succeeded, message = execute_dag_wrapper(dag.dag_id, dag.name, call, errors)
+            if succeeded:
+                say_lines(f"\n{message}\n" if message else "")
+            causes[dag.dag_id] = dag.dag_id
+            status = "succeeded" if succeeded else "failed"
+            say(f"{name} {status} in {time.perf_counter() - begin:.2f} s")
+        rows.append((str(dag.dag_id), dag.name, status, f"{time.perf_counter() - begin:.2f}"))
     if len(rows) > 1:
         say()
         say_table(("id", "name", "status", "seconds"), rows)
-    if errors and log_file is not None:
-        say(f"Details: {log_file}")
+    if errors and arguments.log_file is not None:
+        say(f"Details: {arguments.log_file}")
     return _exit_status(errors.values())
 
 
-def _select(dags: Sequence[DAG], wanted: Sequence[int]) -> list[DAG]:
-    """The DAGs to run, by id. Raises ConfigurationError for an id that cannot be run."""
-    if not wanted:
-        selected = [dag for dag in dags if dag.enabled]
-        if not selected:
-            raise ConfigurationError(f"There is no enabled DAG in {PROJECT_ROOT}.")
-        return selected
-    _refuse_unknown(dags, wanted)
-    selected = [dag for dag in dags if dag.dag_id in wanted]
-    for dag in selected:
-        if not dag.enabled:
-            raise ConfigurationError(
-                f'DAG {dag.dag_id} is disabled: set "enabled": true in '
-                f"{dag.folder.name}/config.json to run it."
-            )
-    return selected
+def _log_in(arguments: argparse.Namespace) -> None:
+    from shared.account import log_in
+
+    log_in()
 
 
-def _refuse_unknown(dags: Sequence[DAG], wanted: Sequence[int]) -> None:
-    known = sorted({dag.dag_id for dag in dags})
-    for dag_id in wanted:
-        if dag_id not in known:
-            raise ConfigurationError(
-                f"There is no DAG {dag_id}. Known ids: {', '.join(map(str, known)) or 'none'} "
-                "(see --list)."
-            )
+def _check(arguments: argparse.Namespace) -> ExitStatus:
+    from shared.checks import check
+
+    return _exit_status(check(_select(arguments)))
 
 
-def _call(dag: DAG, options: Mapping[str, Any]) -> Any:
-    """Run the DAG's function with the options that were given, if it knows them."""
-    with _signals.as_sent():
-        function = dag.load()
-        known = inspect.signature(function).parameters
-        for name in options:
-            if name not in known:
-                raise ConfigurationError(
-                    f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
-                    f"takes no {name}."
-                )
-        return function(**options)
+def _show_status(arguments: argparse.Namespace, **clocks: Any) -> ExitStatus:
+    from shared.run_status import show_status
+
+    dags = _select(arguments)
+    are_fresh = show_status(dags, arguments.dag, as_json=arguments.json, **clocks)
+    return ExitStatus.SUCCESS if are_fresh else ExitStatus.DAG_FAILED
 
 
-def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    options = {
-        "dry_run": arguments.dry_run,
-        "from_file": arguments.from_file,
-        "force": arguments.force,
-    }
-    return {name: value for name, value in options.items() if value not in (None, False)}
+def _show_changes(arguments: argparse.Namespace) -> None:
+    from shared.show_changes import show_changes
+
+    wanted = {"run_id": arguments.run, "since": arguments.since}
+    wanted |= {"kind": arguments.kind, "group": arguments.exchange}
+    show_changes(_select(arguments), wanted, as_json=arguments.json)
+
+
+def _list_dags(arguments: argparse.Namespace) -> None:
+    from shared.console import say_table
+
+    rows = []
+    for dag in discover_dags(PROJECT_ROOT):
+        enabled = "?" if dag.fault else "yes" if dag.enabled else "no"
+        description = f"BROKEN: {dag.fault}" if dag.fault else dag.description
+        rows.append((dag.shown_id, dag.name, enabled, dag.schedule, description))
+    say_table(("id", "name", "enabled", "schedule", "description"), rows)
 
 
 def _exit_status(errors: Iterable[BaseException]) -> ExitStatus:

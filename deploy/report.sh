@@ -10,8 +10,8 @@ status=$1
 case $status in
     "" | 0 | 143 | TERM) exit 0 ;;
     1) advice="A DAG failed. Its log says why; run it again when that is mended." ;;
-    2) advice="The configuration is wrong. Mend it, then prove it with --check." ;;
-    3) advice="The Kite session is dead. Log in with --login, then run again." ;;
+    2) advice="The configuration is wrong. Mend it, then prove it: execute_dags.py check." ;;
+    3) advice="The Kite session is dead. Log in (execute_dags.py login), then run again." ;;
     *) advice="The run was ended from outside." ;;
 esac
 

@@ -1,35 +1,23 @@
-"""The commands around the daily session: log in (`--login`), and prove everything (`--check`).
-
-They print through `say`; nothing is imported into the database.
-"""
+"""`login`: the day's login to Kite, and its access token into `.env`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 
 from shared.calendar import IST
 from shared.config import config_loader
-from shared.config.config_loader import ConfigLoader, DatabaseConfig
+from shared.config.config_loader import ConfigLoader
 from shared.config.env_file import reserved
 from shared.config.logging_config import register_secrets
 from shared.console import say
-from shared.dag_discovery import discover_dags
-from shared.exceptions import AuthenticationError, StockIngestionError
+from shared.exceptions import AuthenticationError
 from shared.kite_login import read_request_token, token_death
-from shared.models.instrument import INSTRUMENT_TABLE
-from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
-from shared.utils.retry import RetryPolicy
-from shared.utils.table_setup import check_access
 
 TOKEN_VARIABLE = "KITE_ACCESS_TOKEN"  # noqa: S105 - the name of the variable, not a token
 _LONGEST_LINE = 8192  # bytes
-
-# A check says what is wrong now, rather than wait for it to pass.
-_ONCE = RetryPolicy(max_attempts=1)
 
 
 def log_in() -> None:
@@ -43,7 +31,7 @@ def log_in() -> None:
         set_variable(TOKEN_VARIABLE, access_token)
     say(
         f"Logged in as {client.user_id}. The token is in .env, and dies at about "
-        f"{_describe_death()}."
+        f"{describe_death()}."
     )
     if config_loader.environment_overrules(TOKEN_VARIABLE, access_token):
         say(f"Beware: {TOKEN_VARIABLE} is also set in the environment, and wins over .env.")
@@ -76,49 +64,8 @@ def _read_line() -> str:
     return sys.stdin.buffer.readline(_LONGEST_LINE).decode("utf-8", "replace")
 
 
-def check() -> list[StockIngestionError]:
-    """Prove the Kite session and the database, and say what is wrong. Returns the errors."""
-    checks = (("Kite session", _check_kite), ("database", _check_database))
-    errors = {name: error for name, prove in checks if (error := _report(name, prove)) is not None}
-    if "database" not in errors:
-        _note_what_is_lacking()
-    return list(errors.values())
-
-
-def _note_what_is_lacking() -> None:
-    """Say what runs will do without: no failure (ruling 30)."""
-    for dag in discover_dags(config_loader.PROJECT_ROOT):
-        try:
-            report = dag.load_report("describe_lacking")
-            if report is not None and (lacking := report()):
-                say(f"lacking DAG {dag.dag_id}: {lacking}")
-        except StockIngestionError as exc:
-            say(f"lacking DAG {dag.dag_id}: {exc}")
-
-
-def _report(name: str, prove: Callable[[], str]) -> StockIngestionError | None:
-    try:
-        say(f"ok      {name}: {prove()}")
-    except StockIngestionError as exc:
-        say(f"FAILED  {name}: {exc}")
-        return exc
-    return None
-
-
-def _check_kite() -> str:
-    client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config()), retry=_ONCE)
-    client.authenticate()
-    return f"logged in as {client.user_id}; the token dies at about {_describe_death()}"
-
-
-def _check_database() -> str:
-    config: DatabaseConfig = ConfigLoader.load_database_config()
-    with DatabaseManager(asdict(config), retry=_ONCE) as manager:
-        found = manager.run_in_transaction(lambda cursor: check_access(cursor, INSTRUMENT_TABLE))
-    return f"{config.database} at {config.host}:{config.port}: {found}"
-
-
-def _describe_death() -> str:
+def describe_death() -> str:
+    """When a token of today dies, in words."""
     death = token_death()
     hours = (death - datetime.now(IST)).total_seconds() / 3600
     return f"{death:%H:%M IST on %d %B} (in {hours:.1f} hours)"

@@ -83,13 +83,14 @@ class Payload:
 class Command:
     """A command that a DAG brings: `execute_dags.py NAME ...`.
 
-    `function` is called with the parsed arguments and prints through `shared.console`; what it
-    raises ends the program as an error of a run does. `add_arguments` is given the parser.
+    `function` is called with the parsed arguments, prints through `shared.console`, and returns an
+    exit status (None: 0); what it raises ends the program as an error of a run does.
+    `add_arguments` is given the parser.
     """
 
     name: str
     help: str
-    function: Callable[[argparse.Namespace], None]
+    function: Callable[[argparse.Namespace], int | None]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 

@@ -1,17 +1,21 @@
-"""`--status`: the last runs, and whether each DAG's list is fresh. Made for monitoring."""
+"""`status`: the last runs, and whether each DAG's data are fresh (ruling 31). For monitoring."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date, datetime, time
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime
 from typing import Any
 
+from shared import run_lock
 from shared.calendar import IST, Freshness
 from shared.config.config_loader import ConfigLoader
-from shared.console import say
-from shared.feed import API_SOURCE
-from shared.models.instrument import INSTRUMENT_TABLE
+from shared.console import say, write_data
+from shared.dag_discovery import DAG
+from shared.exceptions import StockIngestionError
+from shared.feed import API_SOURCE, Feed
+from shared.models.table import Table
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
@@ -19,26 +23,22 @@ from shared.utils.run_history import LastLoad, RecordedRun
 from shared.utils.staged_merge import has_time_zone
 
 SHOWN_RUNS = 10
-READ_CLOCK = "SELECT clock_timestamp()"
-
-# The DAG that stores INSTRUMENT_TABLE.
-_INSTRUMENT_DAG = 1
-FRESHNESS = {_INSTRUMENT_DAG: Freshness(due_from=time(8, 0), changes_daily=True)}
-DEFAULT_FRESHNESS = Freshness()
 
 # How many rows of the last list are in the table. Both moments were written in one transaction:
 # they are equal, whatever the time zones are. The history keeps those that have one in UTC.
-COUNT_ROWS = (
-    "(SELECT count(*) FROM {table} AS t WHERE last.dag_id = {dag_id} AND t.last_updated = {moment})"
-)
+COUNT_ROWS = "(SELECT count(*) FROM {table} AS t WHERE t.{column} = {moment})"
 
 # The newest moment that can be, and how many rows are later than that. The moments are read in the
 # session's time zone.
 NEWEST_ROWS = """
 SELECT max(moment) FILTER (WHERE isfinite(moment) AND moment <= %(limit)s),
        count(*) FILTER (WHERE moment > %(limit)s)
-FROM (SELECT last_updated::timestamptz AS moment FROM {table}) AS t
+FROM (SELECT {column}::timestamptz AS moment FROM {table}) AS t
 """
+
+_NO_HISTORY = """\
+There is no history of runs: the newest rows had to tell. They cannot tell
+whether the list is a new one, and whole."""
 
 # Within 80 columns up to a million rows.
 _LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
@@ -78,72 +78,66 @@ class _Now:
         )
 
 
-def show_status(dag_ids: Sequence[int], *, now: datetime | None = None) -> bool:
-    """Show the last runs (of these DAGs, or of all) and return whether every list is fresh.
+@dataclass(frozen=True)
+class _Verdict:
+    """Whether a DAG's data are fresh: `fresh`, `stale`, or `clock` where that cannot be told."""
 
-    Raises ConfigurationError or DatabaseError if the history or the table cannot be read.
+    id: int
+    name: str
+    schedule: str
+    verdict: str = "stale"
+    reason: str = ""
+    loaded_at: datetime | None = None
+    expected_since: datetime | None = None
+
+
+def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
+    """What it is now by this machine's clock, and by that of the database server."""
+    [(server_now,)] = manager.fetch_all("SELECT clock_timestamp()")
+    return datetime.now(IST), server_now
+
+
+def show_status(
+    judged: Sequence[DAG],
+    dag_ids: Sequence[int],
+    *,
+    as_json: bool = False,
+    clocks: Callable[[DatabaseManager], tuple[datetime, datetime]] = read_clocks,
+) -> bool:
+    """Show the last runs (of these ids, or all) and a verdict for each DAG.
+
+    Returns whether all of the DAGs are fresh. Raises ConfigurationError or DatabaseError if the
+    history or a table cannot be read.
     """
-    wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
-    config = ConfigLoader.load_database_config()
     holidays = ConfigLoader.load_holidays()
-    with DatabaseManager(asdict(config)) as manager:
-        [(server_now,)] = manager.fetch_all(READ_CLOCK)
-        clocks = _Now(now or datetime.now(IST), server_now, holidays)
-        table = _find_table(manager)
-        if not manager.run_in_transaction(run_history.is_kept):
-            return _judge_by_rows(manager, table, clocks)
-        runs = [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
-        zone = " AT TIME ZONE 'UTC'" if table and _has_zone(manager) else ""
-        moment = f"(CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END{zone})"
-        parts = {"moment": moment, "table": table, "dag_id": _INSTRUMENT_DAG}
-        count = COUNT_ROWS.format(**parts) if table else "NULL"
-        query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=moment)
-        loads = manager.fetch_all(query, wanted)
-    if runs:
-        for line in (_COLUMNS, *map(_describe_run, runs)):
+    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
+        now = _Now(*clocks(manager), holidays)
+        has_history = manager.run_in_transaction(run_history.is_kept)
+        wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
+        rows = manager.fetch_all(run_history.READ_RUNS, wanted) if has_history else []
+        verdicts = [_judge(manager, dag, now, has_history) for dag in judged]
+    runs = [_with_end(RecordedRun(*row)) for row in rows]
+    if as_json:
+        document = {"dags": [*map(asdict, verdicts)], "runs": [run._asdict() for run in runs]}
+        write_data(json.dumps(document, indent=1, default=_as_text))
+    else:
+        for line in (_COLUMNS, *map(_describe_run, runs)) if runs else ():
             say(_LINE.format(*line).rstrip())
-        _say_remarks(runs)
-    if not loads:
-        say("STALE: nothing was ever loaded.")
-    verdicts = [_judge(clocks, *row) for row in loads]
-    return bool(verdicts) and all(verdicts)
+        verdict_lines = [f"{each.verdict.upper()}: {each.reason}" for each in verdicts]
+        for text in (*_find_remarks(runs), *verdict_lines):
+            say(f"\n{text}")
+    return all(each.verdict == "fresh" for each in verdicts)
 
 
-def _find_table(manager: DatabaseManager) -> str | None:
-    """The instrument table as a statement names it; None if it is not there."""
-    table = manager.run_in_transaction(lambda cursor: find_relation(cursor, INSTRUMENT_TABLE.name))
-    return table.name if table.exists else None
+def _as_text(moment: datetime) -> str:
+    return moment.astimezone(IST).isoformat()
 
 
-def _has_zone(manager: DatabaseManager) -> bool:
-    def work(cursor: Any) -> bool:
-        relation = find_relation(cursor, INSTRUMENT_TABLE.name)
-        with only_own_functions(cursor):
-            return has_time_zone(cursor, INSTRUMENT_TABLE, relation)
-
-    return manager.run_in_transaction(work)
-
-
-def _judge_by_rows(manager: DatabaseManager, table: str | None, now: _Now) -> bool:
-    """Without a history (DB_USER may not make one) the newest rows tell how old the list is."""
-    query = NEWEST_ROWS.format(table=table)
-    rows = manager.fetch_all(query, {"limit": now.limit}) if table else []
-    loaded_at, ahead = rows[0] if rows else (None, 0)
-    if loaded_at is None and not ahead:
-        say("STALE: nothing was ever loaded (there is no history of runs).")
-        return False
-    say(
-        f"There is no history of runs; the newest rows of {table} have to tell.\n"
-        "They cannot tell whether the list is a new one, and whole."
-    )
-    since = FRESHNESS[_INSTRUMENT_DAG].fresh_since(now.latest, now.holidays)
-    fault = None
-    if ahead:
-        fault = f"CLOCK: {table} has rows ahead of the clock: {ahead:,}.\n{now.describe()}"
-    elif loaded_at < since:
-        fault = _describe_old_load(str(table), loaded_at, since)
-    say(f"\n{fault or _describe_fresh_load(str(table), loaded_at)}")
-    return fault is None
+def _with_end(run: RecordedRun) -> RecordedRun:
+    """The run, which has failed if it is recorded as running and no process holds its lock."""
+    if run.status != "running" or not run_lock.has_ended(run.host):
+        return run
+    return run._replace(status="failed", error=run_history.ENDED_SILENTLY)
 
 
 def _describe_run(run: RecordedRun) -> tuple[str, ...]:
@@ -154,7 +148,7 @@ def _describe_run(run: RecordedRun) -> tuple[str, ...]:
         f"{run.started_at.astimezone(IST):%Y-%m-%d %H:%M}",
         run.status,
         # The machine's clock began it and the database server's ended it.
-        seconds if len(seconds) <= len("seconds") else "?",
+        "-" if run.ended_at == run.started_at else seconds if len(seconds) <= 7 else "?",
         *map(_count, (run.fetched, run.rejected, run.inserted, run.updated)),
     )
 
@@ -163,37 +157,96 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def _say_remarks(runs: Sequence[RecordedRun]) -> None:
-    """What the table has no room for: the last run's error, a replay, a list that came twice."""
-    last = runs[0]
-    if last.status == "failed":
-        say(f"\nRun {last.run_id} failed: {last.error}")
-    elif last.source != API_SOURCE:
-        say(f"\nRun {last.run_id} imported a saved dump:\n{last.source}")
-    if not (last.succeeded and last.dump_sha256):
-        return
-    before = next((run for run in runs[1:] if run.dag_id == last.dag_id and run.succeeded), None)
-    if before and before.dump_sha256 == last.dump_sha256:
-        say(f"\nRun {last.run_id} brought the same list, byte for byte, as run {before.run_id}.")
+def _find_remarks(runs: Sequence[RecordedRun]) -> list[str]:
+    """What the table has no room for: errors, a replay, a list that came twice."""
+    remarks = [f"Run {run.run_id} failed: {run.error}" for run in runs if run.status == "failed"]
+    good = [run for run in runs if run.succeeded and run.dag_id == runs[0].dag_id]
+    if good and good[0] is runs[0]:
+        last, *before = good
+        if last.source != API_SOURCE:
+            remarks.append(f"Run {last.run_id} imported a saved dump:\n{last.source}")
+        if before and last.dump_sha256 and before[0].dump_sha256 == last.dump_sha256:
+            same = f"the same list, byte for byte, as run {before[0].run_id}"
+            remarks.append(f"Run {last.run_id} brought {same}.")
+    return remarks
 
 
-def _judge(now: _Now, dag_id: int, dag_name: str, *values: Any) -> bool:
-    """Say whether a DAG's list is fresh, and return it. `values` are those of a LastLoad."""
-    name = f"DAG {dag_id} {dag_name}"
-    freshness = FRESHNESS.get(dag_id, DEFAULT_FRESHNESS)
+def _judge(manager: DatabaseManager, dag: DAG, now: _Now, has_history: bool) -> _Verdict:
+    name = f"DAG {dag.dag_id} {dag.name}"
+    verdict = _Verdict(dag.dag_id, dag.name, dag.schedule)
+    try:
+        feed = dag.load_feed()
+    except StockIngestionError as exc:
+        return replace(verdict, reason=f"{name} cannot be judged:\n{exc}")
+    promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
+    freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
     since = freshness.fresh_since(now.latest, now.holidays)
-    if values[0] is None:
-        say(f"\nSTALE: {name} was never loaded.\nExpected: a load since {_in_words(since)}.")
-        return False
-    load = LastLoad(*values)
+    verdict = replace(verdict, expected_since=since)
+    table = feed.table if feed and feed.table.is_snapshot else None
+    if not has_history:
+        return _judge_by_rows(manager, name, table, now, verdict)
+    load = _read_load(manager, dag, feed)
+    if load is None:
+        expected = f"Expected: a load since {_in_words(since)}."
+        return replace(verdict, reason=f"{name} was never loaded.\n{expected}")
+    verdict = replace(verdict, loaded_at=load.served_at)
+    if fault := _find_ahead(name, load, now):
+        return replace(verdict, verdict="clock", reason=fault)
     repeat = _describe_repeat(load, freshness, now.holidays)
-    fault = _find_ahead(name, load, now)
-    if fault is None and dag_id == _INSTRUMENT_DAG:
-        fault = _find_lost_rows(name, load)
-    if fault is None:
-        fault = _find_old_list(name, load, since, repeat)
-    say(f"\n{fault or _describe_fresh_load(name, load.served_at, repeat)}")
-    return fault is None
+    fault = _find_lost_rows(name, load, table) or _find_old_list(name, load, since, repeat)
+    if fault:
+        return replace(verdict, reason=fault)
+    return replace(verdict, verdict="fresh", reason=_describe_load(name, load.served_at, repeat))
+
+
+def _read_load(manager: DatabaseManager, dag: DAG, feed: Feed | None) -> LastLoad | None:
+    """The DAG's last good run, and how much of a snapshot is in its table."""
+    table = feed.table if feed and feed.table.is_snapshot else None
+    is_there = table is not None and manager.has_relation(table.name)
+    zone = " AT TIME ZONE 'UTC'" if table and is_there and _has_zone(manager, table) else ""
+    moment = f"(CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END{zone})"
+    count = "NULL"
+    if table and is_there:
+        count = COUNT_ROWS.format(table=table.name, column=table.last_updated, moment=moment)
+    query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=moment)
+    # A file that was read into a table that is no snapshot has taken nothing away.
+    also_files = feed is None or feed.table.is_snapshot
+    rows = manager.fetch_all(query, {"dag_ids": [dag.dag_id], "also_files": also_files})
+    return LastLoad(*rows[0][2:]) if rows and rows[0][2] is not None else None
+
+
+def _has_zone(manager: DatabaseManager, table: Table) -> bool:
+    def work(cursor: Any) -> bool:
+        relation = find_relation(cursor, table.name)
+        with only_own_functions(cursor):
+            return has_time_zone(cursor, table, relation)
+
+    return manager.run_in_transaction(work)
+
+
+def _judge_by_rows(
+    manager: DatabaseManager, name: str, table: Table | None, now: _Now, verdict: _Verdict
+) -> _Verdict:
+    """Without a history (DB_USER may not make one) the newest rows tell how old a snapshot is."""
+    loaded_at: datetime | None = None
+    ahead = 0
+    if table and manager.has_relation(table.name):
+        query = NEWEST_ROWS.format(table=table.name, column=table.last_updated)
+        [(loaded_at, ahead)] = manager.fetch_all(query, {"limit": now.limit})
+    verdict = replace(verdict, loaded_at=loaded_at)
+    if ahead:
+        fault = f"{name}: rows ahead of the clock: {ahead:,}.\n{now.describe()}"
+        return replace(verdict, verdict="clock", reason=fault)
+    if loaded_at is None:
+        fault = f"{name} was never loaded, as far as can be told\nwithout a history of runs."
+        return replace(verdict, reason=fault)
+    since = verdict.expected_since
+    assert since is not None  # the caller has set it
+    if loaded_at < since:
+        fault = _describe_old_load(name, loaded_at, since)
+        return replace(verdict, reason=f"{fault}\n{_NO_HISTORY}")
+    reason = f"{_describe_load(name, loaded_at)}\n{_NO_HISTORY}"
+    return replace(verdict, verdict="fresh", reason=reason)
 
 
 def _find_ahead(name: str, load: LastLoad, now: _Now) -> str | None:
@@ -207,35 +260,33 @@ def _find_ahead(name: str, load: LastLoad, now: _Now) -> str | None:
     if not ahead:
         return None
     lines = [f"{what} {_in_words(at)}." for what, at in ahead.items()]
-    return "\n".join(
-        (f"CLOCK: {name}: run {load.run_id} is ahead of the clock.", *lines, now.describe())
-    )
+    first = f"{name}: run {load.run_id} is ahead of the clock."
+    return "\n".join((first, *lines, now.describe()))
 
 
-def _find_lost_rows(name: str, load: LastLoad) -> str | None:
-    if load.rows and load.stored_rows == load.rows:
+def _find_lost_rows(name: str, load: LastLoad, table: Table | None) -> str | None:
+    if table is None or (load.rows and load.stored_rows == load.rows):
         return None
-    table = INSTRUMENT_TABLE.name
     found = f"has {load.stored_rows:,} rows now" if load.stored_rows is not None else "is not there"
     return (
-        f"STALE: {name}: its table is not as it was stored.\n"
+        f"{name}: its table is not as it was stored.\n"
         f"Run {load.run_id} ({_in_words(load.started_at)}) stored {load.rows:,} rows.\n"
-        f"Of its list, {table} {found}.\n"
+        f"Of its list, {table.name} {found}.\n"
         "Something else has changed it since. Run the DAG again: it stores the list."
     )
 
 
-def _find_old_list(name: str, load: LastLoad, since: datetime, repeat: str | None) -> str | None:
+def _find_old_list(name: str, load: LastLoad, since: datetime, repeat: str) -> str | None:
     if load.served_at is None:
         return (
-            f"STALE: {name} holds the list of a saved dump:\n{load.source}\n"
+            f"{name} holds the list of a saved dump:\n{load.source}\n"
             f"Expected: a load since {_in_words(since)}."
         )
     if load.served_at < since:
-        return "\n".join(filter(None, (_describe_old_load(name, load.served_at, since), repeat)))
+        return f"{_describe_old_load(name, load.served_at, since)}\n{repeat}".rstrip()
     if repeat and load.first_started_at < since:
         return (
-            f"STALE: {name} was last loaded on\n"
+            f"{name} was last loaded on\n"
             f"{_in_words(load.served_at)}. {repeat}\n"
             f"Expected: a new list since {_in_words(since)}.\n"
             "Run the DAG again later. A day without trading belongs in calendar.holidays."
@@ -243,15 +294,13 @@ def _find_old_list(name: str, load: LastLoad, since: datetime, repeat: str | Non
     return None
 
 
-def _describe_repeat(
-    load: LastLoad, freshness: Freshness, holidays: Collection[date]
-) -> str | None:
+def _describe_repeat(load: LastLoad, freshness: Freshness, holidays: Collection[date]) -> str:
     """Whose list it is, where the source has served the list of an earlier day."""
     if not freshness.changes_daily or load.served_at is None:
-        return None
+        return ""
     day = freshness.day_of(load.first_started_at, holidays)
     if day >= freshness.day_of(load.served_at, holidays):
-        return None
+        return ""
     return (
         f"It has the list of {day:%a %d %b %Y},\nthe same list as that of run {load.first_run_id} "
         f"({_in_words(load.first_started_at)})."
@@ -260,14 +309,14 @@ def _describe_repeat(
 
 def _describe_old_load(name: str, loaded_at: datetime, since: datetime) -> str:
     return (
-        f"STALE: {name} was last loaded on\n{_in_words(loaded_at)}. "
+        f"{name} was last loaded on\n{_in_words(loaded_at)}. "
         f"Expected: a load since {_in_words(since)}."
     )
 
 
-def _describe_fresh_load(name: str, loaded_at: datetime | None, repeat: str | None = None) -> str:
+def _describe_load(name: str, loaded_at: datetime | None, repeat: str = "") -> str:
     assert loaded_at is not None  # else it is stale
-    return " ".join(filter(None, (f"FRESH: {name} was loaded on\n{_in_words(loaded_at)}.", repeat)))
+    return f"{name} was loaded on\n{_in_words(loaded_at)}. {repeat}".rstrip()
 
 
 def _in_words(moment: datetime) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class CommandLine:
         """Where good lists are kept."""
         return self.folder / "archive"
 
-    def run(self, *arguments: str) -> Result:
+    def run(self, *arguments: str, **given: Any) -> Result:
+        """The result of the command; `given` are further arguments of its function."""
         stdout, stderr = io.StringIO(), io.StringIO()
         settings = {
             "parameters": {
@@ -64,7 +66,9 @@ class CommandLine:
             self.monkeypatch.context() as patch,
         ):
             patch.setattr("sys.argv", ["execute_dags.py", *arguments])
-            status = int(execute_dags.run(execute_dags.parse_arguments()))
+            parsed = execute_dags.parse_arguments()
+            parsed.function = partial(parsed.function, **given) if given else parsed.function
+            status = int(execute_dags.run(parsed))
         return Result(status, stdout.getvalue(), stderr.getvalue())
 
     def load(self, dump: bytes, *arguments: str) -> Result:

@@ -156,7 +156,8 @@ WITH dag AS (
     ORDER BY dag_id, run_id DESC
 ), last AS (
     SELECT DISTINCT ON (dag_id) * FROM ingestion_run
-    WHERE status = 'succeeded' ORDER BY dag_id, run_id DESC
+    WHERE status = 'succeeded' AND (%(also_files)s OR source = 'api')
+    ORDER BY dag_id, run_id DESC
 )
 SELECT dag.dag_id, dag.dag_name, last.run_id, last.source, last.started_at, last.ended_at,
        {moment}::timestamptz, coalesce(last.rows_inserted::bigint + last.rows_updated, 0),

@@ -150,7 +150,7 @@ def test_way_out_after_a_clock_that_was_ahead(cli: CommandLine) -> None:
     cli.load(GOOD)
     move(cli, "1 year")
     cli.load(OTHER)  # by a clock that is right again, its moment is ahead all the same
-    result = cli.run("--status")
+    result = cli.run("status")
     assert result.status == 1
     assert "\nCLOCK: DAG 1" in result.stdout
     assert '"A clock that was ahead"' in result.stdout
@@ -161,7 +161,7 @@ def test_way_out_after_a_clock_that_was_ahead(cli: CommandLine) -> None:
     assert cli.query(listed) == [("A",), ("C",)]
     assert cli.query(MOVE_BACK) == [(0, 0)]
     assert cli.load(GOOD).status == 0
-    assert cli.run("--status").status == 0
+    assert cli.run("status").status == 0
     assert cli.query(listed) == [("A",), ("B",)]
     assert not is_stale(cli, BY_HISTORY)
     assert not is_stale(cli, BY_ROWS)

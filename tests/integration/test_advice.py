@@ -182,7 +182,7 @@ def test_missing_right_is_granted_as_check_names_it(
     succeed(cli, ROWS)
     cli.query(f"REVOKE {right} ON kite_instrument_master FROM {importer}")
     fail(cli, [INFY, {**FUTURE, "lot_size": 1}], "DB_USER may not do this")
-    check = cli.run("--check")
+    check = cli.run("check")
     assert check.status == 1
     [lacking] = re.findall(r"lacks (\w+) on kite_instrument_master", check.stdout)
     cli.query(f"GRANT {lacking} ON kite_instrument_master TO {importer}")

@@ -118,7 +118,7 @@ def test_names_of_the_history_are_taken(cases: Cases, number: int) -> None:
         assert result.stderr.count("WARNING: ") == 1
         assert f"{name} was made by something else" in result.stderr
     assert len(read_table(cases.cli.connection)) == len(symbols("day1.csv") | symbols("day2.csv"))
-    check = cases.cli.run("--check")
+    check = cases.cli.run("check")
     assert check.status == 0
     assert f"{name} was made by something else" in check.stdout + check.stderr
 
@@ -144,7 +144,7 @@ def test_moments_of_a_coarser_type(cases: Cases) -> None:
     assert result.status == 1
     assert "last_updated" in result.stderr
     assert cases.cli.kite.requests == []
-    assert "last_updated" in cases.cli.run("--check").stdout
+    assert "last_updated" in cases.cli.run("check").stdout
 
 
 def test_two_symbols_under_one_token(cases: Cases) -> None:

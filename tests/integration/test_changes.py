@@ -933,7 +933,7 @@ def two_days(configured_project: Project, kite: KiteServer) -> Project:
 
 
 def test_changes_option_shows_each_kind_by_exchange_with_its_first(two_days: Project) -> None:
-    result = two_days.run("--changes")
+    result = two_days.run("changes")
     assert (result.returncode, result.stderr) == (0, "")
     title, blank, header, *lines = result.stdout.splitlines()
     assert re.fullmatch(r"Run 2, \w{3} \d\d \w{3} \d{4} \d\d:\d\d IST: 5 changes", title)
@@ -950,9 +950,10 @@ def test_changes_option_shows_each_kind_by_exchange_with_its_first(two_days: Pro
 
 
 def test_changes_option_as_json_has_all_of_them(two_days: Project) -> None:
-    result = two_days.run("--changes", "--json")
+    result = two_days.run("changes", "--json")
     assert (result.returncode, result.stderr) == (0, "")
-    report = json.loads(result.stdout)
+    [report] = json.loads(result.stdout)["dags"]
+    assert (report["dag_id"], report["name"]) == (1, "import_instruments_from_kite")
     assert report["run"]["run_id"] == 2
     age = datetime.now(IST) - datetime.fromisoformat(report["run"]["started_at"])
     assert timedelta(0) < age < timedelta(minutes=5)
@@ -964,6 +965,7 @@ def test_changes_option_as_json_has_all_of_them(two_days: Project) -> None:
         ("terms changed", "INFY"),
     ]
     assert report["changes"][4] == {
+        "run_id": 2,
         "exchange": "NSE",
         "instrument_token": STAYS["instrument_token"],
         "tradingsymbol": "INFY",
@@ -977,25 +979,28 @@ def test_changes_option_as_json_has_all_of_them(two_days: Project) -> None:
 def test_changes_option_before_and_after_the_first_run(
     configured_project: Project, kite: KiteServer
 ) -> None:
-    result = configured_project.run("--changes")
+    result = configured_project.run("changes")
     assert (result.returncode, result.stdout) == (0, "No run has been recorded yet.\n")
-    empty = configured_project.run("--changes", "--json")
-    assert json.loads(empty.stdout) == {"run": None, "changes": []}
+    empty = configured_project.run("changes", "--json")
+    name = "import_instruments_from_kite"
+    report = {"dag_id": 1, "name": name, "run": None, "changes": []}
+    assert json.loads(empty.stdout) == {"dags": [report]}
     kite.dump = to_csv([STAYS])
     assert "changes since" not in configured_project.run("--dag", "1").stdout
-    result = configured_project.run("--changes")
+    result = configured_project.run("changes")
     assert re.search(r"IST: the first list, which the next one is compared with\n$", result.stdout)
     assert "nothing changed since the last list" in configured_project.run("--dag", "1").stdout
-    assert configured_project.run("--changes").stdout.endswith(": 0 changes\n")
+    assert configured_project.run("changes").stdout == result.stdout  # the list is the same
+    assert configured_project.run("changes", "--run", "2").stdout.endswith(": 0 changes\n")
 
 
 def test_changes_option_beside_a_dag_that_is_broken(two_days: Project, add_dag: AddDAG) -> None:
     add_dag(9, "broken", "def broken(:\n")
-    result = two_days.run("--changes")
+    result = two_days.run("changes")
     assert result.returncode == 0
     assert result.stdout.startswith("Run 2, ")
     assert re.fullmatch("WARNING: DAG 9: dag_9_broken cannot be loaded: .*\n", result.stderr)
-    named = two_days.run("--changes", "--dag", "9")
+    named = two_days.run("changes", "--dag", "9")
     assert (named.returncode, named.stdout) == (1, "")
 
 
@@ -1004,7 +1009,7 @@ def test_changes_option_after_a_failed_run_shows_the_last_good_one(
 ) -> None:
     kite.dump = to_csv([])
     assert two_days.run("--dag", "1").returncode == 1
-    assert two_days.run("--changes").stdout.startswith("Run 2, ")
+    assert two_days.run("changes").stdout.startswith("Run 2, ")
 
 
 def test_model_reads_a_list_as_the_project_does(real_dump: Callable[[str], bytes]) -> None:

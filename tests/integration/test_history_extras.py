@@ -1,5 +1,5 @@
 """Names of the history that something else has, views one by one, and older databases: no import
-fails for any of it, one warning says what is lacking, and so does `--check`."""
+fails for any of it, one warning says what is lacking, and so does `check`."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def comments(cli: CommandLine) -> list[str]:
 
 
 def assert_lacking(cli: CommandLine, *words: str) -> None:
-    """Two imports go through with one warning each, and `--check` says the same."""
+    """Two imports go through with one warning each, and `check` says the same."""
     before = relations(cli)
-    check = cli.run("--check")
+    check = cli.run("check")
     assert check.status == 0
     assert relations(cli) == before
     for rows in (ROWS, ROWS[1:]):
@@ -140,7 +140,7 @@ def test_name_of_a_history_table_is_taken(cli: CommandLine, statement: str, name
     cli.query(statement)
     what = "The history of runs and changes" if name == "ingestion_run" else "What changes"
     assert_lacking(cli, f"{what} is not kept", name)
-    for command in (("--status",), ("--changes",), ("--dag", "1", "--dry-run")):
+    for command in (("status",), ("changes",), ("--dag", "1", "--dry-run")):
         result = cli.run(*command)
         assert result.status == 0
         assert "ERROR" not in result.stderr
@@ -311,12 +311,12 @@ def test_table_of_changes_without_a_key_works_for_a_role_that_may_not_add_it(
     become_importer()
     assert cli.load(to_csv(ROWS[1:])).stderr == ""
     assert cli.query("SELECT tradingsymbol FROM kite_instrument_change") == [("S1",)]
-    check = cli.run("--check")
+    check = cli.run("check")
     assert check.status == 0
     (add_key,) = (upgrade.statement for upgrade in CHANGES.upgrades)
     assert f"has no primary key. The next run of its owner adds it: {add_key}" in check.stdout
     cli.query(add_key)
-    assert "lacking" not in cli.run("--check").stdout
+    assert "lacking" not in cli.run("check").stdout
     assert cli.load(to_csv(ROWS[2:])).stderr == ""
     cli.query("CREATE PUBLICATION everything FOR ALL TABLES")
     cli.query(TRIM)
@@ -340,7 +340,7 @@ def test_columns_that_tell_a_history_table_are_those_of_its_script(
 def test_check_before_the_first_run_lacks_nothing(cli: CommandLine) -> None:
     cli.query("DROP TABLE kite_instrument_master")
     before = relations(cli)
-    check = cli.run("--check")
+    check = cli.run("check")
     assert check.status == 0
     assert "lacking" not in check.stdout
     assert relations(cli) == before

@@ -1,4 +1,4 @@
-"""`--login` and `--check` from the command line, against a local Kite and a real PostgreSQL."""
+"""`login` and `check` from the command line, against a local Kite and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dotenv import dotenv_values
 from sandbox.kite_faults import CustomAnswer, Fault, Hang, HtmlError, HttpError, Reset
 from sandbox.kite_server import KiteServer
 from shared.calendar import IST
-from tests.conftest import Project, Server
+from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
 
 SECRET = "sandbox_secret"
@@ -51,9 +51,9 @@ class Login:
         self.env_file.chmod(0o600)
 
     def run(self, given: bytes, **environment: str) -> tuple[int, str, str]:
-        """`execute_dags.py --login` with `given` on standard input; no secret gets out."""
+        """`execute_dags.py login` with `given` on standard input; no secret gets out."""
         result = subprocess.run(
-            self.project.command("--login"),
+            self.project.command("login"),
             cwd=self.project.folder,
             env={**self.project.environment, **environment},
             input=given,
@@ -86,7 +86,7 @@ def login(project: Project, kite: KiteServer) -> Login:
     return Login(project, kite)
 
 
-# --login that succeeds
+# login that succeeds
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ def test_login_at_a_terminal_shows_the_address(login: Login) -> None:
 
 
 def at_terminal(login: Login, answer: str | None) -> tuple[str, int]:
-    """Run --login at a terminal and answer its question, or press Ctrl-C there (None)."""
+    """Run login at a terminal and answer its question, or press Ctrl-C there (None)."""
     import pty
 
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        login.project.command("--login"),
+        login.project.command("login"),
         cwd=login.project.folder,
         env=login.project.environment,
         stdin=theirs,
@@ -211,7 +211,7 @@ def test_interrupt_at_the_question(login: Login) -> None:
     assert login.exchanges == 0
 
 
-# --login that fails: `.env` is as it was
+# login that fails: `.env` is as it was
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_login_with_nothing_that_is_a_request_token(login: Login, given: bytes) 
 
 def test_login_when_standard_input_is_closed(login: Login) -> None:
     result = subprocess.run(
-        ["sh", "-c", 'exec "$0" "$@" <&-', *login.project.command("--login")],
+        ["sh", "-c", 'exec "$0" "$@" <&-', *login.project.command("login")],
         cwd=login.project.folder,
         env=login.project.environment,
         capture_output=True,
@@ -363,7 +363,7 @@ def test_login_when_the_disk_is_full(login: Login) -> None:
     login.write_env(content)
     token = login.kite.issue_request_token()
     result = subprocess.run(
-        ["sh", "-c", 'ulimit -f 16; exec "$0" "$@"', *login.project.command("--login")],
+        ["sh", "-c", 'ulimit -f 16; exec "$0" "$@"', *login.project.command("login")],
         cwd=login.project.folder,
         env=login.project.environment,
         input=token,
@@ -388,7 +388,7 @@ def test_login_without_key_and_secret(login: Login) -> None:
     assert login.env_file.read_bytes() == b"A=1\n"
 
 
-# --check
+# check
 
 
 @pytest.fixture
@@ -397,9 +397,12 @@ def checked(configured_project: Project, kite: KiteServer) -> Project:
     return configured_project
 
 
+DAG = "DAG 1 import_instruments_from_kite"
+
+
 def check(project: Project, kite: KiteServer, **environment: str) -> tuple[int, list[str]]:
-    """Run --check; its status and lines. It imports nothing, and no secret gets out."""
-    result = project.run("--check", **environment)
+    """Run check; its status and lines. It imports nothing, and no secret gets out."""
+    result = project.run("check", **environment)
     assert "Traceback" not in result.stderr
     assert not [request for request in kite.requests if request.path == "/instruments"]
     everything = result.stdout + result.stderr + project.log
@@ -411,13 +414,15 @@ def check(project: Project, kite: KiteServer, **environment: str) -> tuple[int, 
 def test_check_when_all_is_well(checked: Project, kite: KiteServer, database: str) -> None:
     status, lines = check(checked, kite)
     assert status == 0
-    assert len(lines) == 2
+    assert len(lines) == 4
+    assert lines[0] == f"ok      {DAG}: its configuration is complete"
     assert re.match(
         r"ok +Kite session: logged in as SB0001; the token dies at about 06:00 IST on \d\d \w+",
-        lines[0],
+        lines[1],
     )
-    assert re.match(rf"ok +database: {database} at \S+: PostgreSQL \d+", lines[1])
-    assert lines[1].endswith("table public.kite_instrument_master is there")
+    assert re.match(rf"ok +database: {database} at \S+: PostgreSQL \d+\S*.*, role \w+$", lines[2])
+    assert lines[3].startswith(f"ok      {DAG}: ")
+    assert lines[3].endswith("table public.kite_instrument_master is there")
 
 
 def test_check_before_the_first_run(
@@ -425,7 +430,7 @@ def test_check_before_the_first_run(
 ) -> None:
     status, lines = check(checked, kite, DB_NAME=empty_database)
     assert status == 0
-    assert lines[1].endswith("the first run makes public.kite_instrument_master")
+    assert lines[3].endswith("the first run makes public.kite_instrument_master")
     found = server.execute(
         "SELECT to_regclass('kite_instrument_master')::text", dbname=empty_database
     )
@@ -436,36 +441,36 @@ def test_check_of_a_dead_token(checked: Project, kite: KiteServer) -> None:
     kite.expire_token()
     status, lines = check(checked, kite)
     assert status == 3
-    assert lines[0].startswith("FAILED  Kite session: Kite refused the session (HTTP 403")
-    assert "python execute_dags.py --login" in lines[0]
-    assert lines[1].startswith("ok ")
+    assert lines[1].startswith("FAILED  Kite session: Kite refused the session (HTTP 403")
+    assert "python execute_dags.py login" in lines[1]
+    assert lines[2].startswith("ok ")
 
 
 def test_check_when_kite_is_down_is_one_attempt(checked: Project, kite: KiteServer) -> None:
     kite.fail_next("/user/profile", HttpError(503), None)
     status, lines = check(checked, kite)
     assert status == 1
-    assert lines[0].startswith("FAILED  Kite session: Kite answered HTTP 503")
-    assert lines[1].startswith("ok ")
+    assert lines[1].startswith("FAILED  Kite session: Kite answered HTTP 503")
+    assert lines[2].startswith("ok ")
     assert len(kite.requests) == 1
 
 
 def test_check_when_the_network_is_down(checked: Project, kite: KiteServer) -> None:
     status, lines = check(checked, kite, KITE_API_ROOT=CLOSED_PORT)
     assert status == 1
-    assert lines[0].endswith(f"No connection to Kite at {CLOSED_PORT}: Connection refused")
+    assert lines[1].endswith(f"No connection to Kite at {CLOSED_PORT}: Connection refused")
 
 
 def test_check_of_a_wrong_password(
     checked: Project, kite: KiteServer, make_role: Callable[..., str]
 ) -> None:
     status, lines = check(checked, kite, DB_USER=make_role(), DB_PASSWORD="Wr0ng-Secret")
-    if "lacks" in lines[1]:
+    if lines[2].startswith("ok "):
         pytest.skip("this server lets everybody in without a password")
     assert status == 1
-    assert lines[0].startswith("ok ")
-    assert lines[1].startswith("FAILED  database: No connection to")
-    assert "check DB_USER, DB_PASSWORD" in lines[1]
+    assert lines[1].startswith("ok ")
+    assert lines[2].startswith("FAILED  database: No connection to")
+    assert "check DB_USER, DB_PASSWORD" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -480,9 +485,9 @@ def test_check_of_a_database_that_is_not_there(
 ) -> None:
     status, lines = check(checked, kite, **variables)
     assert status == 1
-    assert lines[0].startswith("ok ")
-    assert lines[1].startswith("FAILED  database: ")
-    assert message in lines[1]
+    assert lines[1].startswith("ok ")
+    assert lines[2].startswith("FAILED  database: ")
+    assert message in lines[2]
 
 
 def test_check_of_a_role_without_rights(
@@ -497,8 +502,9 @@ def test_check_of_a_role_without_rights(
     server.execute(f"GRANT SELECT, INSERT ON kite_instrument_master TO {role}", dbname=database)
     status, lines = check(checked, kite, DB_USER=role, DB_PASSWORD="R0le-Secret")
     assert status == 1
-    assert f"{role} lacks TEMPORARY on the database" in lines[1]
-    assert f"{role} lacks UPDATE, DELETE on kite_instrument_master" in lines[1]
+    assert lines[3].startswith(f"FAILED  {DAG}: a run would fail: ")
+    assert f"{role} lacks TEMPORARY on the database" in lines[3]
+    assert f"{role} lacks UPDATE, DELETE on kite_instrument_master" in lines[3]
 
 
 def test_check_of_a_read_only_database(
@@ -507,18 +513,18 @@ def test_check_of_a_read_only_database(
     server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     status, lines = check(checked, kite)
     assert status == 1
-    assert "the database is read-only" in lines[1]
+    assert "the database is read-only" in lines[3]
 
 
 def test_check_of_a_dead_token_and_a_wrong_database(checked: Project, kite: KiteServer) -> None:
     kite.expire_token()
     status, lines = check(checked, kite, DB_NAME="n0_such_db")
     assert status == 1  # a login alone would not do
-    assert [line.split()[0] for line in lines] == ["FAILED", "FAILED"]
+    assert [line.split()[0] for line in lines] == ["ok", "FAILED", "FAILED"]
 
 
 def test_check_without_configuration(project: Project, kite: KiteServer) -> None:
-    result = project.run("--check")
+    result = project.run("check")
     assert result.returncode == 2
     assert "not set, or empty: KITE_API_KEY, KITE_API_SECRET, KITE_ACCESS_TOKEN" in result.stdout
     assert "not set, or empty: DB_USER, DB_PASSWORD" in result.stdout
@@ -526,14 +532,29 @@ def test_check_without_configuration(project: Project, kite: KiteServer) -> None
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "message"),
+    ("section", "key", "value", "message", "proven"),
     [
-        pytest.param("api", "timeout_seconds", "soon", "api.timeout_seconds: expected", id="api"),
-        pytest.param("database", "port", 0, "database.port: expected an integer", id="database"),
+        pytest.param(
+            "api", "timeout_seconds", "soon", "api.timeout_seconds: expected", "database", id="api"
+        ),
+        pytest.param(
+            "database",
+            "port",
+            0,
+            "database.port: expected an integer",
+            "Kite session",
+            id="database",
+        ),
     ],
 )
 def test_check_of_a_wrong_setting_still_checks_the_other(
-    checked: Project, kite: KiteServer, section: str, key: str, value: object, message: str
+    checked: Project,
+    kite: KiteServer,
+    section: str,
+    key: str,
+    value: object,
+    message: str,
+    proven: str,
 ) -> None:
     path = checked.folder / "config" / "config.json"
     config = json.loads(path.read_text())
@@ -542,7 +563,46 @@ def test_check_of_a_wrong_setting_still_checks_the_other(
     status, lines = check(checked, kite)
     assert status == 2
     assert message in "\n".join(lines)
-    assert sum(line.startswith("ok ") for line in lines) == 1
+    assert any(line.startswith(f"ok      {proven}: ") for line in lines)
+
+
+def test_check_of_every_fault_of_every_enabled_dag(
+    checked: Project, kite: KiteServer, add_dag: AddDAG
+) -> None:
+    kite.expire_token()
+    path = checked.folder / "config" / "config.json"
+    config = json.loads(path.read_text())
+    config["calendar"]["holidays"] = ["2 October"]
+    path.write_text(json.dumps(config))
+    add_dag(2, "plain", parameters={"batch_size": "many", "retry_attempts": 0}, schedule="daily")
+    add_dag(3, "broken", "raise RuntimeError('no luck')", schedule="daily")
+    add_dag(4, "off", "raise RuntimeError", enabled=False)
+    add_dag(5, "unreadable", config="{")
+    result = checked.run("check")
+    assert result.returncode == 1
+    found = [line for line in result.stdout.splitlines() if line.startswith(("ok", "FAILED"))]
+    assert [line.split(": ")[0] for line in found] == [
+        f"FAILED  {DAG}",
+        "FAILED  DAG 2 plain",
+        "FAILED  DAG 3 broken",
+        "FAILED  DAG 3 broken",
+        "FAILED  DAG 5 unreadable",
+        "FAILED  Kite session",
+        *("ok      database", f"ok      {DAG}"),
+    ]
+    assert "dag_3_broken cannot be loaded: RuntimeError: no luck" in found[2]
+    for fault in ("calendar.holidays", "parameters.batch_size", "parameters.retry_attempts"):
+        assert f"{fault}: expected " in result.stdout
+
+
+def test_check_of_one_dag_that_needs_neither_kite_nor_a_database(
+    project: Project, kite: KiteServer, add_dag: AddDAG
+) -> None:
+    add_dag(2, "plain", enabled=False, schedule="daily")
+    project.environment.update(DB_USER="nobody", DB_PASSWORD="none", KITE_API_ROOT=kite.root)
+    result = project.run("check", "--dag", "2")
+    assert (result.returncode, kite.requests) == (0, [])
+    assert result.stdout == "ok      DAG 2 plain: its configuration is complete\n"
 
 
 def test_check_shows_no_secret_that_a_server_echoes(checked: Project, kite: KiteServer) -> None:
@@ -560,4 +620,4 @@ def test_check_shows_no_secret_that_a_server_echoes(checked: Project, kite: Kite
     kite.fail_next("/user/profile", echo, None)
     status, lines = check(checked, kite)
     assert status == 3
-    assert "is wrong" in lines[0]
+    assert "is wrong" in lines[1]

@@ -60,7 +60,7 @@ def symbols(cli: CommandLine) -> set[str]:
 
 
 def told_changes(cli: CommandLine) -> list[tuple[str, str]]:
-    changes = json.loads(cli.run("--changes", "--json").stdout)["changes"]
+    changes = json.loads(cli.run("changes", "--json").stdout)["dags"][0]["changes"]
     return sorted((change["kind"], change["tradingsymbol"]) for change in changes)
 
 
@@ -84,7 +84,7 @@ def test_schema_with_a_percent_sign_is_refused_by_check_and_run(
         cursor.execute(ddl)
         cursor.execute(f"ALTER TABLE {MASTER} OWNER TO {role}")
     cursor.execute(f'ALTER ROLE {role} SET search_path = "{schema}"')
-    for command in (("--check",), ("--dag", "1")):
+    for command in (("check",), ("--dag", "1")):
         result = cli.run(*command)
         assert result.status == 1
         assert f'The schema "{schema}" has a % in its name' in result.stdout + result.stderr
@@ -106,7 +106,7 @@ def test_moments_with_a_time_zone_are_the_same_in_another_zone(
     assert (result.status, result.stderr) == (0, "")
     assert symbols(cli) == SECOND_SYMBOLS
     assert told_changes(cli) == RIGHT_CHANGES
-    assert cli.run("--status").stdout.count("\nFRESH: ") == 1
+    assert cli.run("status").stdout.count("\nFRESH: ") == 1
 
 
 @pytest.mark.parametrize("moment", ["'2199-01-01'", "'infinity'"])
@@ -123,7 +123,7 @@ def test_row_ahead_of_the_list_is_warned_of(first: CommandLine, moment: str) -> 
 @pytest.mark.parametrize("moment", ["'infinity'", "'20000-01-01'", "NULL", "'0044-03-15 BC'"])
 def test_run_on_record_with_a_moment_that_cannot_be(first: CommandLine, moment: str) -> None:
     first.query(f"UPDATE ingestion_run SET list_moment = {moment}")
-    status = first.run("--status")
+    status = first.run("status")
     assert (status.status, status.stderr) == (1, "")
     assert first.load(to_csv(SECOND)).status == 0
     assert symbols(first) >= SECOND_SYMBOLS
@@ -182,8 +182,8 @@ def test_changes_that_cannot_be_told_are_not_called_none(
     first.query(statement)
     assert first.load(to_csv(SECOND)).status == 0
     remark = "What changed cannot be told: the table held none of the rows that run 1 had stored."
-    assert first.run("--changes").stdout.endswith(f": {remark}\n")
-    document = json.loads(first.run("--changes", "--json").stdout)
+    assert first.run("changes").stdout.endswith(f": {remark}\n")
+    [document] = json.loads(first.run("changes", "--json").stdout)["dags"]
     assert (document["run"]["remark"], document["changes"]) == (remark, [])
 
 
@@ -195,7 +195,7 @@ def test_role_that_may_not_keep_changes_keeps_runs_and_views_right(
     assert result.status == 0
     assert result.stderr.startswith("WARNING: What changes is not kept: ")
     assert symbols(first) == SECOND_SYMBOLS
-    assert "What changed is not kept" in first.run("--changes").stdout
+    assert "What changed is not kept" in first.run("changes").stdout
     assert "       1  gone\n" in result.stdout
 
 
@@ -553,7 +553,7 @@ def test_json_that_a_full_disk_cuts_is_no_success(
     for lot in (1, 3):
         kite.dump = to_csv([share(number, lot_size=lot) for number in range(1, 301)])
         assert project.run("--dag", "1").returncode == 0
-    command = " ".join(project.command("--changes", "--json"))
+    command = " ".join(project.command("changes", "--json"))
     result = subprocess.run(
         ["bash", "-c", f"ulimit -f 8; exec {command} > out.json"],
         cwd=project.folder,

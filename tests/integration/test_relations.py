@@ -55,7 +55,7 @@ def test_temporary_schema_that_comes_first_is_passed_over(
         == [("public",)] * 4
     )
     assert {row["tradingsymbol"] for row in read_table(cli.connection).values()} >= {"NEW", "S1"}
-    assert cli.run("--changes").stdout.startswith("Run 2, ")
+    assert cli.run("changes").stdout.startswith("Run 2, ")
 
 
 @pytest.mark.parametrize("path", ["pg_temp", "''", "nowhere"])
@@ -201,6 +201,6 @@ def test_functions_of_others_are_not_called(cli: CommandLine, set_path: Any, pat
         assert (result.status, "trapped" in result.stderr) == (0, False)
     told = {kind for (kind,) in cli.query("SELECT DISTINCT kind FROM kite_instrument_change")}
     assert {"token moved", "token reused", "renamed", "expired", "terms changed"} <= told
-    for command in ("--changes", "--check", "--status"):
+    for command in ("changes", "check", "status"):
         result = cli.run(command)
         assert (result.status, result.stderr) == (0, "")

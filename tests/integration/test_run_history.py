@@ -109,9 +109,9 @@ def test_same_list_again_is_said_so(cli: CommandLine) -> None:
     assert "byte for byte" not in cli.load(GOOD).stdout
     tried = cli.run("--dag", "1", "--dry-run")
     assert "The list is the same, byte for byte, as that of run 4 (" in tried.stdout
-    assert "same list, byte for byte" not in cli.run("--status").stdout
+    assert "same list, byte for byte" not in cli.run("status").stdout
     cli.load(GOOD)
-    status = cli.run("--status").stdout
+    status = cli.run("status").stdout
     assert "Run 5 brought the same list, byte for byte, as run 4." in status
 
 
@@ -227,9 +227,9 @@ def test_error_of_a_failed_run_holds_no_secret(
     "arguments",
     [
         pytest.param(["--dag", "1", "--dry-run"], id="dry run"),
-        pytest.param(["--status"], id="status"),
-        pytest.param(["--changes"], id="changes"),
-        pytest.param(["--check"], id="check"),
+        pytest.param(["status"], id="status"),
+        pytest.param(["changes"], id="changes"),
+        pytest.param(["check"], id="check"),
         pytest.param(["--list"], id="list"),
     ],
 )
@@ -403,12 +403,12 @@ def test_role_that_may_not_keep_a_history_imports_with_one_warning(
         assert len(read_table(cli.connection)) == rows
     assert "changes since the last list:\n       1  gone" in result.stdout
     assert cli.query("SELECT to_regclass('ingestion_run')") == [(None,)]
-    status = cli.run("--status")
+    status = cli.run("status")
     assert status.status == 0
     assert status.stdout.startswith("There is no history of runs; the newest rows of ")
     assert "\nFRESH: kite_instrument_master was loaded on\n" in status.stdout
     cli.query("UPDATE kite_instrument_master SET last_updated = last_updated - interval '8 days'")
-    assert cli.run("--status").status == 1
+    assert cli.run("status").status == 1
 
 
 GRANTED = (

@@ -129,7 +129,7 @@ def test_what_a_sandbox_writes_is_in_its_folder(used: Used) -> None:
 
 def test_check_in_a_sandbox_imports_nothing(used: Used) -> None:
     before = used.clone.query(STATE)
-    result = used.clone.run("execute_dags.py", "--sandbox", "--check")
+    result = used.clone.run("execute_dags.py", "check", "--sandbox")
     assert (result.returncode, result.stderr) == (0, "")
     assert len(re.findall(r"^ok ", result.stdout, re.MULTILINE)) == 2
     assert used.clone.query(STATE) == before
@@ -262,7 +262,7 @@ def test_stop_while_the_first_data_are_made(base: Path, number: signal.Signals) 
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "Traceback" not in errors
     clone.wait_until_no_server_is_left()
-    result = clone.run("execute_dags.py", "--sandbox", "--check")
+    result = clone.run("execute_dags.py", "check", "--sandbox")
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -390,7 +390,7 @@ def test_sandbox_where_the_environment_names_a_proxy(used: Used) -> None:
     """A newcomer in an office: a proxy knows no 127.0.0.1 of this machine."""
     proxy = "http://127.0.0.1:9"
     result = used.clone.run(
-        "execute_dags.py", "--sandbox", "--check", http_proxy=proxy, HTTP_PROXY=proxy
+        "execute_dags.py", "check", "--sandbox", http_proxy=proxy, HTTP_PROXY=proxy
     )
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -1,20 +1,24 @@
-"""`--status`: the last runs, and the verdict for monitoring."""
+"""`status`: the last runs, and the verdict for monitoring."""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import shared.run_status
+from shared import run_lock
 from shared.calendar import IST
+from shared.dag_discovery import DAG, discover_dags
+from shared.run_status import show_status
 from tests.command_line import CommandLine, Result
-from tests.conftest import Server
+from tests.conftest import PROJECT, Server
 from tests.instruments import instrument, to_csv
 
 GOOD = to_csv([instrument(1, "A", "NSE"), instrument(2, "B", "NSE")])
@@ -28,16 +32,8 @@ def ist(text: str) -> datetime:
 
 def status_at(cli: CommandLine, now: str, *arguments: str, server_now: str = "") -> Result:
     """The verdict at a moment in India; the database server's clock may say another one."""
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return ist(now).astimezone(tz)
-
-    server_clock = f"SELECT timestamptz '{ist(server_now or now).isoformat()}'"
-    cli.monkeypatch.setattr(shared.run_status, "datetime", Clock)
-    cli.monkeypatch.setattr(shared.run_status, "READ_CLOCK", server_clock)
-    return cli.run("--status", *arguments)
+    moments = ist(now), ist(server_now or now)
+    return cli.run("status", *arguments, clocks=lambda manager: moments)
 
 
 def say_it_began(cli: CommandLine, moment: str, run_id: int | None = None) -> None:
@@ -134,16 +130,21 @@ def test_holiday_that_is_not_configured_is_a_trading_day(cli: CommandLine) -> No
 
 
 def test_before_any_run(cli: CommandLine) -> None:
-    result = cli.run("--status")
-    assert result == Result(
-        1, "STALE: nothing was ever loaded (there is no history of runs).\n", ""
+    result = cli.run("status")
+    assert result.status == 1
+    assert result.stdout == (
+        f"\nSTALE: {NAME} was never loaded, as far as can be told\n  without a history of runs.\n"
     )
 
 
 def test_history_that_was_emptied(cli: CommandLine) -> None:
     cli.load(GOOD)
     cli.query("TRUNCATE ingestion_run CASCADE")
-    assert cli.run("--status") == Result(1, "STALE: nothing was ever loaded.\n", "")
+    assert status_at(cli, "2026-11-24 09:30") == Result(
+        1,
+        f"\nSTALE: {NAME} was never loaded.\n  Expected: a load since Tue 24 Nov 2026 08:00 IST.\n",
+        "",
+    )
 
 
 def test_only_failed_runs(cli: CommandLine) -> None:
@@ -162,13 +163,13 @@ def test_failed_run_after_a_good_one_leaves_the_list_fresh(cli: CommandLine) -> 
     cli.load(GOOD)
     cli.kite.expire_token()
     cli.run("--dag", "1")
-    result = cli.run("--status")
+    result = cli.run("status")
     assert result.status == 0
     assert "\nRun 2 failed: Kite refused the session" in result.stdout
     assert "\nFRESH: " in result.stdout
     cli.kite._access_token = "sandbox_token"
     cli.load(GOOD)
-    assert "failed:" not in cli.run("--status").stdout  # told while it is the last one
+    assert "\nRun 2 failed: " in cli.run("status").stdout  # told while it is shown
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def saved(tmp_path: Path) -> Callable[[bytes], str]:
 def test_only_a_replay(cli: CommandLine, saved: Callable[[bytes], str]) -> None:
     path = saved(GOOD)
     assert cli.run("--dag", "1", "--from-file", path).status == 0
-    result = cli.run("--status")
+    result = cli.run("status")
     assert result.status == 1
     assert f"\nRun 1 imported a saved dump:\n  {path}\n" in result.stdout
     assert (
@@ -199,10 +200,10 @@ def test_replay_of_an_old_list_over_a_fresh_one(
     """What is stored now is not today's list any more."""
     cli.load(GOOD)
     cli.run("--dag", "1", "--from-file", saved(to_csv([instrument(1, "A", "NSE")])))
-    assert "holds the list of a saved dump" in cli.run("--status").stdout
-    assert cli.run("--status").status == 1
+    assert "holds the list of a saved dump" in cli.run("status").stdout
+    assert cli.run("status").status == 1
     cli.load(GOOD)
-    assert cli.run("--status").status == 0
+    assert cli.run("status").status == 0
 
 
 def test_replay_of_yesterdays_list(cli: CommandLine, saved: Callable[[bytes], str]) -> None:
@@ -220,14 +221,14 @@ def test_replay_of_todays_own_list_leaves_it_fresh(
 ) -> None:
     cli.load(GOOD)
     cli.run("--dag", "1", "--from-file", saved(GOOD))
-    assert cli.run("--status").status == 0
+    assert cli.run("status").status == 0
 
 
 def test_failed_replay_is_not_said_to_have_imported(cli: CommandLine) -> None:
     cli.load(GOOD)
     cli.run("--dag", "1", "--from-file", "/nowhere.csv")
-    output = cli.run("--status").stdout
-    assert "Run 2 failed: The saved dump /nowhere.csv cannot be read" in output
+    output = cli.run("status").stdout
+    assert "Run 2 failed: The saved file /nowhere.csv cannot be read" in output
     assert "imported" not in output
 
 
@@ -317,16 +318,6 @@ def test_list_without_a_hash_is_judged_by_its_load_alone(
     result = status_at(cli, "2026-11-27 12:00")
     assert result.status == 1
     assert f"STALE: {NAME} holds the list of a saved dump:" in result.stdout
-
-
-def test_feed_that_does_not_change_daily_may_repeat_itself(cli: CommandLine) -> None:
-    cli.load(GOOD)
-    for moment in ("2026-11-26 08:31", "2026-11-27 08:35"):
-        add_run(cli, 2, "other", moment, "succeeded")
-    cli.query("UPDATE ingestion_run SET dump_sha256 = 'same'")
-    assert status_at(cli, "2026-11-27 12:00").stdout.endswith(
-        "\nFRESH: DAG 2 other was loaded on\n  Fri 27 Nov 2026 08:35 IST.\n"
-    )
 
 
 # The table itself
@@ -536,8 +527,8 @@ def test_duration_between_clocks_that_are_apart_is_not_told(cli: CommandLine) ->
 
 
 NO_HISTORY = (
-    "There is no history of runs; the newest rows of kite_instrument_master have to tell.\n"
-    "  They cannot tell whether the list is a new one, and whole.\n"
+    "  There is no history of runs: the newest rows had to tell. They cannot tell\n"
+    "  whether the list is a new one, and whole.\n"
 )
 
 
@@ -549,11 +540,12 @@ def test_newest_rows_tell_where_there_is_no_history(cli: CommandLine, column_typ
     cli.query("DROP TABLE ingestion_run CASCADE")
     cli.query(f"ALTER TABLE kite_instrument_master ALTER last_updated TYPE {column_type}")
     assert status_at(cli, "2026-11-24 12:00").stdout == (
-        f"{NO_HISTORY}\nFRESH: kite_instrument_master was loaded on\n  Tue 24 Nov 2026 08:32 IST.\n"
+        f"\nFRESH: {NAME} was loaded on\n  Tue 24 Nov 2026 08:32 IST.\n{NO_HISTORY}"
     )
     assert status_at(cli, "2026-11-25 12:00").stdout == (
-        f"{NO_HISTORY}\nSTALE: kite_instrument_master was last loaded on\n"
+        f"\nSTALE: {NAME} was last loaded on\n"
         "  Tue 24 Nov 2026 08:32 IST. Expected: a load since Wed 25 Nov 2026 08:00 IST.\n"
+        f"{NO_HISTORY}"
     )
 
 
@@ -567,7 +559,7 @@ def test_rows_that_are_ahead_of_the_clock_are_not_fresh(cli: CommandLine, moment
         moment,
     )
     assert verdict_of(status_at(cli, "2026-11-24 12:00")) == (
-        "CLOCK: kite_instrument_master has rows ahead of the clock: 1.\n"
+        f"CLOCK: {NAME}: rows ahead of the clock: 1.\n"
         "Now it is Tue 24 Nov 2026 12:00 IST by the clock of this machine,\n"
         "and Tue 24 Nov 2026 12:00 IST by that of the database server.\n"
         'Set the wrong clock right; then see "A clock that was ahead" in\n'
@@ -586,18 +578,184 @@ def add_run(cli: CommandLine, dag_id: int, name: str, moment: str, status: str) 
     )
 
 
-def test_each_dag_has_its_own_verdict(cli: CommandLine) -> None:
+FUNCTION = "def other():\n    return ''\n"
+INCREMENTAL = """
+from pathlib import Path
+from typing import Any
+from shared.feed import Batch, Feed
+from shared.models.table import Column, Table
+
+FEED = Feed(
+    Path(__file__).resolve().parent,
+    "rows",
+    Table("t", (Column("a", "text"),), ("a",), last_updated="", created_at="", is_snapshot=False),
+    fetch=lambda run: (),
+    parse=lambda body: Batch([]),
+)
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Callable[[str], DAG]]:
+    """DAG 2 of the test's own, by its code."""
+
+    def make(code: str) -> DAG:
+        folder = tmp_path / "root" / "dag_2_other"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "__init__.py").write_text(code)
+        [dag] = discover_dags(tmp_path / "root")
+        return dag
+
+    yield make
+    sys.modules.pop("dag_2_other", None)
+
+
+def judge(
+    capsys: pytest.CaptureFixture[str], now: str, *dags: DAG, **options: Any
+) -> tuple[bool, str]:
+    """Whether these DAGs and DAG 1 are all fresh, and what is said."""
+    judged = [discover_dags(PROJECT)[0], *dags]
+    capsys.readouterr()
+    moments = ist(now), ist(now)
+    are_fresh = show_status(judged, (), clocks=lambda manager: moments, **options)
+    return are_fresh, capsys.readouterr().out
+
+
+MakeDAG = Callable[[str], DAG]
+Captured = pytest.CaptureFixture[str]
+
+
+def test_each_dag_has_its_own_verdict(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
     cli.load(GOOD)
     say_it_began(cli, "2026-11-24 08:31")
     add_run(cli, 2, "other", "2026-11-20 08:31", "succeeded")
-    result = status_at(cli, "2026-11-24 12:00")
-    assert result.status == 1
-    assert f"FRESH: {NAME}" in result.stdout
-    assert "STALE: DAG 2 other was last loaded on\n  Fri 20 Nov 2026 08:31 IST." in result.stdout
+    are_fresh, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert not are_fresh
+    assert f"FRESH: {NAME}" in output
+    assert "STALE: DAG 2 other was last loaded on\n  Fri 20 Nov 2026 08:31 IST." in output
     only = status_at(cli, "2026-11-24 12:00", "--dag", "1")
     assert only.status == 0
     assert "other" not in only.stdout
     assert len(re.findall(r"^ +\d+ +\d+ 2026", only.stdout, re.M)) == 1
+
+
+def test_good_run_of_one_dag_says_nothing_of_another(
+    cli: CommandLine, other: MakeDAG, capsys: Captured
+) -> None:
+    cli.load(GOOD)
+    cli.query("TRUNCATE ingestion_run CASCADE")
+    add_run(cli, 2, "other", "2026-11-24 08:31", "succeeded")
+    are_fresh, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert not are_fresh
+    assert f"\nSTALE: {NAME} was never loaded." in output
+    assert output.endswith("\nFRESH: DAG 2 other was loaded on\n  Tue 24 Nov 2026 08:31 IST.\n")
+
+
+def test_dag_that_never_ran_is_stale(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    are_fresh, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert not are_fresh
+    assert "\nSTALE: DAG 2 other was never loaded.\n" in output
+
+
+def test_dag_that_cannot_be_loaded_is_stale(
+    cli: CommandLine, other: MakeDAG, capsys: Captured
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    are_fresh, output = judge(capsys, "2026-11-24 12:00", other("raise RuntimeError"))
+    assert not are_fresh
+    assert "\nSTALE: DAG 2 other cannot be judged:\n  DAG 2: dag_2_other cannot be" in output
+
+
+def test_runs_of_a_dag_that_is_gone_are_shown_and_decide_nothing(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    add_run(cli, 7, "gone", "2026-11-20 08:31", "failed")
+    result = status_at(cli, "2026-11-24 12:00")
+    assert result.status == 0
+    assert re.search(r"^ +2 +7 2026-11-20", result.stdout, re.M)
+    assert len(re.findall("FRESH|STALE", result.stdout)) == 1
+
+
+def test_feed_that_does_not_change_daily_may_repeat_itself(
+    cli: CommandLine, other: MakeDAG, capsys: Captured
+) -> None:
+    load_at(cli, "2026-11-27 08:31", GOOD)
+    for moment in ("2026-11-26 08:31", "2026-11-27 08:35"):
+        add_run(cli, 2, "other", moment, "succeeded")
+    cli.query("UPDATE ingestion_run SET dump_sha256 = 'same' WHERE dag_id = 2")
+    are_fresh, output = judge(capsys, "2026-11-27 12:00", other(INCREMENTAL))
+    assert are_fresh
+    assert output.endswith("\nFRESH: DAG 2 other was loaded on\n  Fri 27 Nov 2026 08:35 IST.\n")
+
+
+@pytest.mark.parametrize(("code", "is_fresh"), [(INCREMENTAL, True), (FUNCTION, False)])
+def test_file_that_was_read_takes_nothing_away_from_an_incremental_feed(
+    code: str, is_fresh: bool, cli: CommandLine, other: MakeDAG, capsys: Captured
+) -> None:
+    load_at(cli, "2026-11-27 08:31", GOOD)
+    add_run(cli, 2, "other", "2026-11-27 08:35", "succeeded")
+    add_run(cli, 2, "other", "2026-11-27 09:00", "succeeded")
+    cli.query("UPDATE ingestion_run SET source = 'old.csv' WHERE run_id = 3")
+    assert judge(capsys, "2026-11-27 12:00", other(code))[0] is is_fresh
+
+
+def test_all_errors_of_the_runs_that_are_shown(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    for day, dag_id in ((20, 1), (21, 7)):
+        add_run(cli, dag_id, "x", f"2026-11-{day} 08:31", "failed")
+    cli.query("UPDATE ingestion_run SET error = 'no luck ' || run_id WHERE status = 'failed'")
+    output = status_at(cli, "2026-11-24 12:00").stdout
+    assert "\nRun 3 failed: no luck 3\n\nRun 2 failed: no luck 2\n" in output
+
+
+def test_run_that_goes_on_and_one_that_was_killed(cli: CommandLine, tmp_path: Path) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    add_run(cli, 1, "x", "2026-11-24 10:00", "running")
+    with run_lock.hold(tmp_path / "logs", 1) as lock:
+        assert lock is not None
+        cli.query("UPDATE ingestion_run SET host = %s WHERE run_id = 2", lock.host)
+        result = status_at(cli, "2026-11-24 12:00")
+        assert re.search(r"^ +2 +1 2026-11-24 10:00 running +-", result.stdout, re.M)
+        assert "failed" not in result.stdout
+    result = status_at(cli, "2026-11-24 12:00")
+    assert result.status == 0
+    assert re.search(r"^ +2 +1 2026-11-24 10:00 failed +-", result.stdout, re.M)
+    assert "\nRun 2 failed: It ended without a word: it was killed" in result.stdout
+
+
+def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.kite.expire_token()
+    cli.run("--dag", "1")
+    _, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION), as_json=True)
+    document = json.loads(output)
+    assert document["dags"] == [
+        {
+            "id": 1,
+            "name": "import_instruments_from_kite",
+            "schedule": "daily",
+            "verdict": "fresh",
+            "reason": f"{NAME} was loaded on\nTue 24 Nov 2026 08:31 IST.",
+            "loaded_at": "2026-11-24T08:31:00+05:30",
+            "expected_since": "2026-11-24T08:00:00+05:30",
+        },
+        {
+            "id": 2,
+            "name": "other",
+            "schedule": "daily",
+            "verdict": "stale",
+            "reason": "DAG 2 other was never loaded.\n"
+            "Expected: a load since Tue 24 Nov 2026 08:30 IST.",
+            "loaded_at": None,
+            "expected_since": "2026-11-24T08:30:00+05:30",
+        },
+    ]
+    last, first = document["runs"]
+    assert (first["run_id"], first["status"], first["fetched"]) == (1, "succeeded", 2)
+    assert last["error"].startswith("Kite refused the session")
+    result = status_at(cli, "2026-11-24 12:00", "--json")
+    assert (result.status, json.loads(result.stdout)["runs"]) == (0, document["runs"])
 
 
 def test_dag_that_was_renamed_is_one(cli: CommandLine) -> None:
@@ -611,7 +769,7 @@ def test_dag_that_was_renamed_is_one(cli: CommandLine) -> None:
 
 def test_dag_that_there_is_not(cli: CommandLine) -> None:
     cli.load(GOOD)
-    result = cli.run("--status", "--dag", "7")
+    result = cli.run("status", "--dag", "7")
     assert (result.status, result.stdout) == (2, "")
     assert result.stderr == "ERROR: There is no DAG 7. Known ids: 1 (see --list).\n"
 
@@ -620,7 +778,7 @@ def test_last_ten_runs_are_shown_newest_first(cli: CommandLine) -> None:
     cli.load(GOOD)
     for day in range(1, 13):
         add_run(cli, 1, "import_instruments_from_kite", f"2026-11-{day:02d} 08:31", "failed")
-    output = cli.run("--status").stdout
+    output = cli.run("status").stdout
     assert re.findall(r"^ +(\d+) +1 2026", output, re.M) == [str(n) for n in range(13, 3, -1)]
 
 
@@ -631,7 +789,7 @@ def test_lines_fit_into_80_columns(cli: CommandLine) -> None:
         " rows_inserted = 117000, rows_updated = 117000, run_id = DEFAULT RETURNING 1"
     )
     say_it_began(cli, "2020-11-24 08:31")
-    lines = cli.run("--status").stdout.splitlines()
+    lines = cli.run("status").stdout.splitlines()
     assert any(" 117,000 " in line for line in lines)
     assert max(map(len, lines)) < 80
 
@@ -642,21 +800,21 @@ def test_lines_fit_into_80_columns(cli: CommandLine) -> None:
 def test_database_that_is_away(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PORT", "1")
     monkeypatch.setattr("shared.utils.interruptible.time.sleep", lambda seconds: None)
-    result = cli.run("--status")
+    result = cli.run("status")
     assert (result.status, result.stdout) == (1, "")
     assert "No connection to" in result.stderr
 
 
 def test_configuration_that_has_faults(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DB_USER")
-    result = cli.run("--status")
+    result = cli.run("status")
     assert (result.status, result.stdout) == (2, "")
     assert "DB_USER" in result.stderr
 
 
 def test_holidays_that_are_no_dates(cli: CommandLine) -> None:
     cli.holidays.append("2 October")
-    result = cli.run("--status")
+    result = cli.run("status")
     assert result.status == 2
     assert 'calendar.holidays: expected a list of dates such as ["2026-01-26"]' in result.stderr
 
@@ -668,5 +826,5 @@ def test_status_needs_no_credentials_of_kite(
     asked = len(cli.kite.requests)
     for name in ("KITE_API_KEY", "KITE_API_SECRET", "KITE_ACCESS_TOKEN"):
         monkeypatch.delenv(name)
-    assert cli.run("--status").status == 0
+    assert cli.run("status").status == 0
     assert len(cli.kite.requests) == asked

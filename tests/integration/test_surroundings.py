@@ -114,7 +114,7 @@ def test_address_that_is_not_encrypted_is_warned_of_once(
 def test_address_of_this_machine_is_not_warned_of(configured_project: Project, host: str) -> None:
     with KiteServer(LIST, host="127.0.0.1" if host == "localhost" else host) as kite:
         root = kite.root.replace("127.0.0.1", host)
-        result = configured_project.run("--check", KITE_API_ROOT=root)
+        result = configured_project.run("check", KITE_API_ROOT=root)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -124,12 +124,12 @@ def test_address_of_this_machine_is_not_warned_of(configured_project: Project, h
 def test_proxy_is_used_and_no_proxy_heeded(configured_project: Project, kite: KiteServer) -> None:
     proxy = {"HTTP_PROXY": f"http://someone:{WRITTEN}@{kite.root.removeprefix('http://')}"}
     root = f"http://127.0.0.2:{CLOSED_PORT.rpartition(':')[2]}"
-    result = configured_project.run("--check", KITE_API_ROOT=root, **proxy)
+    result = configured_project.run("check", KITE_API_ROOT=root, **proxy)
     assert (result.returncode, result.stderr) == (0, "")
     (request,) = kite.requests
     assert request.headers["proxy-authorization"].startswith("Basic ")
     assert request.headers["authorization"] == "token sandbox_key:sandbox_token"
-    direct = configured_project.run("--check", KITE_API_ROOT=root, NO_PROXY="127.0.0.2", **proxy)
+    direct = configured_project.run("check", KITE_API_ROOT=root, NO_PROXY="127.0.0.2", **proxy)
     assert direct.returncode == 1
     assert f"No connection to Kite at {root}: Connection refused" in direct.stdout
     assert len(kite.requests) == 1
@@ -172,7 +172,7 @@ def test_echo_of_the_proxy_s_password_is_masked(
 ) -> None:
     kite.fail_next("*", HttpError(400, f"no, {PASSWORD} {WRITTEN}"), None)
     proxy = f"http://someone:{WRITTEN}@{kite.root.removeprefix('http://')}"
-    result = configured_project.run("--check", KITE_API_ROOT="http://127.0.0.2:9", HTTP_PROXY=proxy)
+    result = configured_project.run("check", KITE_API_ROOT="http://127.0.0.2:9", HTTP_PROXY=proxy)
     assert "missing or malformed (HTTP 400, InputException: no, *** ***)" in result.stdout
     assert "S3cret" not in result.stdout + result.stderr + configured_project.log
 
@@ -180,7 +180,7 @@ def test_echo_of_the_proxy_s_password_is_masked(
 def test_bundle_of_certificates_is_heeded(configured_project: Project, tmp_path: Path) -> None:
     bundle = str(tmp_path / "nowhere.crt")
     result = configured_project.run(
-        "--check", KITE_API_ROOT="https://127.0.0.2:9", REQUESTS_CA_BUNDLE=bundle
+        "check", KITE_API_ROOT="https://127.0.0.2:9", REQUESTS_CA_BUNDLE=bundle
     )
     assert result.returncode == 1
     assert f"TLS CA certificate bundle, invalid path: {bundle}" in result.stdout
@@ -246,12 +246,12 @@ def test_config_file_may_name_a_variable_of_libpq(
     result = configured_project.run("--dag", "1", PGDATABASE=name)
     assert (result.returncode, result.stderr) == (0, "")
     assert count_rows(cursor) == 2
-    assert configured_project.run("--check", PGDATABASE=name).returncode == 0
+    assert configured_project.run("check", PGDATABASE=name).returncode == 0
 
 
 @pytest.mark.skipif(libpq_version() < 160_000, reason="libpq 16 has the root certificate 'system'")
 def test_variable_that_only_finds_certificates_is_heeded(configured_project: Project) -> None:
-    result = configured_project.run("--check", PGSSLROOTCERT="system")
+    result = configured_project.run("check", PGSSLROOTCERT="system")
     assert result.returncode == 1
     assert 'weak sslmode "prefer" may not be used with sslrootcert=system' in result.stdout
 
@@ -262,10 +262,10 @@ def test_variable_that_only_finds_the_password_file_is_heeded(
     path = configured_project.folder / "config" / "config.json"
     path.write_text(path.read_text().replace("${DB_PASSWORD}", "${DB_PASSWORD:-}"))
     password = configured_project.environment.pop("DB_PASSWORD")
-    if configured_project.run("--check", PGPASSFILE=str(tmp_path / "none")).returncode == 0:
+    if configured_project.run("check", PGPASSFILE=str(tmp_path / "none")).returncode == 0:
         pytest.skip("this server lets everybody in without a password")
     file = tmp_path / "passwords"
     file.write_text(f"*:*:*:*:{password}\n")
     file.chmod(0o600)
-    assert configured_project.run("--check", PGPASSFILE=str(file)).returncode == 0
-    assert configured_project.run("--check", PGPASSWORD=password).returncode == 1
+    assert configured_project.run("check", PGPASSFILE=str(file)).returncode == 0
+    assert configured_project.run("check", PGPASSWORD=password).returncode == 1

@@ -41,12 +41,12 @@ def assert_stored(cli: CommandLine, rows: list[dict[str, Any]]) -> None:
 
 
 def assert_refused(cli: CommandLine, *clauses: str) -> str:
-    """Neither a run nor `--check` has asked for a list; both say why. Returns the words."""
+    """Neither a run nor `check` has asked for a list; both say why. Returns the words."""
     before, asked = cli.query(EVERYTHING), len(cli.kite.requests)
     result = cli.load(to_csv(ROWS))
     assert result.status == 1
     assert len(cli.kite.requests) == asked
-    check = cli.run("--check")
+    check = cli.run("check")
     assert check.status == 1
     for clause in clauses:
         assert clause in result.stderr
@@ -96,7 +96,7 @@ def test_list_is_stored_exactly_in_a_column_that_can_hold_it(
     alter(cli, column, sql_type)
     assert cli.load(to_csv(ROWS)).status == 0
     assert_stored(cli, ROWS)
-    assert cli.run("--check").status == 0
+    assert cli.run("check").status == 0
     assert cli.load(to_csv(NEXT_ROWS)).status == 0
     assert_stored(cli, NEXT_ROWS)
     assert cli.query("SELECT count(*) FROM kite_instrument_today") == [(5,)]
@@ -259,7 +259,7 @@ def test_virtual_column_is_refused_and_mended_as_told(cli: CommandLine) -> None:
         " ADD segment varchar(20) GENERATED ALWAYS AS ('NSE') VIRTUAL;"
         "CREATE VIEW mine AS SELECT segment FROM kite_instrument_master"
     )
-    result = cli.run("--check")
+    result = cli.run("check")
     assert "segment is generated, nothing can be written to it: " in result.stdout
     follow(cli, result.stdout)
     assert cli.load(to_csv(ROWS)).status == 0
@@ -285,7 +285,7 @@ def test_what_is_no_table_is_refused(cli: CommandLine, unlike: str, said: str) -
     cli.query(f"ALTER TABLE {name} RENAME TO moved; {unlike.format(name)}")
     assert cli.load(to_csv(ROWS)).status == 1
     assert cli.kite.requests == []
-    check = cli.run("--check")
+    check = cli.run("check")
     assert check.status == 1
     assert said in check.stdout
     assert "rename it out of the way" in check.stdout
@@ -343,7 +343,7 @@ def make_partitioned(cli: CommandLine) -> None:
 
 def test_partitioned_table_is_widened(cli: CommandLine) -> None:
     make_partitioned(cli)
-    assert cli.run("--check").status == 0
+    assert cli.run("check").status == 0
     result = cli.load(to_csv(ROWS))
     assert result.status == 0
     assert "kite_instrument_master.strike has too few digits (numeric(15,2))" in result.stderr

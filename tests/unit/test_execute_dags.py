@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -127,21 +128,189 @@ def test_parse_arguments_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--list", "--dry-run"),
         ("--log-level", "loud"),
         ("--unknown",),
+        ("--dry",),
         ("1",),
+        ("status", "extra"),
+        ("status", "--dry-run"),
+        ("changes", "--run", "1", "--since", "2026-11-24"),
+        ("changes", "--since", "yesterday"),
+        ("login", "--sandbox"),
+        ("--sandbox-fault", "429"),
+        ("--from-file",),
+        ("--line\nfeed",),
     ],
     ids=" ".join,
 )
-def test_bad_usage_ends_with_2_and_a_message(
+def test_bad_usage_ends_with_2_and_one_line(
     arguments: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert re.fullmatch(r"execute_dags\.py( \w+)?: .+\n", refusal(monkeypatch, capsys, *arguments))
+
+
+def refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> str:
     with pytest.raises(SystemExit) as caught:
         parse(monkeypatch, *arguments)
     assert caught.value.code == 2
     shown = capsys.readouterr()
-    assert "execute_dags.py: error: " in shown.err
     assert shown.out == ""
+    return shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dryrun",), "execute_dags.py: --dryrun is not known; did you mean --dry-run?"),
+        (
+            ("--form-file=a",),
+            "execute_dags.py: --form-file is not known; did you mean --from-file?",
+        ),
+        (("statsu", "--json"), "execute_dags.py: statsu is not known; did you mean status?"),
+        (("status", "--jsno"), "execute_dags.py status: --jsno is not known; did you mean --json?"),
+        (("xyz",), "execute_dags.py: xyz is not known; see execute_dags.py --help"),
+        (
+            ("--sandbox", "status"),
+            "execute_dags.py: status is a command, its options follow it: "
+            "execute_dags.py status ...",
+        ),
+        (
+            ("--status",),
+            "execute_dags.py: --status is not known; did you mean status?",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_bad_usage_names_the_nearest_word(
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refusal(monkeypatch, capsys, *arguments) == f"{message}\n"
+
+
+@pytest.mark.parametrize("words", [("--list",), ("list",), ("--log-level", "info", "--list")])
+def test_list_is_a_command_and_an_option(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = parse(monkeypatch, *words)
+    assert (arguments.command, arguments.list) == ("list", True)
+
+
+def test_parse_arguments_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = parse(monkeypatch, "status", "--json", "--sandbox", "--dag", "2")
+    assert (arguments.command, arguments.json, arguments.sandbox, arguments.dag) == (
+        "status",
+        True,
+        True,
+        [2],
+    )
+
+
+COMMANDS = ("login", "check", "status", "changes", "list")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_fits_80_columns(
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        parse(monkeypatch, *command, "--help")
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    if not command:
+        for name in COMMANDS:
+            assert any(line.startswith(f"  {name} ") for line in lines)
+        assert "examples:" in lines
+
+
+# --- commands of DAGs --------------------------------------------------------------------------
+
+FEED = """
+from shared.console import say
+from shared.feed import Batch, Command, Feed
+from shared.models.table import Column, Table
+from pathlib import Path
+
+def add_arguments(parser):
+    parser.add_argument("symbol")
+
+def find(arguments):
+    say(f"found {{arguments.symbol}}")
+    return {status}
+
+FEED = Feed(
+    Path(__file__).resolve().parent,
+    "rows",
+    Table("t", (Column("a", "text"),), ("a",)),
+    fetch=lambda run: (),
+    parse=lambda body: Batch([]),
+    commands=(Command("{name}", "find a row", find, add_arguments),),
+)
+"""
+
+
+def add_feed(dags: Dags, folder: str, name: str = "find", status: object = None) -> None:
+    dags.add(folder)
+    code = FEED.format(name=name, status=status)
+    (dags.root / folder / "__init__.py").write_text(code)
+
+
+@pytest.mark.parametrize("status", [None, 0, 1, 4])
+def test_command_of_a_dag(
+    status: int | None, dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_feed(dags, "dag_2_rows", status=status)
+    assert run("find", "ABC") == (status or 0)
+    assert capsys.readouterr().out == "found ABC\n"
+
+
+def test_command_of_a_dag_is_in_the_help(
+    dags: Dags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_feed(dags, "dag_2_rows")
+    dags.add("dag_3_broken")
+    (dags.root / "dag_3_broken" / "__init__.py").write_text("raise RuntimeError")
+    with pytest.raises(SystemExit):
+        parse(monkeypatch, "--help")
+    assert "\n  find     find a row\n" in capsys.readouterr().out
+    assert "is not known; DAG 3: dag_3_broken cannot be loaded: RuntimeError" in refusal(
+        monkeypatch, capsys, "gaps"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("find", "find"), "dag_2_b and dag_1_a both have a command find: "),
+        (("find", "status"), "dag_2_b and execute_dags.py both have a command status: "),
+    ],
+    ids=["two DAGs", "built in"],
+)
+def test_commands_of_one_name(
+    names: tuple[str, str],
+    message: str,
+    dags: Dags,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_feed(dags, "dag_1_a", names[0])
+    add_feed(dags, "dag_2_b", names[1])
+    assert message in refusal(monkeypatch, capsys, "find", "x")
+    assert message in refusal(monkeypatch, capsys, "--help")
+
+
+def test_built_in_command_loads_no_dag(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a")
+    (dags.root / "dag_1_a" / "__init__.py").write_text("raise SystemExit('loaded')")
+    assert run("list") == ExitStatus.SUCCESS
 
 
 def test_version_is_shown(
@@ -279,7 +448,7 @@ def test_run_when_no_dag_is_enabled(
 ) -> None:
     dags.add("dag_1_off", enabled=False)
     assert run() is ExitStatus.USAGE_OR_CONFIGURATION
-    assert "There is no enabled DAG" in capsys.readouterr().err
+    assert capsys.readouterr().err == "ERROR: No DAG is enabled (see --list).\n"
 
 
 def test_run_of_an_id_that_two_folders_have_names_both(
@@ -301,13 +470,64 @@ def test_dry_run_is_handed_on(dags: Dags, run: Run) -> None:
     assert dags.ran == ["a True", "a False"]
 
 
-def test_dry_run_of_a_dag_that_has_none_runs_nothing(
-    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--dry-run", "--force"])
+def test_option_that_one_of_the_dags_does_not_have_runs_none(
+    option: str, dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dags.add("dag_1_a")
-    assert run("--dry-run") is ExitStatus.USAGE_OR_CONFIGURATION
+    dags.add("dag_1_a", parameters="*, dry_run=False, force=False")
+    dags.add("dag_2_b")
+    assert run(option) is ExitStatus.USAGE_OR_CONFIGURATION
     assert dags.ran == []
-    assert "takes no dry_run" in capsys.readouterr().err
+    assert f"ERROR: DAG 2 has no {option}: its function b takes no " in capsys.readouterr().err
+    assert run(option, "--dag", "1") is ExitStatus.SUCCESS
+
+
+def test_from_file_is_for_one_dag(dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("dag_1_a", "dag_2_b"):
+        dags.add(folder, parameters="*, from_file=None")
+    assert run("--from-file", "x") is ExitStatus.USAGE_OR_CONFIGURATION
+    assert dags.ran == []
+    assert capsys.readouterr().err == (
+        "ERROR: --from-file is for one DAG, and these would run: 1, 2. Name one with --dag.\n"
+    )
+    assert run("--from-file", "x", "--dag", "2") is ExitStatus.SUCCESS
+
+
+# --- order ---------------------------------------------------------------------------------------
+
+
+def test_dag_runs_after_those_that_it_names(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_last", after=[2, 3])
+    dags.add("dag_2_middle", after=[3])
+    dags.add("dag_3_first")
+    assert run() is ExitStatus.SUCCESS
+    assert dags.ran == ["first", "middle", "last"]
+
+
+def test_dag_alone_waits_for_none(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a")
+    dags.add("dag_2_b", after=[1])
+    assert run("--dag", "2") is ExitStatus.SUCCESS
+    assert dags.ran == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("database", 1), ("authentication", 3), ("configuration", 2)]
+)
+def test_dag_after_one_that_failed_is_skipped(
+    kind: str, status: int, dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.fail_with("dag_1_bad", kind)
+    dags.add("dag_2_next", after=[1])
+    dags.add("dag_3_then", after=[2])
+    dags.add("dag_4_other")
+    assert run() == status
+    assert dags.ran == ["bad", "other"]
+    shown = capsys.readouterr()
+    assert "\nDAG 2 next skipped: DAG 1 failed\n" in shown.out
+    assert "\nDAG 3 then skipped: DAG 1 failed\n" in shown.out
+    assert "\nERROR: DAG 2 next skipped: DAG 1 failed\n" in shown.err
+    assert re.search(r"^ *2 +next +skipped +0\.00 *$", shown.out, re.M)
 
 
 # --- exit status -------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Arguments of the command line: errors of one line, with the nearest word; the DAGs' commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Sequence
+from datetime import date
+from typing import NoReturn
+
+from shared.config.logging_config import redact
+from shared.dag_discovery import DAG
+from shared.exceptions import ConfigurationError, StockIngestionError
+from shared.feed import Command
+from shared.foreign_text import escape_line
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and whose errors are one line.
+
+    `commands` are the words that may stand in front of all options.
+    """
+
+    def __init__(
+        self, prog: str, description: str, *, epilog: str = "", commands: Collection[str] = ()
+    ) -> None:
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self._commands = commands
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The arguments in `words`. Bad usage ends the program with status 2."""
+        arguments, unknown = self.parse_known_args(words)
+        if unknown:
+            self.refuse(unknown[0])
+        return arguments
+
+    def refuse(self, word: str, note: str = "") -> NoReturn:
+        """End the program with status 2: nothing is known by this word."""
+        import difflib
+
+        name = word.partition("=")[0]
+        if name in self._commands:
+            self.error(f"{name} is a command, its options follow it: {self.prog} {name} ...")
+        known = [*self._option_string_actions, *self._commands]
+        nearest = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"see {self.prog} --help"
+        self.error(f"{name} is not known; {note or hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2. What is quoted may be a file's name, or a token."""
+        self.exit(2, f"{self.prog}: {escape_line(redact(message))}\n")
+
+
+def read_day(text: str) -> date:
+    """The day that an argument names."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from exc
+
+
+def find_commands(
+    dags: Sequence[DAG], built_in: Collection[str]
+) -> tuple[dict[str, Command], list[str]]:
+    """The commands that DAGs bring, by name, and why DAGs that cannot be loaded bring none.
+
+    Raises ConfigurationError if two DAGs have a command of one name, or one has that of a command
+    that is built in.
+    """
+    owners = dict.fromkeys(built_in, "execute_dags.py")
+    commands: dict[str, Command] = {}
+    faults = []
+    for dag in dags:
+        try:
+            feed = dag.load_feed()
+        except StockIngestionError as exc:
+            faults.append(str(exc))
+            continue
+        for command in feed.commands if feed else ():
+            if command.name in owners:
+                raise ConfigurationError(
+                    f"{dag.folder.name} and {owners[command.name]} both have a command "
+                    f"{command.name}: give one of them another name."
+                )
+            owners[command.name] = dag.folder.name
+            commands[command.name] = command
+    return commands, faults

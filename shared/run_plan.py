@@ -1,0 +1,80 @@
+"""Which DAGs a call of the command line runs, in which order, and how."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NoReturn
+
+from shared.dag_discovery import DAG, NO_ID, in_order
+from shared.exceptions import ConfigurationError, StockIngestionError
+from shared.feed import RunOptions
+
+
+def refuse_unknown(dags: Sequence[DAG], wanted: Sequence[int]) -> None:
+    """Raise ConfigurationError if no DAG has one of these ids."""
+    known = sorted({dag.dag_id for dag in dags} - {NO_ID})
+    for dag_id in wanted:
+        if dag_id not in known:
+            raise ConfigurationError(
+                f"There is no DAG {dag_id}. Known ids: {', '.join(map(str, known)) or 'none'} "
+                "(see --list)."
+            )
+
+
+def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = False) -> list[DAG]:
+    """The DAGs with the wanted ids; without any, all enabled ones.
+
+    Raises ConfigurationError if there are none, or, unless `also_disabled`, one is disabled.
+    """
+    refuse_unknown(dags, wanted)
+    selected = [dag for dag in dags if (dag.dag_id in wanted if wanted else dag.enabled)]
+    if not selected:
+        raise ConfigurationError("No DAG is enabled (see --list).")
+    for dag in selected:
+        if not dag.enabled and not also_disabled:
+            raise ConfigurationError(
+                f'DAG {dag.dag_id} is disabled: set "enabled": true in '
+                f"{dag.folder.name}/config.json to run it."
+            )
+    return selected
+
+
+def plan_runs(dags: Sequence[DAG], options: RunOptions) -> list[tuple[DAG, Callable[[], Any]]]:
+    """The DAGs in the order in which they run, each with what runs it.
+
+    A DAG that cannot be loaded fails when its turn has come: the others run all the same.
+
+    Raises ConfigurationError for options that cannot be followed, before anything runs.
+    """
+    if options.from_file is not None and len(dags) != 1:
+        ids = ", ".join(str(dag.dag_id) for dag in dags)
+        raise ConfigurationError(
+            f"--from-file is for one DAG, and these would run: {ids}. Name one with --dag."
+        )
+    return [(dag, _make_call(dag, options)) for dag in in_order(dags)]
+
+
+def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
+    from shared.run import run_feed, run_function  # not for a command that runs nothing
+
+    try:
+        if feed := dag.load_feed():
+            return partial(run_feed, feed, **asdict(options))
+        function = dag.load()
+    except StockIngestionError as exc:
+        return partial(_fail, exc)
+    given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
+    for name in given:
+        if name not in inspect.signature(function).parameters:
+            raise ConfigurationError(
+                f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
+                f"takes no {name}."
+            )
+    return partial(run_function, dag.dag_id, dag.name, partial(function, **given))
+
+
+def _fail(error: StockIngestionError) -> NoReturn:
+    raise error

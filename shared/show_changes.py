@@ -1,0 +1,107 @@
+"""`changes`: what runs have changed, by kind with the first of each, or all of it as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from shared.calendar import IST
+from shared.config.config_loader import ConfigLoader
+from shared.console import say, say_lines, write_data
+from shared.dag_discovery import DAG
+from shared.exceptions import ConfigurationError, StockIngestionError
+from shared.feed import Feed
+from shared.foreign_text import escape_line
+from shared.utils.changes import ChangeReport, read_changes
+from shared.utils.db_manager import DatabaseManager
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = 79
+
+
+def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Show what the DAGs' runs have changed; `wanted` are the keywords of `read_changes`.
+
+    A DAG that cannot be loaded is passed over with a warning, unless it is the only one.
+
+    Raises ConfigurationError if none of them keeps changes, or none has the wanted run;
+    DatabaseError if they cannot be read.
+    """
+    feeds = [feed for dag in dags if (feed := _load(dag, is_only=len(dags) == 1))]
+    if not feeds:
+        raise ConfigurationError("None of these DAGs keeps what it changes.")
+    found: list[tuple[Feed, list[ChangeReport]]] = []
+    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
+        for feed in feeds:
+            try:
+                found.append((feed, read_changes(manager, feed, **wanted)))
+            except ConfigurationError:  # the wanted run is another DAG's
+                if feed is feeds[-1] and not found:
+                    raise
+    if as_json:
+        document = {"dags": [_as_dict(feed, reports) for feed, reports in found]}
+        write_data(json.dumps(document, indent=1, default=str))
+        return
+    for feed, reports in found:
+        if len(found) > 1:
+            say(f"DAG {feed.dag_id} {feed.name}")
+        if not reports:
+            say("No good run has been recorded" + (" since then." if wanted["since"] else " yet."))
+        for report in reports:
+            say_lines("\n".join(_describe(report)))
+
+
+def _load(dag: DAG, *, is_only: bool) -> Feed | None:
+    try:
+        return dag.load_feed()
+    except StockIngestionError as exc:
+        if is_only:
+            raise
+        logger.warning("%s", exc)
+        return None
+
+
+def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
+    """The last run, and the changes of all of them."""
+    run: dict[str, Any] | None = None
+    if reports and (started_at := reports[0].started_at):
+        run = {"run_id": reports[0].run_id, "started_at": started_at.isoformat()}
+        if reports[0].remark:  # there are no changes then, since nothing could be compared
+            run["remark"] = reports[0].remark
+    changes = [{"run_id": r.run_id, **change} for r in reports for change in r.changes]
+    return {"dag_id": feed.dag_id, "name": feed.name, "run": run, "changes": changes}
+
+
+def _describe(report: ChangeReport) -> list[str]:
+    assert report.started_at is not None
+    title = f"Run {report.run_id}, {report.started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
+    if report.is_first:
+        return [f"{title}: the first list, which the next one is compared with"]
+    if report.remark:
+        return [f"{title}: {escape_line(report.remark)}"]
+    lines = _summarise(report)
+    return [f"{title}: {len(report.changes):,} changes", *([""] if lines else []), *lines]
+
+
+def _summarise(report: ChangeReport) -> list[str]:
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for change in report.changes:
+        value = str(change[report.group]) if report.group else ""
+        groups.setdefault((change["kind"], value), []).append(change)
+    header = f"{'kind':<14}{report.group or '':<10}{'rows':>7}  the first of them"
+    lines = [header] if groups else []
+    for (kind, value), members in groups.items():
+        first = escape_line(_describe_change(members[0], report.label))
+        lines.append(f"{kind:<14}{escape_line(value):<10}{len(members):>7,}  {first}")
+    return [line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 3]}..." for line in lines]
+
+
+def _describe_change(change: Mapping[str, Any], label: str) -> str:
+    if change["field"] is None:
+        return str(change[label])
+    what = "" if change["field"] == label else f"{change[label]} {change['field']}: "
+    return f"{what}{change['old'] or '-'} -> {change['new'] or '-'}"
