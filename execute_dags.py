@@ -14,13 +14,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.arguments import Parser, find_commands, read_day
+from shared.arguments import Parser, find_commands, load_feeds, read_day
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
@@ -103,15 +103,15 @@ def parse_arguments() -> argparse.Namespace:
         words.insert(0, "list")
     word = words[0] if words and not words[0].startswith("-") else None
     commands = {command.name: command for command in _built_in_commands()}
-    faults: list[str] = []
+    faults: Sequence[StockIngestionError] = ()
     if (word and word not in commands) or (word is None and {"-h", "--help"} & set(words)):
+        feeds, faults = load_feeds(discover_dags(PROJECT_ROOT))
         try:
-            of_dags, faults = find_commands(discover_dags(PROJECT_ROOT), commands)
+            commands |= find_commands(feeds, commands)
         except ConfigurationError as exc:
             _make_run_parser(commands).error(str(exc))
-        commands |= of_dags
     if word and word not in commands:
-        _make_run_parser(commands).refuse(word, " ".join(faults))
+        _make_run_parser(commands).refuse(word, " ".join(map(str, faults)))
     parser = _make_command_parser(commands[word]) if word else _make_run_parser(commands)
     arguments = parser.read(words[1:] if word else words)
     if arguments.sandbox_fault and not arguments.sandbox:

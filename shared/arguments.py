@@ -10,7 +10,7 @@ from typing import NoReturn
 from shared.config.logging_config import redact
 from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, StockIngestionError
-from shared.feed import Command
+from shared.feed import Command, Feed
 from shared.foreign_text import escape_line
 
 
@@ -59,29 +59,32 @@ def read_day(text: str) -> date:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from exc
 
 
-def find_commands(
-    dags: Sequence[DAG], built_in: Collection[str]
-) -> tuple[dict[str, Command], list[str]]:
-    """The commands that DAGs bring, by name, and why DAGs that cannot be loaded bring none.
+def load_feeds(dags: Sequence[DAG]) -> tuple[list[Feed], list[StockIngestionError]]:
+    """The feeds among the DAGs, and the errors of those that cannot be loaded."""
+    feeds, errors = [], []
+    for dag in dags:
+        try:
+            if feed := dag.load_feed():
+                feeds.append(feed)
+        except StockIngestionError as exc:
+            errors.append(exc)
+    return feeds, errors
+
+
+def find_commands(feeds: Sequence[Feed], built_in: Collection[str]) -> dict[str, Command]:
+    """The commands that DAGs bring, by name.
 
     Raises ConfigurationError if two DAGs have a command of one name, or one has that of a command
     that is built in.
     """
     owners = dict.fromkeys(built_in, "execute_dags.py")
     commands: dict[str, Command] = {}
-    faults = []
-    for dag in dags:
-        try:
-            feed = dag.load_feed()
-        except StockIngestionError as exc:
-            faults.append(str(exc))
-            continue
-        for command in feed.commands if feed else ():
-            if command.name in owners:
-                raise ConfigurationError(
-                    f"{dag.folder.name} and {owners[command.name]} both have a command "
-                    f"{command.name}: give one of them another name."
-                )
-            owners[command.name] = dag.folder.name
-            commands[command.name] = command
-    return commands, faults
+    for owner, command in ((feed.folder.name, each) for feed in feeds for each in feed.commands):
+        if command.name in owners:
+            raise ConfigurationError(
+                f"{owner} and {owners[command.name]} both have a command {command.name}: give one "
+                "of them another name."
+            )
+        owners[command.name] = owner
+        commands[command.name] = command
+    return commands

@@ -32,7 +32,7 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
     refuse_unknown(dags, wanted)
     selected = [dag for dag in dags if (dag.dag_id in wanted if wanted else dag.enabled)]
     if not selected:
-        raise ConfigurationError("No DAG is enabled (see --list).")
+        raise ConfigurationError("There is no enabled DAG (see --list).")
     for dag in selected:
         if not dag.enabled and not also_disabled:
             raise ConfigurationError(

@@ -113,10 +113,8 @@ def show_status(
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
         now = _Now(*clocks(manager), holidays)
         has_history = manager.run_in_transaction(run_history.is_kept)
-        wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
-        rows = manager.fetch_all(run_history.READ_RUNS, wanted) if has_history else []
+        runs = _read_runs(manager, dag_ids) if has_history else []
         verdicts = [_judge(manager, dag, now, has_history) for dag in judged]
-    runs = [_with_end(RecordedRun(*row)) for row in rows]
     if as_json:
         document = {"dags": [*map(asdict, verdicts)], "runs": [run._asdict() for run in runs]}
         write_data(json.dumps(document, indent=1, default=_as_text))
@@ -133,11 +131,21 @@ def _as_text(moment: datetime) -> str:
     return moment.astimezone(IST).isoformat()
 
 
-def _with_end(run: RecordedRun) -> RecordedRun:
-    """The run, which has failed if it is recorded as running and no process holds its lock."""
-    if run.status != "running" or not run_lock.has_ended(run.host):
-        return run
-    return run._replace(status="failed", error=run_history.ENDED_SILENTLY)
+def _read_runs(manager: DatabaseManager, dag_ids: Sequence[int]) -> list[RecordedRun]:
+    """The last runs. One that is recorded as running, and holds no lock, has failed."""
+    wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
+
+    def read() -> list[RecordedRun]:
+        return [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
+
+    running = [run for run in read() if run.status == "running"]
+    ended = {run.run_id for run in running if run_lock.has_ended(run.host)}
+    return [  # read once more: what has ended meanwhile may have ended well
+        run._replace(status="failed", error=run_history.ENDED_SILENTLY)
+        if run.run_id in ended and run.status == "running"
+        else run
+        for run in read()
+    ]
 
 
 def _describe_run(run: RecordedRun) -> tuple[str, ...]:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from shared.arguments import load_feeds
 from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader
 from shared.console import say, say_lines, write_data
 from shared.dag_discovery import DAG
-from shared.exceptions import ConfigurationError, StockIngestionError
+from shared.exceptions import ConfigurationError
 from shared.feed import Feed
 from shared.foreign_text import escape_line
 from shared.utils.changes import ChangeReport, read_changes
@@ -31,17 +32,14 @@ def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: boo
     Raises ConfigurationError if none of them keeps changes, or none has the wanted run;
     DatabaseError if they cannot be read.
     """
-    feeds = [feed for dag in dags if (feed := _load(dag, is_only=len(dags) == 1))]
+    feeds, errors = load_feeds(dags)
+    if errors and len(dags) == 1:
+        raise errors[0]
+    for error in errors:
+        logger.warning("%s", error)
     if not feeds:
         raise ConfigurationError("None of these DAGs keeps what it changes.")
-    found: list[tuple[Feed, list[ChangeReport]]] = []
-    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
-        for feed in feeds:
-            try:
-                found.append((feed, read_changes(manager, feed, **wanted)))
-            except ConfigurationError:  # the wanted run is another DAG's
-                if feed is feeds[-1] and not found:
-                    raise
+    found = _read(feeds, wanted)
     if as_json:
         document = {"dags": [_as_dict(feed, reports) for feed, reports in found]}
         write_data(json.dumps(document, indent=1, default=str))
@@ -50,19 +48,23 @@ def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: boo
         if len(found) > 1:
             say(f"DAG {feed.dag_id} {feed.name}")
         if not reports:
-            say("No good run has been recorded" + (" since then." if wanted["since"] else " yet."))
+            say(f"No run has been recorded {'since then' if wanted['since'] else 'yet'}.")
         for report in reports:
             say_lines("\n".join(_describe(report)))
 
 
-def _load(dag: DAG, *, is_only: bool) -> Feed | None:
-    try:
-        return dag.load_feed()
-    except StockIngestionError as exc:
-        if is_only:
-            raise
-        logger.warning("%s", exc)
-        return None
+def _read(
+    feeds: Sequence[Feed], wanted: Mapping[str, Any]
+) -> list[tuple[Feed, list[ChangeReport]]]:
+    found = []
+    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
+        for feed in feeds:
+            try:
+                found.append((feed, read_changes(manager, feed, **wanted)))
+            except ConfigurationError:  # the wanted run may be another DAG's
+                if feed is feeds[-1] and not found:
+                    raise
+    return found
 
 
 def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def test_check_in_a_sandbox_imports_nothing(used: Used) -> None:
     before = used.clone.query(STATE)
     result = used.clone.run("execute_dags.py", "check", "--sandbox")
     assert (result.returncode, result.stderr) == (0, "")
-    assert len(re.findall(r"^ok ", result.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"^ok ", result.stdout, re.MULTILINE)) == 4
     assert used.clone.query(STATE) == before
 
 

@@ -448,7 +448,7 @@ def test_run_when_no_dag_is_enabled(
 ) -> None:
     dags.add("dag_1_off", enabled=False)
     assert run() is ExitStatus.USAGE_OR_CONFIGURATION
-    assert capsys.readouterr().err == "ERROR: No DAG is enabled (see --list).\n"
+    assert capsys.readouterr().err == "ERROR: There is no enabled DAG (see --list).\n"
 
 
 def test_run_of_an_id_that_two_folders_have_names_both(
