@@ -140,7 +140,7 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
 
 def _make_command_parser(command: Command) -> Parser:
     parser = Parser(f"{PROGRAM} {command.name}", f"{command.help[0].upper()}{command.help[1:]}.")
-    parser.set_defaults(function=command.function, command=command.name)
+    parser.set_defaults(function=command.function, command=command.name, dag=[])
     command.add_arguments(parser)
     _add_surroundings(parser, has_sandbox=command.function not in (_list_dags, _log_in))
     return parser
@@ -275,7 +275,8 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> int:
     is_run = arguments.function is _run_dags  # what a command prints may be data for a program
     if is_run:
         say("Starting the sandbox in .sandbox/")
-    with open_sandbox(PROJECT_ROOT / ".sandbox", arguments.sandbox_fault) as sandbox:
+    folder = PROJECT_ROOT / ".sandbox"
+    with open_sandbox(folder, arguments.sandbox_fault, arguments.dag, PROJECT_ROOT) as sandbox:
         if is_run:
             say(f"{sandbox.describe()}\n")
         status = _call(arguments)

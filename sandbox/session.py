@@ -16,7 +16,7 @@ What it yields is merged over the configuration of this DAG.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -82,11 +82,14 @@ class SandboxSession:
 
 @contextmanager
 def open_sandbox(
-    folder: Path, fault: str | None = None, dag_id: int | None = None, root: Path = PROJECT_ROOT
+    folder: Path,
+    fault: str | None = None,
+    dag_ids: Collection[int] = (),
+    root: Path = PROJECT_ROOT,
 ) -> Iterator[SandboxSession]:
     """Start the servers and redirect the configuration to them; stop them at the end.
 
-    The parts of the DAG of this id are opened, or those of all enabled DAGs. Raises
+    The parts of the DAGs of these ids are opened, or those of all enabled DAGs. Raises
     ConfigurationError if a server cannot be started or a part is broken, with what to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def open_sandbox(
         }
         with override_config("the sandbox", values), ExitStack() as parts:
             for dag in discover_dags(root):
-                if dag.dag_id == dag_id if dag_id is not None else dag.enabled:
+                if dag.dag_id in dag_ids if dag_ids else dag.enabled:
                     _open_part(parts, dag, kite, trading_day(day))
             yield SandboxSession(folder, day, kite, postgres.host)
 

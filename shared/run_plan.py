@@ -58,12 +58,10 @@ def plan_runs(dags: Sequence[DAG], options: RunOptions) -> list[tuple[DAG, Calla
 
 
 def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
-    from shared.run import run_feed, run_function  # not for a command that runs nothing
+    from shared.run import run_function  # not for a command that runs nothing
 
     try:
-        if feed := dag.load_feed():
-            return partial(run_feed, feed, **asdict(options))
-        function = dag.load()
+        function, feed = dag.load(), dag.load_feed()
     except StockIngestionError as exc:
         return partial(_fail, exc)
     given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
@@ -73,7 +71,8 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
                 f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
                 f"takes no {name}."
             )
-    return partial(run_function, dag.dag_id, dag.name, partial(function, **given))
+    call = partial(function, **given)  # of a feed it records its run itself
+    return call if feed else partial(run_function, dag.dag_id, dag.name, call)
 
 
 def _fail(error: StockIngestionError) -> NoReturn:

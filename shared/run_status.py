@@ -210,7 +210,7 @@ def _judge(manager: DatabaseManager, dag: DAG, now: _Now, has_history: bool) -> 
 def _read_load(manager: DatabaseManager, dag: DAG, feed: Feed | None) -> LastLoad | None:
     """The DAG's last good run, and how much of a snapshot is in its table."""
     table = feed.table if feed and feed.table.is_snapshot else None
-    is_there = table is not None and manager.has_relation(table.name)
+    is_there = table is not None and _is_there(manager, table)
     zone = " AT TIME ZONE 'UTC'" if table and is_there and _has_zone(manager, table) else ""
     moment = f"(CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END{zone})"
     count = "NULL"
@@ -221,6 +221,10 @@ def _read_load(manager: DatabaseManager, dag: DAG, feed: Feed | None) -> LastLoa
     also_files = feed is None or feed.table.is_snapshot
     rows = manager.fetch_all(query, {"dag_ids": [dag.dag_id], "also_files": also_files})
     return LastLoad(*rows[0][2:]) if rows and rows[0][2] is not None else None
+
+
+def _is_there(manager: DatabaseManager, table: Table) -> bool:
+    return manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists
 
 
 def _has_zone(manager: DatabaseManager, table: Table) -> bool:
@@ -238,7 +242,7 @@ def _judge_by_rows(
     """Without a history (DB_USER may not make one) the newest rows tell how old a snapshot is."""
     loaded_at: datetime | None = None
     ahead = 0
-    if table and manager.has_relation(table.name):
+    if table and _is_there(manager, table):
         query = NEWEST_ROWS.format(table=table.name, column=table.last_updated)
         [(loaded_at, ahead)] = manager.fetch_all(query, {"limit": now.limit})
     verdict = replace(verdict, loaded_at=loaded_at)
