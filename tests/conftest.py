@@ -39,14 +39,20 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
 OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL")
 
-# How long an example takes depends on what else the machine does. CI draws others each time, too.
+# How long an example takes depends on what else the machine does. The examples are the same each
+# time; `make chaos` draws others, and more of them.
 settings.register_profile(
     "project",
     settings.get_profile("default"),
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=False,
+    derandomize=True,
+    database=None,
     print_blob=True,
+)
+settings.register_profile(
+    "chaos", settings.get_profile("project"), max_examples=500, derandomize=False
 )
 settings.load_profile("project")
 
@@ -305,18 +311,25 @@ class Project:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
+def make_project(base: Path) -> Project:
     """A copy of the project without any configuration beside what is shipped."""
-    folder = tmp_path / "project"
+    folder = base / "project"
     folder.mkdir()
     shutil.copy(PROJECT / "execute_dags.py", folder)
-    for name in ("shared", "config", "dag_1_import_instruments_from_kite", "sandbox"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (
+        *PROJECT.glob("dag_*"),
+        *(PROJECT / name for name in ("shared", "config", "sandbox")),
+    ):
+        shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
     }
-    return Project(folder, {**environment, "LOG_DIR": str(tmp_path / "logs")})
+    return Project(folder, {**environment, "LOG_DIR": str(base / "logs")})
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path)
 
 
 AddDAG = Callable[..., Path]
@@ -345,11 +358,8 @@ def add_dag(project: Project) -> AddDAG:
     return add
 
 
-@pytest.fixture
-def configured_project(
-    project: Project, server: Server, database: str, kite: KiteServer
-) -> Project:
-    """A project whose environment names the local Kite server and the test's own database."""
+def connect_project(project: Project, server: Server, database: str, kite: KiteServer) -> None:
+    """Let the project's environment name this Kite server and this database."""
     config = server.config(database)
     project.environment.update(
         KITE_API_KEY="sandbox_key",
@@ -363,6 +373,14 @@ def configured_project(
         DB_PASSWORD=config["password"],
         RETRY_DELAY_SECONDS="0.01",
     )
+
+
+@pytest.fixture
+def configured_project(
+    project: Project, server: Server, database: str, kite: KiteServer
+) -> Project:
+    """A project whose environment names the local Kite server and the test's own database."""
+    connect_project(project, server, database, kite)
     return project
 
 
