@@ -9,13 +9,15 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandbox.kite_faults import Hang, HttpError, Trickle
+from sandbox.kite_faults import Answer, Hang, HttpError, Trickle, Wire
 from sandbox.kite_server import KiteServer
 from tests.conftest import AddDAG, Project, Server
 from tests.instruments import to_csv
@@ -228,6 +230,55 @@ def test_run_after_a_killed_one(rig: Rig, stored: dict[Any, Any]) -> None:
     assert rig.fields() == stored
     assert rig.project.run("--dag", "1").returncode == 0
     assert rig.days() == [(2, ROWS)]
+
+
+@dataclass
+class Gate:
+    """An answer of Kite's that waits until it is let through."""
+
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def play(self, wire: Wire, make_answer: Callable[[], Answer]) -> None:
+        self.opened.wait(60)
+        wire.send_answer(make_answer())
+
+
+@pytest.mark.parametrize("table", ["ingestion_run", "kite_instrument_change"])
+@pytest.mark.parametrize(
+    ("number", "statuses"),
+    [
+        pytest.param(signal.SIGINT, [130], id="SIGINT"),
+        pytest.param(signal.SIGTERM, [143], id="SIGTERM"),
+        pytest.param(signal.SIGHUP, [129], id="SIGHUP"),
+        pytest.param(signal.SIGKILL, [-signal.SIGKILL], id="SIGKILL"),
+    ],
+)
+def test_signal_before_the_commit(
+    rig: Rig, stored: dict[Any, Any], number: int, statuses: list[int], table: str
+) -> None:
+    """The run waits within its transaction, to write the last that belongs to it."""
+    gate = Gate()
+    rig.kite.fail_next("/instruments", gate)
+    asked = was_asked(rig.kite, "/instruments", before=1)
+    with rig.start() as process, rig.server.connect(rig.database) as holder:
+        wait_until(asked)
+        holder.autocommit = False
+        with holder.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        gate.opened.set()
+        wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+        process.send_signal(number)
+        # A run that is told to end records that it failed, where it may: let it.
+        wait_until(
+            lambda: process.poll() is not None or not rig.sessions("backend_xid IS NOT NULL")
+        )
+        holder.rollback()
+        assert process.wait(60) in statuses
+    holder.close()
+    wait_until(lambda: not rig.sessions())
+    assert (rig.fields(), rig.good_runs()) == (stored, 1)
+    assert rig.project.run("--dag", "1").returncode == 0
+    assert (rig.days(), rig.good_runs()) == ([(2, ROWS)], 2)
 
 
 # Logs that cannot be written
