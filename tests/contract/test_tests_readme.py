@@ -30,7 +30,7 @@ wrong password, unknown database, no privilege, read-only, killed before COPY, d
 after COPY, during the merge, at COMMIT, server killed and restarted, disk full,
 lock held by another session, deadlock, a second and a fourth run, statement time-out,
 SIGINT, SIGTERM, SIGHUP, SIGKILL, at random moments, full disk for logs, LOG_DIR not writable,
-head -1,
+head -1, 10,000 mutated dumps
 """
 
 
