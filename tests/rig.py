@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sandbox.kite_server import KiteServer
-from tests.conftest import Project, Server
-from tests.instruments import instrument
-from tests.table_model import fields_of, read_table
+from tests.conftest import Project, Server, connect_project
+from tests.instruments import instrument, to_csv
+from tests.table_model import fields_of, read_table, wait_until
 
 ROWS = 2_000
 
@@ -76,14 +77,31 @@ class Rig:
         return error
 
     def sessions(self, condition: str = "true") -> int:
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-                f" AND application_name = 'stock_ingestion' AND {condition}",
-                (self.database,),
-            )
-            return int(cursor.fetchone()[0])
+        return self.server.sessions(
+            self.database, f"application_name = 'stock_ingestion' AND {condition}"
+        )
 
 
-def was_asked(kite: KiteServer, path: str, before: int) -> Callable[[], bool]:
-    return lambda: [request.path for request in kite.requests].count(path) > before
+def was_asked(kite: KiteServer, path: str) -> Callable[[], bool]:
+    return lambda: path in [request.path for request in kite.requests]
+
+
+@contextmanager
+def first_day_stored(project: Project, server: Server) -> Iterator[str]:
+    """A database after one good run, to be cloned by each test."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name}")
+    with KiteServer(to_csv(make_day(1))) as kite:
+        connect_project(project, server, name, kite)
+        assert project.run("--dag", "1").returncode == 0
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def cloned(server: Server, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    wait_until(lambda: not server.sessions(template))
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")

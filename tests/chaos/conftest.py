@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from sandbox.kite_server import KiteServer
 from tests.conftest import Project, Server, connect_project, make_project
 from tests.instruments import to_csv
-from tests.rig import Rig, make_day
+from tests.rig import Rig, cloned, first_day_stored, make_day
 
 DEFAULT_ROUNDS = 10
 
@@ -35,32 +35,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def chaos_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("chaos"))
+def chaos_project(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(shipped, tmp_path_factory.mktemp("chaos"))
 
 
 @pytest.fixture(scope="session")
-def first_day(chaos_project: Project, server: Server, template_database: str) -> Iterator[str]:
-    """A database after one good run, which each round's own is cloned from."""
-    name = f"template_{uuid.uuid4().hex[:12]}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    with KiteServer(to_csv(make_day(1))) as kite:
-        connect_project(chaos_project, server, name, kite)
-        assert chaos_project.run("--dag", "1").returncode == 0
-    yield name
-    server.execute(f"DROP DATABASE {name}")
+def first_day(chaos_project: Project, server: Server) -> Iterator[str]:
+    with first_day_stored(chaos_project, server) as name:
+        yield name
 
 
 @pytest.fixture
 def rig(chaos_project: Project, first_day: str, server: Server, kite: KiteServer) -> Iterator[Rig]:
     """After the first day; Kite lists the second."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {first_day}")
-    connect_project(chaos_project, server, name, kite)
     kite.dump = to_csv(make_day(2))
-    connection = server.connect(name)
-    yield Rig(chaos_project, kite, server, name, connection)
-    connection.close()
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with cloned(server, first_day) as name, closing(server.connect(name)) as connection:
+        connect_project(chaos_project, server, name, kite)
+        yield Rig(chaos_project, kite, server, name, connection)
     for path in (Path(chaos_project.environment["LOG_DIR"]), chaos_project.folder / "archive"):
         shutil.rmtree(path, ignore_errors=True)

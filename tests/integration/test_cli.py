@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from execute_dags import ExitStatus
 from sandbox.kite_faults import Hang, HttpError
 from sandbox.kite_server import KiteServer
 from shared import __version__
@@ -320,8 +321,7 @@ def test_bad_usage(project: Project, arguments: tuple[str, ...]) -> None:
     result = project.run(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("usage: execute_dags.py")
-    assert "execute_dags.py: error: " in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].startswith("execute_dags.py: ")
     assert "Traceback" not in result.stderr
 
 
@@ -339,8 +339,10 @@ def test_help_names_every_option_and_exit_status(project: Project) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     for option in ("--dag N", "--list", "--dry-run", "--log-level", "--version", "--help"):
         assert option in result.stdout
-    for status in ("0 success", "1 a DAG failed", "2 bad usage", "3 log in", "130", "143"):
-        assert status in " ".join(result.stdout.split())
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    told = result.stdout.lower().partition("exit status")[2]
+    for status in ExitStatus:
+        assert re.search(rf"\b{int(status)}\b", told)
 
 
 @pytest.mark.parametrize("level", ["debug", "DEBUG"])
@@ -513,7 +515,7 @@ def run_at_terminal(
             if not piece:
                 break
             output += piece
-        return process.wait(10), output.decode()
+        return process.wait(60), output.decode()
     finally:
         process.kill()
         process.wait()

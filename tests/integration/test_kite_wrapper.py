@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -524,7 +524,7 @@ def test_retry_after(
 def test_retry_after_as_a_date(
     kite: KiteServer, proven: KiteClientWrapper, delays: list[float]
 ) -> None:
-    moment = datetime.now(timezone.utc) + timedelta(seconds=100)
+    moment = datetime.now(UTC) + timedelta(seconds=100)
     kite.fail_next("/instruments", HttpError(503, retry_after=moment))
     proven.fetch_instruments()
     assert len(delays) == 1

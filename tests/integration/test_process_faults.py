@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,9 @@ import pytest
 
 from sandbox.kite_faults import Answer, Hang, HttpError, Trickle, Wire
 from sandbox.kite_server import KiteServer
-from tests.conftest import AddDAG, Project, Server
+from tests.conftest import AddDAG, Project, Server, connect_project, make_project
 from tests.instruments import to_csv
-from tests.rig import ROWS, Rig, make_day, was_asked
+from tests.rig import ROWS, Rig, cloned, first_day_stored, make_day, was_asked
 from tests.table_model import wait_until
 
 SIGNALS = pytest.mark.parametrize(
@@ -34,23 +36,37 @@ SIGNALS = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(scope="module")
+def first_day(
+    shipped: Path, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """A database and an archive with the first day's list."""
+    project = make_project(shipped, tmp_path_factory.mktemp("first day"))
+    with first_day_stored(project, server) as name:
+        yield name, project.folder / "archive"
+
+
 @pytest.fixture
 def rig(
     configured_project: Project, kite: KiteServer, server: Server, database: str
 ) -> Iterator[Rig]:
-    connection = server.connect(database)
+    """Nothing is stored; Kite lists the first day."""
     kite.dump = to_csv(make_day(1))
-    rig = Rig(configured_project, kite, server, database, connection)
-    yield rig
-    connection.close()
+    with closing(server.connect(database)) as connection:
+        yield Rig(configured_project, kite, server, database, connection)
 
 
 @pytest.fixture
-def stored(rig: Rig) -> dict[Any, Any]:
-    """The table after a first run; Kite has another list now."""
-    assert rig.project.run("--dag", "1").returncode == 0
-    rig.kite.dump = to_csv(make_day(2))
-    return rig.fields()
+def next_day(
+    project: Project, first_day: tuple[str, Path], kite: KiteServer, server: Server
+) -> Iterator[Rig]:
+    """The first day is stored; Kite lists the second."""
+    template, archive = first_day
+    shutil.copytree(archive, project.folder / "archive")
+    kite.dump = to_csv(make_day(2))
+    with cloned(server, template) as name, closing(server.connect(name)) as connection:
+        connect_project(project, server, name, kite)
+        yield Rig(project, kite, server, name, connection)
 
 
 def assert_ends(process: subprocess.Popen[str], number: int, status: int, word: str) -> None:
@@ -75,28 +91,30 @@ def assert_ends(process: subprocess.Popen[str], number: int, status: int, word: 
     ],
 )
 def test_signal_while_kite_hangs(
-    rig: Rig, stored: dict[Any, Any], number: int, status: int, word: str, path: str, fault: Any
+    next_day: Rig, number: int, status: int, word: str, path: str, fault: Any
 ) -> None:
-    rig.kite.fail_next(path, fault)
-    asked = was_asked(rig.kite, path, before=1)
-    with rig.start() as process:
+    stored = next_day.fields()
+    next_day.kite.fail_next(path, fault)
+    asked = was_asked(next_day.kite, path)
+    with next_day.start() as process:
         wait_until(asked)
         assert_ends(process, number, status, word)
-    assert rig.fields() == stored
-    assert f"{word}: what was not committed" in rig.project.log
+    assert next_day.fields() == stored
+    assert f"{word}: what was not committed" in next_day.project.log
 
 
 @SIGNALS
 def test_signal_while_waiting_for_the_next_attempt(
-    rig: Rig, stored: dict[Any, Any], number: int, status: int, word: str
+    next_day: Rig, number: int, status: int, word: str
 ) -> None:
-    rig.project.environment["RETRY_DELAY_SECONDS"] = "60"
-    rig.kite.fail_next("/instruments", HttpError(503))
-    with rig.start() as process:
+    stored = next_day.fields()
+    next_day.project.environment["RETRY_DELAY_SECONDS"] = "60"
+    next_day.kite.fail_next("/instruments", HttpError(503))
+    with next_day.start() as process:
         assert process.stderr is not None
         assert "next in 60 s" in process.stderr.readline()
         assert_ends(process, number, status, word)
-    assert rig.fields() == stored
+    assert next_day.fields() == stored
 
 
 @SIGNALS
@@ -112,43 +130,44 @@ def test_signal_while_waiting_for_the_next_attempt(
     ],
 )
 def test_signal_while_another_session_holds_a_lock(
-    rig: Rig, stored: dict[Any, Any], number: int, status: int, word: str, lock: str
+    next_day: Rig, number: int, status: int, word: str, lock: str
 ) -> None:
-    with rig.server.connect(rig.database) as holder:
+    stored = next_day.fields()
+    with next_day.server.connect(next_day.database) as holder:
         holder.autocommit = False
         with holder.cursor() as cursor:
             cursor.execute(lock)
-        with rig.start() as process:
-            wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+        with next_day.start() as process:
+            wait_until(lambda: next_day.sessions("wait_event_type = 'Lock'"))
             assert_ends(process, number, status, word)
-        wait_until(lambda: not rig.sessions())
+        wait_until(lambda: not next_day.sessions())
         holder.rollback()
     holder.close()
-    assert rig.fields() == stored
+    assert next_day.fields() == stored
 
 
-def test_second_signal_does_not_get_in_the_way_of_the_first(
-    rig: Rig, stored: dict[Any, Any]
-) -> None:
-    rig.kite.fail_next("/instruments", Hang("body"))
-    asked = was_asked(rig.kite, "/instruments", before=1)
-    with rig.start() as process:
+def test_second_signal_does_not_get_in_the_way_of_the_first(next_day: Rig) -> None:
+    stored = next_day.fields()
+    next_day.kite.fail_next("/instruments", Hang("body"))
+    asked = was_asked(next_day.kite, "/instruments")
+    with next_day.start() as process:
         wait_until(asked)
         process.send_signal(signal.SIGTERM)
         assert_ends(process, signal.SIGTERM, 143, "Terminated")
-    assert rig.fields() == stored
+    assert next_day.fields() == stored
 
 
-def test_terminal_that_is_closed_in_the_middle_of_a_run(rig: Rig, stored: dict[Any, Any]) -> None:
+def test_terminal_that_is_closed_in_the_middle_of_a_run(next_day: Rig) -> None:
     """Nothing can be written to it any more; the run is recorded all the same."""
+    stored = next_day.fields()
     ours, theirs = os.openpty()
-    rig.kite.fail_next("/instruments", Hang("body"))
-    asked = was_asked(rig.kite, "/instruments", before=1)
+    next_day.kite.fail_next("/instruments", Hang("body"))
+    asked = was_asked(next_day.kite, "/instruments")
     process = subprocess.Popen(
         # setsid -c makes the terminal that of the session, whose leader hears of its end.
-        ["setsid", "-c", *rig.project.command("--dag", "1")],
-        cwd=rig.project.folder,
-        env={**rig.project.environment, "TERM": "xterm"},
+        ["setsid", "-c", *next_day.project.command("--dag", "1")],
+        cwd=next_day.project.folder,
+        env={**next_day.project.environment, "TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -161,28 +180,26 @@ def test_terminal_that_is_closed_in_the_middle_of_a_run(rig: Rig, stored: dict[A
     finally:
         process.kill()
         process.wait()
-    assert rig.fields() == stored
-    assert rig.last_error() == "ended from outside: HungUp"
-    assert "ERROR - Hung up, its terminal was closed: " in rig.project.log
+    assert next_day.fields() == stored
+    assert next_day.last_error() == "ended from outside: HungUp"
+    assert "ERROR - Hung up, its terminal was closed: " in next_day.project.log
 
 
-def test_run_under_nohup_goes_on_when_its_terminal_is_closed(
-    rig: Rig, stored: dict[Any, Any]
-) -> None:
-    with rig.server.connect(rig.database) as holder:
+def test_run_under_nohup_goes_on_when_its_terminal_is_closed(next_day: Rig) -> None:
+    with next_day.server.connect(next_day.database) as holder:
         holder.autocommit = False
         with holder.cursor() as cursor:
             cursor.execute("LOCK TABLE kite_instrument_master IN ACCESS EXCLUSIVE MODE")
         process = subprocess.Popen(
-            ["nohup", *rig.project.command("--dag", "1")],
-            cwd=rig.project.folder,
-            env=rig.project.environment,
+            ["nohup", *next_day.project.command("--dag", "1")],
+            cwd=next_day.project.folder,
+            env=next_day.project.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         try:
-            wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+            wait_until(lambda: next_day.sessions("wait_event_type = 'Lock'"))
             process.send_signal(signal.SIGHUP)
             holder.rollback()
             _, errors = process.communicate(timeout=60)
@@ -191,19 +208,17 @@ def test_run_under_nohup_goes_on_when_its_terminal_is_closed(
             process.wait()
     holder.close()
     assert (process.returncode, errors) == (0, b"")
-    assert rig.days() == [(2, ROWS)]
+    assert next_day.days() == [(2, ROWS)]
 
 
-def test_signal_ends_a_run_of_several_dags(
-    rig: Rig, stored: dict[Any, Any], add_dag: AddDAG
-) -> None:
+def test_signal_ends_a_run_of_several_dags(next_day: Rig, add_dag: AddDAG) -> None:
     add_dag(2, "never")
-    rig.kite.fail_next("/instruments", Hang("answer"))
-    asked = was_asked(rig.kite, "/instruments", before=1)
+    next_day.kite.fail_next("/instruments", Hang("answer"))
+    asked = was_asked(next_day.kite, "/instruments")
     process = subprocess.Popen(
-        rig.project.command(),
-        cwd=rig.project.folder,
-        env=rig.project.environment,
+        next_day.project.command(),
+        cwd=next_day.project.folder,
+        env=next_day.project.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -215,21 +230,22 @@ def test_signal_ends_a_run_of_several_dags(
     assert "was here" not in output
 
 
-def test_run_after_a_killed_one(rig: Rig, stored: dict[Any, Any]) -> None:
-    with rig.server.connect(rig.database) as holder:
+def test_run_after_a_killed_one(next_day: Rig) -> None:
+    stored = next_day.fields()
+    with next_day.server.connect(next_day.database) as holder:
         holder.autocommit = False
         with holder.cursor() as cursor:
             cursor.execute("LOCK TABLE kite_instrument_master IN ACCESS EXCLUSIVE MODE")
-        with rig.start() as process:
-            wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+        with next_day.start() as process:
+            wait_until(lambda: next_day.sessions("wait_event_type = 'Lock'"))
             process.kill()
             process.wait(60)
         holder.rollback()
     holder.close()
-    wait_until(lambda: not rig.sessions())
-    assert rig.fields() == stored
-    assert rig.project.run("--dag", "1").returncode == 0
-    assert rig.days() == [(2, ROWS)]
+    wait_until(lambda: not next_day.sessions())
+    assert next_day.fields() == stored
+    assert next_day.project.run("--dag", "1").returncode == 0
+    assert next_day.days() == [(2, ROWS)]
 
 
 @dataclass
@@ -254,31 +270,32 @@ class Gate:
     ],
 )
 def test_signal_before_the_commit(
-    rig: Rig, stored: dict[Any, Any], number: int, statuses: list[int], table: str
+    next_day: Rig, number: int, statuses: list[int], table: str
 ) -> None:
     """The run waits within its transaction, to write the last that belongs to it."""
+    stored = next_day.fields()
     gate = Gate()
-    rig.kite.fail_next("/instruments", gate)
-    asked = was_asked(rig.kite, "/instruments", before=1)
-    with rig.start() as process, rig.server.connect(rig.database) as holder:
+    next_day.kite.fail_next("/instruments", gate)
+    asked = was_asked(next_day.kite, "/instruments")
+    with next_day.start() as process, next_day.server.connect(next_day.database) as holder:
         wait_until(asked)
         holder.autocommit = False
         with holder.cursor() as cursor:
             cursor.execute(f"LOCK TABLE {table} IN SHARE MODE")
         gate.opened.set()
-        wait_until(lambda: rig.sessions("wait_event_type = 'Lock'"))
+        wait_until(lambda: next_day.sessions("wait_event_type = 'Lock'"))
         process.send_signal(number)
         # A run that is told to end records that it failed, where it may: let it.
         wait_until(
-            lambda: process.poll() is not None or not rig.sessions("backend_xid IS NOT NULL")
+            lambda: process.poll() is not None or not next_day.sessions("backend_xid IS NOT NULL")
         )
         holder.rollback()
         assert process.wait(60) in statuses
     holder.close()
-    wait_until(lambda: not rig.sessions())
-    assert (rig.fields(), rig.good_runs()) == (stored, 1)
-    assert rig.project.run("--dag", "1").returncode == 0
-    assert (rig.days(), rig.good_runs()) == ([(2, ROWS)], 2)
+    wait_until(lambda: not next_day.sessions())
+    assert (next_day.fields(), next_day.good_runs()) == (stored, 1)
+    assert next_day.project.run("--dag", "1").returncode == 0
+    assert (next_day.days(), next_day.good_runs()) == ([(2, ROWS)], 2)
 
 
 # Logs that cannot be written

@@ -10,7 +10,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ BAD_ROW = b"x,1,BAD,,0,,,0.05,1,EQ,NSE,NSE\n"
 
 
 def now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:

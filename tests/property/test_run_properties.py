@@ -43,8 +43,6 @@ from tests.property.strategies import (
 
 # The fixtures set up what is the same for every example.
 whole_runs = settings(
-    max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -9,7 +9,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -259,7 +259,7 @@ def test_http_error_reaches_real_client(server: KiteServer, status: int, error_t
         pytest.param(None, None, id="none"),
         pytest.param(7, "7", id="seconds"),
         pytest.param(
-            datetime(2026, 8, 3, 3, 0, tzinfo=timezone.utc),
+            datetime(2026, 8, 3, 3, 0, tzinfo=UTC),
             "Mon, 03 Aug 2026 03:00:00 GMT",
             id="moment",
         ),
