@@ -116,16 +116,10 @@ def test_exit_statuses() -> None:
 # --- configuration -------------------------------------------------------------------------------
 
 
-def fields_of(folder: Path) -> tuple[Field, ...]:
-    """The settings that a DAG has beside those of every DAG."""
-    feed = getattr(importlib.import_module(folder.name), "FEED", None)
-    if feed is not None:
-        return tuple(feed.fields)
-    return tuple(importlib.import_module(f"{folder.name}.settings").FIELDS)
-
-
 def known_fields() -> list[Field]:
-    own = [field for folder in sorted(PROJECT.glob("dag_*_*")) for field in fields_of(folder)]
+    """Every setting, those of DAGs too."""
+    feeds = [importlib.import_module(path.name).FEED for path in sorted(PROJECT.glob("dag_*_*"))]
+    own = dict.fromkeys(field for feed in feeds for field in feed.settings)
     return [*ROOT_FIELDS, *DAG_FIELDS, *own]
 
 

@@ -417,7 +417,6 @@ def test_output_when_redirected(configured_project: Project, kite: KiteServer) -
         "authenticate",
         "fetch instruments",
         "validate",
-        "transform",
         "prepare table",
         "store",
     ]
@@ -446,7 +445,7 @@ def test_log_file_of_a_run(configured_project: Project, kite: KiteServer) -> Non
     assert re.fullmatch(
         r"DAG 1 import_instruments_from_kite: succeeded in \d+\.\d+ s", messages[-1]
     )
-    for step in ("authenticate", "fetch instruments", "validate", "transform", "store"):
+    for step in ("authenticate", "fetch instruments", "validate", "store"):
         started = messages.index(f"{step}: started")
         assert any(
             re.fullmatch(rf"{step}: succeeded in \d+\.\d+ s", message)
