@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.dump_generator import generate_dump
+from sandbox.embedded_postgres import find_binaries
 from sandbox.kite_server import KiteServer
-from sandbox.postgres_host import find_binaries
 from shared.config.env_file import set_variable
 from tests.clone import Clone, make_clone
 from tests.conftest import PROJECT, Server
@@ -84,7 +84,7 @@ def run_sql(server: Server, script: str) -> None:
     """Run a script with psql as an administrator."""
     info = server.conninfo
     result = subprocess.run(
-        [str(find_binaries(18, None) / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "-q"],
+        [str(find_binaries() / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "-q"],
         input=script,
         env={
             "PGHOST": str(info["host"]),

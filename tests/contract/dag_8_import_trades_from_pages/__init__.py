@@ -10,16 +10,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from shared.models.column import check_row
-from shared.utils.http_source import HttpSource
-
 from shared.config.fields import Field, address, integer
 from shared.console import say
 from shared.exceptions import TransientAPIError, ValidationError
 from shared.feed import Batch, Command, Feed, Payload, RejectedRow, Run
+from shared.models.column import check_row
 from shared.models.table import Column, Table
 from shared.run import retry_policy
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.http_source import HttpSource
 
 TRADES = Table(
     name="trade",
