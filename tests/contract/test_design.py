@@ -75,7 +75,7 @@ def assert_signature(drawn: ast.FunctionDef, owner: Any) -> None:
         assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         assert (parameter.default is not parameter.empty) is (number >= first_default), name
     for extra in found[len(names) :]:
-        assert extra.default is not extra.empty, extra
+        assert extra.default is not extra.empty or extra.kind is extra.VAR_KEYWORD, extra
     assert drawn.returns is not None
     assert signature.return_annotation == ast.unparse(drawn.returns)
 

@@ -99,6 +99,7 @@ def test_command_lines_of_the_documents_have_no_other_option(options: dict[str, 
         for words in re.findall(r"execute_dags\.py((?: +[\w./-]+)*)", line):
             first = (words.split() or [""])[0]
             command = first if re.fullmatch("[a-z]+", first) else ""
+            assert command in options, line
             assert set(OPTION.findall(words)) <= options[command], line
 
 
