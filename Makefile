@@ -1,11 +1,11 @@
-# Every target sets up what it needs; a fresh clone and Python 3.10 or later are enough.
+# Every target sets up what it needs; a fresh clone and Python 3.11 or later are enough.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := benchmarks/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test coverage mutation check lint types bench clean
+.PHONY: help sandbox test coverage chaos mutation check lint types bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ $(VENV)/installed: requirements.txt
 sandbox: $(VENV)/installed  ## the import on a made-up market, nothing else needed; again for the next day
 	$(BIN)/python execute_dags.py --sandbox --dag 1
 
+# Deterministic: no random moment, no random example. `make chaos` has those.
 # MEASURE=yes also measures the coverage, and fails below the least that pyproject.toml allows.
 test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
 	$(if $(MEASURE),rm -f .coverage .coverage.*)
@@ -29,6 +30,13 @@ test: $(VENV)/installed  ## run all tests (they start their own PostgreSQL)
 
 coverage:  ## run all tests, and fail where they reach less than 90% of lines and branches
 	$(MAKE) --no-print-directory test MEASURE=yes
+
+# Round n of a seed is round 1 of seed + n - 1: ROUNDS=1 SEED=... repeats one that failed.
+ROUNDS ?= 50
+SEED ?= $(shell date +%s)
+chaos: $(VENV)/installed  ## kills, signals and faults at random moments, random examples; ROUNDS=50 SEED=now
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/chaos --rounds $(ROUNDS) --seed $(SEED)
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/property --hypothesis-profile chaos --hypothesis-seed $(SEED)
 
 mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut~=3.8'

@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Literal, Protocol
@@ -44,7 +44,7 @@ class Answer:
         """Return the status line and headers, with the body's length or another framing."""
         framing = framing or (("Content-Length", str(len(self.body))),)
         lines = [f"HTTP/1.1 {self.status} {_get_phrase(self.status)}"]
-        moment = format_datetime(datetime.now(timezone.utc), usegmt=True)
+        moment = format_datetime(datetime.now(UTC), usegmt=True)
         headers = (("Date", moment), ("Server", "sandbox"), *self.headers, *framing)
         lines += [f"{name}: {value}" for name, value in headers]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
@@ -337,5 +337,5 @@ def _format_retry_after(value: int | datetime | str) -> str:
     if not isinstance(value, datetime):
         return str(value)
     if value.tzinfo is None:
-        value = value.replace(tzinfo=timezone.utc)
-    return format_datetime(value.astimezone(timezone.utc), usegmt=True)
+        value = value.replace(tzinfo=UTC)
+    return format_datetime(value.astimezone(UTC), usegmt=True)

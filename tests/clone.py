@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import OWN_VARIABLES, PROJECT
+from tests.conftest import OWN_VARIABLES, copy_project
 
 
 @dataclass
@@ -62,12 +61,8 @@ class Clone:
 
 
 def make_clone(base: Path, name: str) -> Clone:
-    folder = base / name
-    folder.mkdir(parents=True)
-    shutil.copy(PROJECT / "execute_dags.py", folder)
-    for part in ("shared", "config", "dag_1_import_instruments_from_kite", "sandbox"):
-        shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_project(base / name)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
     }
-    return Clone(folder, environment)
+    return Clone(base / name, environment)

@@ -6,6 +6,7 @@ else an embedded one is started for the session. No test reads the developer's o
 
 from __future__ import annotations
 
+import compileall
 import json
 import logging
 import os
@@ -32,20 +33,27 @@ from shared.config import config_loader, logging_config
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
 from tests.command_line import CommandLine
+from tests.databases import Databases
 from tests.own_postgres import password_postgres
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
 OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL")
 
-# How long an example takes depends on what else the machine does. CI draws others each time, too.
+# How long an example takes depends on what else the machine does. The examples are the same each
+# time; `make chaos` draws others, and more of them.
 settings.register_profile(
     "project",
     settings.get_profile("default"),
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=False,
+    derandomize=True,
+    database=None,
     print_blob=True,
+)
+settings.register_profile(
+    "chaos", settings.get_profile("project"), max_examples=500, derandomize=False
 )
 settings.load_profile("project")
 
@@ -148,6 +156,11 @@ class Server:
         finally:
             connection.close()
 
+    def sessions(self, dbname: str, condition: str = "true") -> int:
+        """How many sessions there are on a database."""
+        query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND {condition}"
+        return int(self.execute(query, (dbname,))[0][0])
+
     def connect(self, dbname: str | None = None, **overrides: Any) -> Any:
         """An autocommit connection of psycopg2's own."""
         wanted = {**self.conninfo, **({"dbname": dbname} if dbname else {}), **overrides}
@@ -184,22 +197,29 @@ def template_database(server: Server) -> Iterator[str]:
     server.execute(f"DROP DATABASE {name}")
 
 
+@pytest.fixture(scope="session")
+def databases(server: Server) -> Iterator[Databases]:
+    made = Databases(server)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def empty_database(server: Server) -> Iterator[str]:
+def empty_database(databases: Databases) -> Iterator[str]:
     """A database without any table."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    server.execute(f"CREATE DATABASE {name}")
+    name = databases.take()
     yield name
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    databases.give_back(name)
 
 
 @pytest.fixture
-def database(server: Server, template_database: str) -> Iterator[str]:
+def database(server: Server, databases: Databases) -> Iterator[str]:
     """A database with the empty table, for one test."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    name = databases.take()
+    with DatabaseManager(server.config(name)) as manager:
+        create_kite_instrument_master_table(manager)
     yield name
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    databases.give_back(name)
 
 
 @pytest.fixture(scope="module")
@@ -303,18 +323,36 @@ class Project:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's files as they are shipped, compiled once for all copies."""
+    folder = tmp_path_factory.mktemp("shipped") / "project"
+    copy_project(folder)
+    compileall.compile_dir(folder, quiet=2)
+    return folder
+
+
+def copy_project(folder: Path) -> None:
+    """Copy what a run needs: code, configuration, the sandbox."""
+    folder.mkdir(parents=True)
+    shutil.copy2(PROJECT / "execute_dags.py", folder)
+    for path in (*PROJECT.glob("dag_*"), *map(PROJECT.joinpath, ("shared", "config", "sandbox"))):
+        shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def make_project(shipped: Path, base: Path) -> Project:
     """A copy of the project without any configuration beside what is shipped."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    shutil.copy(PROJECT / "execute_dags.py", folder)
-    for name in ("shared", "config", "dag_1_import_instruments_from_kite", "sandbox"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    folder = base / "project"
+    shutil.copytree(shipped, folder)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
     }
-    return Project(folder, {**environment, "LOG_DIR": str(tmp_path / "logs")})
+    return Project(folder, {**environment, "LOG_DIR": str(base / "logs")})
+
+
+@pytest.fixture
+def project(shipped: Path, tmp_path: Path) -> Project:
+    return make_project(shipped, tmp_path)
 
 
 AddDAG = Callable[..., Path]
@@ -343,11 +381,8 @@ def add_dag(project: Project) -> AddDAG:
     return add
 
 
-@pytest.fixture
-def configured_project(
-    project: Project, server: Server, database: str, kite: KiteServer
-) -> Project:
-    """A project whose environment names the local Kite server and the test's own database."""
+def connect_project(project: Project, server: Server, database: str, kite: KiteServer) -> None:
+    """Let the project's environment name this Kite server and this database."""
     config = server.config(database)
     project.environment.update(
         KITE_API_KEY="sandbox_key",
@@ -361,6 +396,14 @@ def configured_project(
         DB_PASSWORD=config["password"],
         RETRY_DELAY_SECONDS="0.01",
     )
+
+
+@pytest.fixture
+def configured_project(
+    project: Project, server: Server, database: str, kite: KiteServer
+) -> Project:
+    """A project whose environment names the local Kite server and the test's own database."""
+    connect_project(project, server, database, kite)
     return project
 
 

@@ -123,7 +123,7 @@ def permuted(rows: Iterable[Row], order: Iterable[int]) -> list[Row]:
     return [by_position[position] for position in order]
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], Any], *, seconds: float = 60.0) -> None:
     """Wait for another session or process to get somewhere; fail if it does not."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from shared.calendar import GRACE_MINUTES
 from shared.config.checks import Checked, check, find_unknown
 from shared.config.fields import (
     DAG_FIELDS,
@@ -82,8 +83,8 @@ class DAGConfig:
     schedule: str
     description: str
     parameters: dict[str, Any]
-    after: tuple[int, ...]
-    grace_minutes: int
+    after: tuple[int, ...] = ()
+    grace_minutes: int = GRACE_MINUTES
 
 
 # What stands in for credentials that a DAG has no use for.

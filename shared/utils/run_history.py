@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -367,7 +367,7 @@ def without_zone(moment: datetime | None) -> datetime | None:
     """A list's moment as the history keeps it: in UTC if it has a time zone."""
     if moment is None or moment.tzinfo is None:
         return moment
-    return moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
@@ -378,7 +378,7 @@ def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
     """
     row = fetch_one(cursor, READ_MOMENT_AND_CLOCK, {"moment": moment})
     loaded_at, server_clock = row
-    own_clock = datetime.now(timezone.utc)
+    own_clock = datetime.now(UTC)
     if loaded_at is not None and loaded_at - min(server_clock, own_clock) > CLOCK_TOLERANCE:
         logger.warning(
             "The list's moment, %s, is more than an hour ahead of a clock: the database server's "

@@ -11,7 +11,7 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
@@ -226,7 +226,7 @@ def _read_moments(
     elif last_moment is NEWEST_ROWS:
         (last_moment,) = fetch_one(cursor, merge.render(statements.NEWEST))
     elif last_moment is not None and is_zoned:
-        last_moment = last_moment.replace(tzinfo=timezone.utc)
+        last_moment = last_moment.replace(tzinfo=UTC)
     statement = MOMENT.format(moment_type=sql.SQL("timestamptz" if is_zoned else "timestamp"))
     return last_moment, fetch_one(cursor, statement, {"previous": last_moment})[0]
 

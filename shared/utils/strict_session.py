@@ -9,7 +9,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable
-from datetime import timezone
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -292,7 +292,7 @@ def _retry_after(value: str | None) -> float | None:
     except (ValueError, OverflowError):  # not a date, or a year that is out of range
         return None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=UTC)
     return max(0.0, moment.timestamp() - time.time())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import CommandLine
-from tests.contract.test_readme import blocks_of
+from tests.documents import blocks_of
 from tests.instruments import instrument, to_csv
 
 GOOD = to_csv([instrument(1, "A", "NSE"), instrument(2, "B", "NSE")])

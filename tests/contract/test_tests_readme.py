@@ -29,8 +29,8 @@ header only, once, for ever, growing delays, not there, there after the second a
 wrong password, unknown database, no privilege, read-only, killed before COPY, during COPY,
 after COPY, during the merge, at COMMIT, server killed and restarted, disk full,
 lock held by another session, deadlock, a second and a fourth run, statement time-out,
-SIGINT, SIGTERM, SIGKILL, 50 times, full disk for logs, LOG_DIR not writable, head -1,
-10,000 mutated dumps
+SIGINT, SIGTERM, SIGHUP, SIGKILL, at random moments, full disk for logs, LOG_DIR not writable,
+head -1, 10,000 mutated dumps
 """
 
 

@@ -897,7 +897,7 @@ def test_signal_when_the_server_hangs_ends_the_run_all_the_same(private: Watched
                 for pid in stopped:
                     os.kill(pid, signal.SIGSTOP)
                 process.send_signal(signal.SIGTERM)
-                output, errors = process.communicate(timeout=10)
+                output, errors = process.communicate(timeout=60)
             finally:
                 for pid in stopped:
                     os.kill(pid, signal.SIGCONT)

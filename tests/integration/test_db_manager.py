@@ -521,7 +521,7 @@ def test_signal_while_waiting_for_a_lock_ends_the_run_at_once(
                 cursor.execute("LOCK TABLE kite_instrument_master IN SHARE MODE")
         with waiting_process(server, database, wait_where) as process:
             process.send_signal(number)
-            output, errors = process.communicate(timeout=5)
+            output, errors = process.communicate(timeout=60)
             assert (process.returncode, output.strip()) == (3, ends_with), errors
         # The server has let go, although the lock is still held.
         wait_until(

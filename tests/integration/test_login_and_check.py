@@ -196,7 +196,7 @@ def at_terminal(login: Login, answer: str | None) -> tuple[str, int]:
                     process.send_signal(signal.SIGINT)
                 else:
                     os.write(ours, f"{answer}\n".encode())
-        return output.decode(), process.wait(10)
+        return output.decode(), process.wait(60)
     finally:
         process.kill()
         process.wait()

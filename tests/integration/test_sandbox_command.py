@@ -242,7 +242,7 @@ def test_stop(used: Used, number: signal.Signals, status: int) -> None:
             assert process.poll() is None
         send = os.killpg if number == signal.SIGINT else os.kill
         send(process.pid, number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert (moment, process.returncode) == (moment, status)
         assert "Traceback" not in errors
         clone.wait_until_no_server_is_left()
@@ -258,7 +258,7 @@ def test_stop_while_the_first_data_are_made(base: Path, number: signal.Signals) 
         assert process.poll() is None
         os.sched_yield()
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "Traceback" not in errors
     clone.wait_until_no_server_is_left()

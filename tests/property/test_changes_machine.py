@@ -204,7 +204,6 @@ def test_recorded_changes_are_those_that_two_lists_have(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=100,
             stateful_step_count=15,
             suppress_health_check=[HealthCheck.too_slow],
         ),

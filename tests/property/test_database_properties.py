@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dag_1_import_instruments_from_kite.import_instruments import (
@@ -32,8 +32,6 @@ from tests.property.strategies import (
     valid_instrument,
 )
 from tests.table_model import COLUMNS, Row, TableModel, fields_of, key_of, read_table
-
-on_database = settings(max_examples=100)
 
 # Few keys and symbols, so that examples meet: in one dump, and with what is stored.
 few_tokens = st.integers(1, 5)
@@ -89,7 +87,6 @@ def is_metadata_equal(stored: Row, given_row: Row) -> bool:
 # Feature: stock-ingestion, Property 5: For any number of initialization calls, the
 # kite_instrument_master table must exist after execution, and running initialization multiple
 # times must not cause errors or data loss.
-@on_database
 @given(
     is_old=st.booleans(),
     before=st.integers(0, 2),
@@ -129,7 +126,6 @@ def test_table_exists_and_keeps_its_rows_however_often_it_is_initialized(
 
 # Feature: stock-ingestion, Property 6: For any instrument from the Kite API, the mapping to
 # database columns must preserve all non-null fields without data loss.
-@on_database
 @given(rows=list_of_instruments(max_size=4), rendering=renderings())
 def test_every_field_of_the_dump_reaches_its_column(
     manager: DatabaseManager, connection: Any, rows: list[Row], rendering: Rendering
@@ -146,7 +142,6 @@ def test_every_field_of_the_dump_reaches_its_column(
 # Feature: stock-ingestion, Property 7: For any instrument, performing an upsert operation
 # multiple times with the same data must result in exactly one record in the database with the
 # latest data.
-@on_database
 @given(
     others=list_of_instruments(max_size=3, exchange=st.just("MCX")),
     first=valid_instrument(exchange=st.just("NSE")),
@@ -178,7 +173,6 @@ def test_upsert_again_and_again_leaves_one_record_with_the_latest_data(
 # Feature: stock-ingestion, Property 8: For any two instruments with the same (instrument_token,
 # exchange) composite key, only one record must exist in the database after upsert operations
 # complete.
-@on_database
 @given(
     earlier=valid_instrument(),
     later=valid_instrument(),
@@ -210,7 +204,6 @@ def test_two_instruments_with_one_key_are_one_record(
 # Feature: stock-ingestion, Property 9: For any upsert operation, the system must log the count of
 # inserted records and updated records, and the sum must equal the total number of instruments
 # processed.
-@on_database
 @given(stored=dumps, dump=dumps.filter(bool))
 def test_logged_counts_are_right_and_add_up(
     manager: DatabaseManager, connection: Any, stored: list[Row], dump: list[Row]
@@ -276,7 +269,6 @@ faults = st.sampled_from(
 
 # Feature: stock-ingestion, Property 10: For any database error that occurs during a transaction,
 # the system must rollback all changes, leaving the database in its pre-transaction state.
-@on_database
 @given(
     stored=list_of_instruments(max_size=4, tradingsymbol=few_symbols, exchange=few_exchanges),
     dump=dumps,
@@ -308,7 +300,6 @@ def test_error_of_the_database_leaves_everything_as_it_was(
 # Feature: stock-ingestion, Property 16: For any set of instruments fetched from the Kite API, the
 # count of instruments stored in the database must equal the count of instruments fetched (no
 # filtering or loss).
-@on_database
 @given(
     stored=list_of_instruments(max_size=5),
     fetched=list_of_instruments(min_size=10, max_size=40),
@@ -335,7 +326,6 @@ def test_as_many_are_stored_as_were_fetched(
 # Feature: stock-ingestion, Property 17: For any instrument stored in the database, all metadata
 # fields (exchange, segment, instrument_type, expiry, strike, lot_size) must match the values from
 # the Kite API response.
-@on_database
 @given(
     yesterday=list_of_instruments(max_size=4, exchange=few_exchanges),
     today=list_of_instruments(max_size=6, exchange=few_exchanges),
@@ -364,7 +354,6 @@ def test_metadata_match_the_response_whatever_was_stored_before(
 # Feature: stock-ingestion, Property 16: For any set of instruments fetched from the Kite API, the
 # count of instruments stored in the database must equal the count of instruments fetched (no
 # filtering or loss).
-@on_database
 @given(rows=list_of_instruments(min_size=1, max_size=12), batch_size=st.integers(1, 14))
 def test_no_row_is_lost_between_batches(
     manager: DatabaseManager, connection: Any, rows: list[Row], batch_size: int

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from dag_1_import_instruments_from_kite import import_instruments
 from sandbox.kite_faults import CustomAnswer, Fault, HtmlError, HttpError, Reset
 from sandbox.kite_server import KiteServer
 from shared import console
-from shared.config.config_loader import ConfigLoader
+from shared.config.config_loader import override_config
 from shared.exceptions import AuthenticationError, StockIngestionError
 from shared.utils import operation as operation_module
 from shared.utils.kite_client_wrapper import KiteClientWrapper
@@ -43,8 +42,6 @@ from tests.property.strategies import (
 
 # The fixtures set up what is the same for every example.
 whole_runs = settings(
-    max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -174,15 +171,13 @@ class Rig:
 
     kite: KiteServer
     connection: Any
-    config_file: Path
-    config: dict[str, Any]
+    parameters: dict[str, Any]
     monkeypatch: pytest.MonkeyPatch
 
     def reset(self, dump: bytes, exchanges: list[str] | None = None) -> None:
         self.kite.clear_faults()
         self.kite.dump = dump
-        self.config["parameters"]["exchanges"] = exchanges
-        self.config_file.write_text(json.dumps(self.config))
+        self.parameters["exchanges"] = exchanges
         with self.connection.cursor() as cursor:
             cursor.execute("TRUNCATE kite_instrument_master")
             for table in ("kite_instrument_change", "ingestion_run"):
@@ -199,6 +194,7 @@ class Rig:
             with (
                 contextlib.redirect_stdout(stdout),
                 contextlib.redirect_stderr(io.StringIO()),
+                override_config("the test", {"parameters": self.parameters}),
                 self.monkeypatch.context() as patch,
             ):
                 patch.setattr("sys.argv", ["execute_dags.py", "--dag", "1", *arguments])
@@ -238,11 +234,9 @@ def rig(
         "COLUMNS": "80",
     }.items():
         monkeypatch.setenv(name, str(value))
-    config = json.loads((import_instruments.DAG_FOLDER / "config.json").read_text())
-    config["parameters"].update(archive_directory=str(tmp_path / "archive"), max_reject_percent=50)
-    monkeypatch.setattr(import_instruments, "DAG_FOLDER", tmp_path)
+    parameters = {"archive_directory": str(tmp_path / "archive"), "max_reject_percent": 50}
     connection = server.connect(module_database)
-    yield Rig(own_kite, connection, tmp_path / "config.json", config, monkeypatch)
+    yield Rig(own_kite, connection, parameters, monkeypatch)
     connection.close()
 
 
@@ -271,47 +265,61 @@ FAILED_STEPS = {
     "down": "fetch instruments",
     "no list": "fetch instruments",
     "configuration": "load configuration",
-    "defect": "transform",
+    "defect": "validate",
     "database away": "check table",
 }
-# The steps in their order, each with the function that takes its time here.
-STEPS: dict[str, tuple[Any, str]] = {
-    "load configuration": (ConfigLoader, "load_merged_config"),
-    "check table": (import_instruments, "refuse_unsuited_table"),
-    "authenticate": (KiteClientWrapper, "authenticate"),
-    "fetch instruments": (KiteClientWrapper, "fetch_instruments"),
-    "validate": (import_instruments, "validate_instruments"),
-    "transform": (import_instruments, "transform_instruments"),
-    "prepare table": (import_instruments, "_prepare_tables"),
-    "store": (import_instruments, "store_list"),
-}
-ORDER = list(STEPS)
+ORDER = [
+    "load configuration",
+    "check table",
+    "authenticate",
+    "fetch instruments",
+    "validate",
+    "prepare table",
+    "store",
+]
 DATABASE_STEPS = ("check table", "prepare table", "store")  # of no dry run
-SLOW_FUNCTIONS = {**STEPS, "between steps": (import_instruments, "describe")}
-times = st.fixed_dictionaries(dict.fromkeys(SLOW_FUNCTIONS, durations_in_seconds))
+times = st.tuples(*[durations_in_seconds] * len(ORDER))  # of the steps, as they come
+BETWEEN_STEPS = 0.25
 
 
-def slow_down(patch: pytest.MonkeyPatch, seconds: dict[str, float]) -> Clock:
+class StepClock(Clock):
+    """A clock that moves while a step is on, half of its time at its begin: it is read twice."""
+
+    def __init__(self, seconds: Iterable[float]) -> None:
+        super().__init__()
+        self._halves = (half for step in seconds for half in (step / 2, step / 2))
+        self._begins = True
+
+    def perf_counter(self) -> float:
+        if self._begins:
+            self.now += BETWEEN_STEPS
+            moment = self.now
+            self.now += next(self._halves)
+        else:
+            self.now += next(self._halves)
+            moment = self.now
+        self._begins = not self._begins
+        return moment
+
+
+class SameClock(Clock):
+    """Shows what another clock shows, and does not move it."""
+
+    def __init__(self, other: Clock) -> None:
+        self._other = other
+
+    @property
+    def now(self) -> float:  # type: ignore[override]
+        return self._other.now
+
+
+def let_steps_take(patch: pytest.MonkeyPatch, seconds: Iterable[float]) -> Clock:
     """Let steps take these seconds, and nothing else any, on the clock that is returned."""
-    clock = Clock()
-    for module in (execute_dags, operation_module, console):
-        patch.setattr(module, "time", clock)
-    patch.setattr(console, "Console", partial(Console, get_time=clock.monotonic))
-    left = dict(seconds)
-
-    def slow(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            half = left.pop(step, 0) / 2  # at the first call only
-            clock.now += half
-            try:
-                return function(*args, **options)
-            finally:
-                clock.now += half
-
-        return call
-
-    for step, (owner, name) in SLOW_FUNCTIONS.items():
-        patch.setattr(owner, name, slow(step, getattr(owner, name)))
+    clock = StepClock(seconds)
+    patch.setattr(operation_module, "time", clock)
+    for module in (execute_dags, console):
+        patch.setattr(module, "time", SameClock(clock))
+    patch.setattr(console, "Console", partial(Console, get_time=SameClock(clock).monotonic))
     return clock
 
 
@@ -325,7 +333,7 @@ def expect_steps(
     if fault == "no rows" or not instruments + bad_rows:
         return planned[: planned.index("validate")], None
     failed = FAILED_STEPS.get(fault or "")
-    if bad_rows > instruments and failed in (None, "transform", "check table"):
+    if bad_rows > instruments and failed in (None, "check table"):
         failed = "validate"
     if failed not in planned:
         return planned, None
@@ -352,7 +360,7 @@ def make_dump(instruments: list[dict[str, Any]], bad_rows: int) -> bytes:
     bad_rows=0,
     fault=None,
     dry_run=False,
-    seconds=dict.fromkeys(SLOW_FUNCTIONS, 1.5),
+    seconds=(1.5,) * len(ORDER),
 )
 @whole_runs
 def test_summary_and_duration_of_any_execution(
@@ -362,7 +370,7 @@ def test_summary_and_duration_of_any_execution(
     bad_rows: int,
     fault: str | None,
     dry_run: bool,
-    seconds: dict[str, float],
+    seconds: tuple[float, ...],
 ) -> None:
     rig.reset(to_csv(instruments[:stored]))
     if instruments[:stored]:
@@ -377,7 +385,7 @@ def test_summary_and_duration_of_any_execution(
             patch.setenv(name, value)
         if fault == "defect":
             patch.setattr(import_instruments, "transform_instruments", lambda rows: 1 / 0)
-        clock = slow_down(patch, seconds)
+        clock = let_steps_take(patch, seconds)
         run = rig.run(*(["--dry-run"] if dry_run else []))
 
     figures = read_figures(run.summary)
@@ -400,11 +408,11 @@ def test_summary_and_duration_of_any_execution(
     else:
         assert rig.count() == known
     steps, failed_step = expect_steps(fault, len(instruments), bad_rows, dry_run=dry_run)
-    took = ", ".join(f"{step} {seconds[step]:.2f}" for step in steps)
+    took = ", ".join(f"{step} {second:.2f}" for step, second in zip(steps, seconds))
     assert " ".join(run.summary.split()).endswith(f" seconds: {took}")
     ends = {step: "failed" if step == failed_step else "succeeded" for step in steps}
     assert [text for text in run.log if re.fullmatch(r".*: (succeeded|failed) in .* s", text)] == [
-        *(f"{step}: {end} in {seconds[step]:.3f} s" for step, end in ends.items()),
+        *(f"{step}: {end} in {s:.3f} s" for (step, end), s in zip(ends.items(), seconds)),
         f"DAG 1 import_instruments_from_kite: {'succeeded' if completed else 'failed'} in "
         f"{clock.elapsed:.3f} s",
     ]
@@ -426,7 +434,7 @@ def test_progress_and_timing_of_any_execution(
     bad_rows: int,
     fault: str | None,
     at_a_terminal: bool,
-    seconds: dict[str, float],
+    seconds: tuple[float, ...],
 ) -> None:
     dump = make_dump(instruments, bad_rows)
     rig.reset(dump)
@@ -438,7 +446,7 @@ def test_progress_and_timing_of_any_execution(
             patch.setenv(name, value)
         if fault == "defect":
             patch.setattr(import_instruments, "transform_instruments", lambda rows: 1 / 0)
-        clock = slow_down(patch, seconds)
+        clock = let_steps_take(patch, seconds)
         run = rig.run(stdout=Terminal() if at_a_terminal else io.StringIO())
 
     steps, failed_step = expect_steps(fault, len(instruments), bad_rows)
@@ -448,11 +456,12 @@ def test_progress_and_timing_of_any_execution(
         "store": f"{len(instruments)} of {len(instruments)} rows",
     }
     if not at_a_terminal:  # there only a step that takes long tells how far it is
-        progress = {step: text for step, text in progress.items() if seconds[step] / 2 >= 5}
+        slow = [step for step, second in zip(steps, seconds) if second / 2 >= 5]
+        progress = {step: text for step, text in progress.items() if step in slow}
     read = read_steps_at_terminal if at_a_terminal else read_steps
     ends = {step: "failed" if step == failed_step else progress.get(step, "") for step in steps}
     assert list(read(run.stdout).items()) == [
-        (step, (end, f"{seconds[step]:.2f}")) for step, end in ends.items()
+        (step, (end, f"{second:.2f}")) for (step, end), second in zip(ends.items(), seconds)
     ]
     status = "failed" if failed_step else "succeeded"
     assert (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 from hypothesis import given
@@ -151,7 +151,7 @@ def test_day_of_a_load_is_the_day_of_its_slot_where_nothing_else_is_said() -> No
     assert evening.day_of(ist("2026-11-24 18:00:00"), []) == date(2026, 11, 24)
 
 
-moments = st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1), timezones=st.just(timezone.utc))
+moments = st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))
 holidays = st.sets(st.dates(date(2024, 1, 1), date(2030, 1, 1)), max_size=400)
 SCHEDULE = time(8, 30)
 promises = st.builds(

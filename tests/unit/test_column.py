@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -35,7 +35,7 @@ IST = timezone(timedelta(hours=5, minutes=30))
 def test_read_gives_the_value_of_the_columns_type(sql_type: str, text: str, expected: Any) -> None:
     value = Column("c", sql_type).read(text)
     if expected is None and text.strip():
-        expected = datetime(2017, 12, 15, 3, 45, 0, 250_000, tzinfo=timezone.utc)
+        expected = datetime(2017, 12, 15, 3, 45, 0, 250_000, tzinfo=UTC)
     assert (value, type(value)) == (expected, type(expected))
 
 

@@ -27,7 +27,7 @@ def release() -> Iterator[threading.Event]:
     yield event
     event.set()
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -86,7 +86,7 @@ def raise_by_signal_when(started: threading.Event) -> threading.Thread:
     """Send this process SIGUSR1 once the call has begun."""
 
     def send() -> None:
-        started.wait(5)
+        started.wait(60)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     thread = threading.Thread(target=send)
@@ -116,7 +116,7 @@ def test_signal_cancels_the_call_and_waits_for_its_end(
 
     def block() -> None:
         started.set()
-        release.wait(10)
+        release.wait(60)
         ended.append(True)
 
     sender = raise_by_signal_when(started)
@@ -133,7 +133,7 @@ def test_signal_comes_out_when_cancel_fails(signal_raises: None, release: thread
 
     def block() -> None:
         started.set()
-        release.wait(10)
+        release.wait(60)
 
     def cancel() -> None:
         release.set()
@@ -154,7 +154,7 @@ def test_signal_without_cancel_does_not_wait_for_the_call(
 
     def block() -> None:
         started.set()
-        release.wait(10)
+        release.wait(60)
         ended.append(True)
 
     sender = raise_by_signal_when(started)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import pytest
@@ -122,13 +122,11 @@ def test_token_death_seen_from_elsewhere(now: str, death: str) -> None:
     assert moment.isoformat() == f"{death}T06:00:00+05:30"
 
 
-@given(
-    now=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(timezone.utc))
-)
+@given(now=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
 def test_token_death_is_within_a_day(now: datetime) -> None:
     assert timedelta(0) < token_death(now) - now <= timedelta(days=1)
     assert token_death(now).strftime("%H:%M %z") == "06:00 +0530"
 
 
 def test_token_death_from_now() -> None:
-    assert timedelta(0) < token_death() - datetime.now(timezone.utc) <= timedelta(days=1)
+    assert timedelta(0) < token_death() - datetime.now(UTC) <= timedelta(days=1)

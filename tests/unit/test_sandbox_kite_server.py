@@ -9,7 +9,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -61,7 +61,7 @@ def make_client(server: KiteServer, **options: Any) -> KiteConnect:
 def fetch(server: KiteServer, path: str = "/instruments", **headers: str) -> requests.Response:
     authorization = f"token {server.api_key}:{server.access_token}"
     sent = {"X-Kite-Version": "3", "Authorization": authorization, **headers}
-    return requests.get(server.root + path, headers=sent, timeout=5)
+    return requests.get(server.root + path, headers=sent, timeout=60)
 
 
 # --- normal answers ---
@@ -134,13 +134,13 @@ def test_request_with_bad_credentials(
     server: KiteServer, path: str, headers: dict[str, str], status: int, error_type: str
 ) -> None:
     sent = {"X-Kite-Version": "3", **headers}
-    answer = requests.get(server.root + path, headers=sent, timeout=5)
+    answer = requests.get(server.root + path, headers=sent, timeout=60)
     assert (answer.status_code, answer.json()["error_type"]) == (status, error_type)
     assert answer.json()["status"] == "error"
 
 
 def test_request_without_version_is_refused(server: KiteServer) -> None:
-    answer = requests.get(server.root + "/user/profile", timeout=5)
+    answer = requests.get(server.root + "/user/profile", timeout=60)
     assert (answer.status_code, answer.json()["error_type"]) == (400, "InputException")
 
 
@@ -186,7 +186,7 @@ def test_login_with_unknown_key_is_refused(server: KiteServer) -> None:
 def test_login_with_missing_field_is_refused(server: KiteServer) -> None:
     headers = {"X-Kite-Version": "3"}
     form = {"api_key": server.api_key, "checksum": hashlib.sha256(b"").hexdigest()}
-    answer = requests.post(server.root + "/session/token", data=form, headers=headers, timeout=5)
+    answer = requests.post(server.root + "/session/token", data=form, headers=headers, timeout=60)
     assert (answer.status_code, answer.json()["error_type"]) == (400, "InputException")
     assert "request_token" in answer.json()["message"]
 
@@ -197,7 +197,7 @@ def test_login_with_missing_field_is_refused(server: KiteServer) -> None:
 )
 def test_other_routes_and_methods(server: KiteServer, method: str, path: str, status: int) -> None:
     headers = {"X-Kite-Version": "3"}
-    answer = requests.request(method, server.root + path, headers=headers, timeout=5)
+    answer = requests.request(method, server.root + path, headers=headers, timeout=60)
     assert (answer.status_code, answer.json()["status"]) == (status, "error")
 
 
@@ -259,7 +259,7 @@ def test_http_error_reaches_real_client(server: KiteServer, status: int, error_t
         pytest.param(None, None, id="none"),
         pytest.param(7, "7", id="seconds"),
         pytest.param(
-            datetime(2026, 8, 3, 3, 0, tzinfo=timezone.utc),
+            datetime(2026, 8, 3, 3, 0, tzinfo=UTC),
             "Mon, 03 Aug 2026 03:00:00 GMT",
             id="moment",
         ),
@@ -308,7 +308,7 @@ def test_trickle_goes_on_byte_by_byte(server: KiteServer, where: Any) -> None:
 def connect(server: KiteServer) -> socket.socket:
     """Ask for the instruments by hand, and return the connection to read from."""
     host, port = server.root.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=5)
+    connection = socket.create_connection((host, int(port)), timeout=60)
     connection.sendall(
         b"GET /instruments HTTP/1.1\r\nHost: x\r\nX-Kite-Version: 3\r\n"
         b"Authorization: token sandbox_key:sandbox_token\r\n\r\n"
@@ -441,7 +441,7 @@ def test_signal_while_the_server_stops_leaves_no_thread(
         assert all(thread.daemon for thread in left)
         shutdown(interrupted[0])
         for thread in left:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -474,7 +474,7 @@ def test_signal_while_the_server_starts_leaves_no_thread_to_wait_for(
         server.start()
     assert [thread.daemon for thread in begun] == [True]
     server.stop()
-    begun[0].join(5)
+    begun[0].join(60)
     assert not begun[0].is_alive()
 
 
@@ -482,7 +482,7 @@ def test_stopped_server_refuses_connections() -> None:
     with KiteServer(DUMP) as server:
         root = server.root
     with pytest.raises(requests.ConnectionError):
-        requests.get(root, timeout=5)
+        requests.get(root, timeout=60)
 
 
 def test_raw_bytes_are_the_whole_answer(server: KiteServer) -> None:
@@ -494,7 +494,7 @@ def test_raw_bytes_are_the_whole_answer(server: KiteServer) -> None:
 
 def test_endless_bytes_follow_the_others_until_the_client_leaves(server: KiteServer) -> None:
     server.fail_next("/instruments", Raw(b"HTTP/1.1 200 OK\r\n\r\nab", endless=b"cd"))
-    with requests.get(server.root + "/instruments", stream=True, timeout=5) as answer:
+    with requests.get(server.root + "/instruments", stream=True, timeout=60) as answer:
         assert answer.raw.read(1001) == b"ab" + b"cd" * 499 + b"c"
     assert fetch(server).content == DUMP
 
