@@ -37,7 +37,7 @@ CHANGES = ExtraTable(
     privileges=("SELECT", "INSERT"),
     upgrades=(
         Upgrade(
-            "",
+            "",  # a primary key
             "ALTER TABLE kite_instrument_change"
             " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
         ),

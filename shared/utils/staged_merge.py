@@ -83,6 +83,7 @@ class MergeResult:
             self.updated + other.updated,
             self.superseded + other.superseded,
             self.moment,
+            self.changed + other.changed,
         )
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.exceptions import DatabaseError
@@ -227,8 +227,8 @@ def test_keys_are_looked_up_whatever_the_planner_would_rather_do(
             for statement in (CREATE_DELTA_OF_STAGED, COUNT_STAGED, READ_BACK_STAGED):
                 cursor.execute(b"EXPLAIN " + cursor.mogrify(merge.render(statement)))
                 plans.append("\n".join(line for (line,) in cursor.fetchall()))
-        settings = "SELECT current_setting('enable_hashjoin'), current_setting('enable_mergejoin')"
-        assert fetch_one(cursor, settings) == ("on", "on")
+        read = "SELECT current_setting('enable_hashjoin'), current_setting('enable_mergejoin')"
+        assert fetch_one(cursor, read) == ("on", "on")
         cursor.execute(merge.render(CREATE_DELTA_OF_STAGED))
 
     candles.run_in_transaction(lambda cursor: merge_rows(cursor, CANDLES, rows, observe=explain))
@@ -307,11 +307,12 @@ ROWS = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(batches=st.lists(st.lists(ROWS, max_size=8), max_size=4))
 def test_table_equals_the_model_after_every_sequence_of_batches(
     module_candles: DatabaseManager, batches: list[list[dict[str, Any]]]
 ) -> None:
-    module_candles.execute_query("TRUNCATE candle")
+    module_candles.execute_query("DELETE FROM candle")
     model: dict[tuple[int, datetime], dict[str, Any]] = {}
     for batch in batches:
         given_rows = {key_of(row): row for row in batch}
