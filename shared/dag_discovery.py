@@ -81,11 +81,6 @@ class DAG:
             f"folder=Path(__file__).parent, got {getattr(feed, 'folder', feed)}."
         )
 
-    def load_report(self, name: str) -> Callable[..., str] | None:
-        """The function `name` that the DAG may export beside its own, or None."""
-        function = getattr(self._import(), name, None)
-        return function if callable(function) else None
-
     def _import(self) -> ModuleType:
         if self.fault is not None:
             raise ConfigurationError(self.fault)

@@ -227,7 +227,7 @@ DAG_FIELDS = (
     Field("description", any_text, ""),
     # The DAGs that have to succeed before this one runs, in a call that runs them.
     Field("after", dag_ids, (), is_extra=True),
-    # How long after its schedule a DAG's rows may be those of the time before (--status).
+    # How long after its schedule a DAG's rows may be those of the time before (status).
     Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
 )
 

@@ -574,7 +574,11 @@ def test_check_of_every_fault_of_every_enabled_dag(
     config = json.loads(path.read_text())
     config["calendar"]["holidays"] = ["2 October"]
     path.write_text(json.dumps(config))
-    add_dag(2, "plain", parameters={"batch_size": "many", "retry_attempts": 0}, schedule="daily")
+    path = checked.folder / "dag_1_import_instruments_from_kite" / "config.json"
+    config = json.loads(path.read_text())
+    config["parameters"].update(batch_size="many", retry_attempts=0)
+    path.write_text(json.dumps(config))
+    add_dag(2, "plain", schedule="sometimes")
     add_dag(3, "broken", "raise RuntimeError('no luck')", schedule="daily")
     add_dag(4, "off", "raise RuntimeError", enabled=False)
     add_dag(5, "unreadable", config="{")
@@ -591,7 +595,12 @@ def test_check_of_every_fault_of_every_enabled_dag(
         *("ok      database", f"ok      {DAG}"),
     ]
     assert "dag_3_broken cannot be loaded: RuntimeError: no luck" in found[2]
-    for fault in ("calendar.holidays", "parameters.batch_size", "parameters.retry_attempts"):
+    for fault in (
+        "calendar.holidays",
+        "parameters.batch_size",
+        "parameters.retry_attempts",
+        "schedule",
+    ):
         assert f"{fault}: expected " in result.stdout
 
 
