@@ -248,14 +248,15 @@ class ColumnCheck:
 
     def __init__(self, column: Column) -> None:
         self._column = column
+        self._is_number = column.python_type in (int, Decimal)
         self._known: set[Any] = set()
 
     def passes(self, values: Collection[Any]) -> bool:
         """Whether the column can hold each of `values`."""
         if self._column.is_distinct:
             return self._column.holds(values)
-        if not self._column.types.issuperset(map(type, values)):  # 1, True and 1.0 are equal
-            return False
+        if self._is_number and not self._column.types.issuperset(map(type, values)):
+            return False  # 1, True and 1.0 are equal
         try:
             if self._known.issuperset(values):
                 return True

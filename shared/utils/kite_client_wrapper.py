@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,7 +23,7 @@ from shared.exceptions import (
     TransientAPIError,
 )
 from shared.feed import Batch, Payload
-from shared.utils.http_source import LOCAL_HOSTS, HttpSource
+from shared.utils.http_source import HttpSource
 from shared.utils.kite_csv import parse_dump
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import (
@@ -224,7 +226,10 @@ class KiteClientWrapper:
 def _warn_if_readable(root: str) -> None:
     """Warn of an http:// address outside this machine."""
     parts = urlsplit(root)
-    if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
+    is_this_machine = parts.hostname == "localhost"
+    with suppress(ValueError):  # a name
+        is_this_machine = is_this_machine or ip_address(parts.hostname or "").is_loopback
+    if parts.scheme == "http" and not is_this_machine:
         logger.warning(
             "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
             "and change the list.",
