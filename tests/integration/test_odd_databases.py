@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from dag_1_import_instruments_from_kite import store
 from sandbox.kite_server import KiteServer
+from shared import store
 from tests.command_line import CommandLine
 from tests.conftest import PROJECT, Project, Server
 from tests.instruments import instrument, to_csv
