@@ -33,7 +33,7 @@ coverage:  ## run all tests, and fail where they reach less than 90% of lines an
 
 # Round n of a seed is round 1 of seed + n - 1: ROUNDS=1 SEED=... repeats one that failed.
 ROUNDS ?= 50
-SEED ?= $(shell date +%s)
+SEED := $(or $(SEED),$(shell date +%s))
 chaos: $(VENV)/installed  ## kills, signals and faults at random moments, random examples; ROUNDS=50 SEED=now
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/chaos --rounds $(ROUNDS) --seed $(SEED)
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/property --hypothesis-profile chaos --hypothesis-seed $(SEED)
