@@ -651,6 +651,7 @@ def test_dry_run_counts_the_changes_and_keeps_none(days: Days) -> None:
 
 
 PAST_BUT_LISTED_LATER = option(512, "HINDPETRO25AUG400CE", "400", PAST)
+NO_EXPIRY = {**option(768, "H", "4", FUTURE), "expiry": None}
 NEXT_TO_EXPIRE = option(768, "HINDPETRO25JUL410CE", "410", PAST - timedelta(days=7))
 
 
@@ -659,7 +660,7 @@ NEXT_TO_EXPIRE = option(768, "HINDPETRO25JUL410CE", "410", PAST - timedelta(days
     [
         pytest.param("api", [NEXT_TO_EXPIRE], "expired", id="by the clock"),
         pytest.param("/old.csv", [NEXT_TO_EXPIRE], "gone", id="a replay, before its expiry"),
-        pytest.param("/old.csv", [], "expired", id="a replay that has no expiry at all"),
+        pytest.param("/old.csv", [NO_EXPIRY], "expired", id="a replay that has no expiry at all"),
         pytest.param(
             "/old.csv", [option(768, "H", "4", PAST)], "expired", id="a replay of the day itself"
         ),

@@ -228,7 +228,7 @@ def test_arguments_that_are_refused(project: Project) -> None:
 
 
 def test_description_of_a_dag(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "two", description=FORGED, schedule="x\nFRESH: y")
+    add_dag(2, "two", description=FORGED)
     result = project.run("--list")
     assert result.returncode == 0
     assert r"\nFRESH: DAG 1" in result.stdout
