@@ -342,7 +342,8 @@ def test_function_of_the_history_that_changes_rows_when_a_run_begins(
     )
     own_nothing()
     assert first.load(to_csv(SECOND)).status == 0
-    assert first.query(f"SELECT 1 FROM {MASTER} WHERE lot_size = 65") == []
+    assert first.query(f"SELECT count(*) FROM {MASTER} WHERE lot_size = 65") != [(0,)]
+    assert first.query(f"SELECT 1 FROM {MASTER} WHERE lot_size = 7") == []
 
 
 def test_function_behind_a_foreign_key_of_another_table(first: CommandLine) -> None:
