@@ -107,6 +107,7 @@ def _measure(plan: Plan) -> dict[str, Any]:
 
 
 def _write_results(results: dict[str, Any], folder: Path, tables: list[str]) -> None:
+    """Write the page, the plots, and every single measurement beside them (not in git)."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "benchmark.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ run of every contender finds the very same table.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from sandbox.embedded_postgres import EmbeddedPostgres, temporary_postgres
 
 _SESSION_SECONDS = 5.0
 _POLL_SECONDS = 0.01
+_HOST = "127.0.0.1"  # not the socket: TCP is how most programs reach their server
 _CREDENTIALS = {
     "KITE_API_KEY": "sandbox_key",
     "KITE_API_SECRET": "sandbox_secret",
@@ -42,7 +44,7 @@ class Servers:
         return {
             **_CREDENTIALS,
             "KITE_API_ROOT": self._kite_root,
-            "DB_HOST": self.postgres.host,
+            "DB_HOST": _HOST,
             "DB_PORT": str(self.postgres.port),
             "DB_NAME": database,
             "DB_USER": self.postgres.user,
@@ -99,7 +101,13 @@ def start_servers(folder: Path, *, fsync: bool = True) -> Iterator[Servers]:
     """Start both servers, and stop them at the end. `folder` is for the served list."""
     dump_file = folder / "served.csv"
     dump_file.write_bytes(b"")
-    with temporary_postgres(fsync=fsync) as postgres, _start_kite(dump_file) as kite_root:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        settings = {"listen_addresses": _HOST, "port": str(probe.getsockname()[1])}
+    with (
+        temporary_postgres(settings=settings, fsync=fsync) as postgres,
+        _start_kite(dump_file) as kite_root,
+    ):
         yield Servers(postgres, kite_root, dump_file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ def main() -> int:
     if not FOLDER.exists():
         sys.stderr.write("There is no sandbox yet: run 'make sandbox' first.\n")
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     try:
         with EmbeddedPostgres(FOLDER) as server:
             environment = {

@@ -36,7 +36,6 @@ _SYSTEM_FOLDER = Path("/var/lib/kite-sandbox")
 _TEMPORARY_PREFIX = "kite-postgres-"
 # A socket's path may have 103 bytes on macOS, 107 on Linux; its name is .s.PGSQL.5432.lock at most.
 _LONGEST_SOCKET_FOLDER = 80
-_STOP_ATTEMPTS = 200
 _SETTINGS = {
     "listen_addresses": "",
     "port": "5432",  # only a part of the socket's name
@@ -127,7 +126,7 @@ class EmbeddedPostgres:
 
     def _end_server(self) -> int:
         """End the server, this one's or one left behind; return the lock that it held."""
-        for attempt in range(_STOP_ATTEMPTS):
+        for attempt in range(200):  # ten seconds at least
             if (lock := _lock(self.folder / "server.lock")) is not None:
                 return lock
             if self.data.exists():  # else initdb runs on, and ends by itself

@@ -162,7 +162,7 @@ def _choose_underlyings(today: date, limit: int) -> list[Underlying]:
     """The underlyings, with as many strikes as make the most of a number of contracts."""
     scale = 2.0
     while True:
-        chosen = [Underlying(line, scale) for line in _list_lines(max(4, int(100 * scale)))]
+        chosen = [Underlying(line, scale) for line in _list_lines(max(4, int(250 * scale)))]
         places = [
             (each, place) for each in chosen for _, place in list_expiries(today, *each.schedule)
         ]
@@ -176,5 +176,5 @@ def _list_lines(stock_count: int) -> Iterator[str]:
     for name, price in list(_STOCKS.items())[:stock_count]:
         wide = next((wide for limit, wide in _STOCK_STEPS if int(price) < limit), 250)
         terms = f"{price} {wide} {max(25, round(24_000 / int(price)) * 25)} 0.05"
-        yield f"NFO {name} {terms} TUE 0 3 66 54 32 0"
-        yield f"BFO {name} {terms} THU 0 3 12 9 4 0"
+        yield f"NFO {name} {terms} TUE 0 3 34 28 15 0"
+        yield f"BFO {name} {terms} THU 0 3 7 4 3 0"

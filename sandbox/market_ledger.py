@@ -105,6 +105,6 @@ class Ledger:
         return token
 
     def end(self, row: Row) -> None:
-        """Take note of a row that is listed no longer: another one may have its token."""
-        self.free[row.code].append(row.token)
+        """Take note of a row that is listed no longer: most tokens are used again, not all."""
+        self.free[row.code] += [row.token] * (self.below(8) > 0)
         self.changes.gone += 1

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sandbox.market_ledger import DATA, Ledger, Row
 
 _CODES = {"NSE": 1, "BSE": 4}
-_NSE_SHARE = 0.405  # of the shares and bonds; the others are BSE's
+_NSE_SHARE = 0.4  # of the shares and bonds; the others are BSE's
 _PLACES, _TRADES = (" ".join(DATA[words]).split() for words in ("places", "trades"))
 _STOCKS = [stock.partition(":")[0] for stock in " ".join(DATA["stocks"]).split()]
 # Symbols that contracts, or a rename, are known by.

@@ -15,12 +15,14 @@ What it yields is merged over the configuration of this DAG.
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psycopg2
@@ -55,14 +57,13 @@ class SandboxSession:
     folder: Path
     day: int
     kite: KiteServer
-    database_address: str
 
     def describe(self) -> str:
         """The day and the addresses, in a line."""
         today = trading_day(self.day)
         return (
             f"Day {self.day + 1}, {today:%a %d %b %Y}: Kite at "
-            f"{self.kite.root.removeprefix('http://')}, PostgreSQL at {self.database_address}"
+            f"{self.kite.root.removeprefix('http://')}, PostgreSQL in {self.folder.name}/postgres"
         )
 
     @property
@@ -131,7 +132,7 @@ def open_sandbox(
             for dag in discover_dags(root):
                 if dag.dag_id in dag_ids if dag_ids else dag.enabled:
                     _open_part(parts, dag, kite, trading_day(day))
-            yield SandboxSession(folder, day, kite, postgres.host)
+            yield SandboxSession(folder, day, kite)
 
 
 def _open_part(parts: ExitStack, dag: DAG, kite: KiteServer, day: date) -> None:
@@ -140,15 +141,15 @@ def _open_part(parts: ExitStack, dag: DAG, kite: KiteServer, day: date) -> None:
     if not path.exists():
         return
     try:
-        spec = importlib.util.spec_from_file_location(f"{dag.folder.name}_sandbox", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader = SourceFileLoader(f"{dag.folder.name}_sandbox", str(path))
+        module = ModuleType(loader.name)
+        module.__file__ = str(path)
+        sys.modules[loader.name] = module  # a dataclass looks for it there
+        loader.exec_module(module)
         values = parts.enter_context(module.open_part(kite, day))
         name = f"the sandbox part of DAG {dag.dag_id}"
         parts.enter_context(override_config(name, values, dag.folder))
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise ConfigurationError(
             f"DAG {dag.dag_id}: its part of the sandbox, {dag.folder.name}/sandbox.py, cannot be "
             f"opened: {type(exc).__name__}: {exc}"

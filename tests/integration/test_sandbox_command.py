@@ -12,19 +12,21 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
 import pytest
 
+from sandbox.embedded_postgres import EmbeddedPostgres
 from sandbox.kite_server import KiteServer
-from sandbox.session import FAULT_NAMES
 from tests.clone import Clone, make_clone
 from tests.instruments import instrument, to_csv
 
 RUN = ("execute_dags.py", "--sandbox", "--dag", "1")
+CHECK = ("execute_dags.py", "check", "--sandbox")
 STATE = (
     "SELECT count(*), count(DISTINCT last_updated), count(DISTINCT created_at),"
     " sum(hashtext(t::text)::bigint) FROM kite_instrument_master AS t"
@@ -112,7 +114,7 @@ def test_run_tells_how_to_look_at_the_data(used: Used) -> None:
 
 
 def test_runs_leave_no_server_behind(used: Used) -> None:
-    used.clone.wait_until_no_server_is_left()
+    used.clone.assert_no_server_is_left()
 
 
 def test_what_a_sandbox_writes_is_in_its_folder(used: Used) -> None:
@@ -129,7 +131,7 @@ def test_what_a_sandbox_writes_is_in_its_folder(used: Used) -> None:
 
 def test_check_in_a_sandbox_imports_nothing(used: Used) -> None:
     before = used.clone.query(STATE)
-    result = used.clone.run("execute_dags.py", "check", "--sandbox")
+    result = used.clone.run(*CHECK)
     assert (result.returncode, result.stderr) == (0, "")
     assert len(re.findall(r"^ok ", result.stdout, re.MULTILINE)) == 4
     assert used.clone.query(STATE) == before
@@ -145,50 +147,15 @@ def test_dry_run_in_a_sandbox_is_no_trading_day(used: Used) -> None:
 
 # Faults
 
-FAULTS = {
-    "429": (1, "Kite answered HTTP 429 (Too Many Requests). It asks to wait 1 s."),
-    "502": (1, "Kite answered HTTP 502 (Bad Gateway)."),
-    "timeout": (1, "did not answer in time."),
-    "expired-token": (3, "Kite's access tokens die at about 6 AM IST every day"),
-}
 
-
-@pytest.fixture(scope="module")
-def failed(base: Path) -> dict[str, tuple[Clone, subprocess.CompletedProcess[str]]]:
-    """The first run of a sandbox for each of FAULTS, all at the same time, each in its folder."""
-    clones = {fault: make_clone(base, f"fault {fault}") for fault in FAULTS}
-    started = {
-        fault: clone.start(*RUN, "--sandbox-fault", fault) for fault, clone in clones.items()
-    }
-    results = {}
-    for fault, process in started.items():
-        output, errors = process.communicate(timeout=120)
-        result = subprocess.CompletedProcess(RUN, process.returncode, output, errors)
-        results[fault] = clones[fault], result
-    return results
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_fault(
-    failed: Mapping[str, tuple[Clone, subprocess.CompletedProcess[str]]], fault: str
-) -> None:
-    clone, result = failed[fault]
-    status, message = FAULTS[fault]
-    assert result.returncode == status
-    assert message in result.stderr.splitlines()[-1]
+def test_fault_expired_token_stores_nothing(used: Used) -> None:
+    before = used.clone.query(STATE), (used.clone.sandbox / "last_day").read_text()
+    result = used.clone.run(*RUN, "--sandbox-fault", "expired-token")
+    assert result.returncode == 3
+    assert "Kite's access tokens die at about 6 AM IST every day" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     assert "sandbox_token" not in result.stdout + result.stderr
-    assert clone.query("SELECT to_regclass('kite_instrument_master') IS NULL") == "t"
-    assert not (clone.sandbox / "last_day").exists()
-
-
-def test_sandboxes_in_several_folders_do_not_collide(
-    failed: Mapping[str, tuple[Clone, subprocess.CompletedProcess[str]]],
-) -> None:
-    addresses = re.findall(
-        r"127\.0\.0\.1:\d+", "".join(result.stdout for _, result in failed.values())
-    )
-    assert len(set(addresses)) == 2 * len(failed)  # a Kite and a PostgreSQL each
+    assert (used.clone.query(STATE), (used.clone.sandbox / "last_day").read_text()) == before
 
 
 def test_fault_truncated_leaves_the_table(used: Used) -> None:
@@ -215,13 +182,16 @@ def test_fault_bad_rows_rejects_them_alone(used: Used) -> None:
     assert len(Path(path[1]).read_bytes().splitlines()) == 13
 
 
-def test_every_fault_is_tried() -> None:
-    assert {*FAULTS, "truncated", "bad-rows"} == set(FAULT_NAMES)
-
-
 # Stopping
 
-MOMENTS = ("Starting the sandbox", "Day ", "  fetch instruments", "  prepare table")
+
+def start_until_download(clone: Clone) -> subprocess.Popen[str]:
+    """A run that waits for Kite, which does not answer."""
+    process = clone.start(*RUN, "--sandbox-fault", "timeout")
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("  fetch instruments"):
+        assert process.poll() is None
+    return process
 
 
 @pytest.mark.parametrize(
@@ -229,59 +199,42 @@ MOMENTS = ("Starting the sandbox", "Day ", "  fetch instruments", "  prepare tab
     [
         pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
         pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
-        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="SIGKILL"),
     ],
 )
 def test_stop(used: Used, number: signal.Signals, status: int) -> None:
-    clone = used.clone
-    before = clone.query(STATE)
-    for moment in MOMENTS:
-        process = clone.start(*RUN)
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith(moment):
-            assert process.poll() is None
-        send = os.killpg if number == signal.SIGINT else os.kill
-        send(process.pid, number)
-        _, errors = process.communicate(timeout=60)
-        assert (moment, process.returncode) == (moment, status)
-        assert "Traceback" not in errors
-        clone.wait_until_no_server_is_left()
-    assert clone.query(STATE) == before
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stop_while_the_first_data_are_made(base: Path, number: signal.Signals) -> None:
-    clone = make_clone(base, f"stopped by {number}")
-    process = clone.start(*RUN)
-    begun = clone.sandbox / "postgres" / "password"
-    while not begun.exists():
-        assert process.poll() is None
-        os.sched_yield()
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    before = used.clone.query(STATE)
+    process = start_until_download(used.clone)
+    send = os.killpg if number == signal.SIGINT else os.kill
+    send(process.pid, number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == status
     assert "Traceback" not in errors
-    clone.wait_until_no_server_is_left()
-    result = clone.run("execute_dags.py", "check", "--sandbox")
-    assert (result.returncode, result.stderr) == (0, "")
+    used.clone.assert_no_server_is_left()
+    assert used.clone.query(STATE) == before
+
+
+def test_server_of_a_killed_run_is_stopped_by_the_next(used: Used) -> None:
+    before = used.clone.query(STATE)
+    process = start_until_download(used.clone)
+    process.kill()
+    process.communicate(timeout=20)
+    with pytest.raises(BlockingIOError):
+        used.clone.assert_no_server_is_left()
+    assert used.clone.query(STATE) == before
+    used.clone.assert_no_server_is_left()
 
 
 def test_second_sandbox_in_the_same_folder(used: Used) -> None:
-    """The second one is refused while the first one runs, which goes on."""
-    first = used.clone.start(*RUN, "--dry-run", "--sandbox-fault", "timeout")
-    assert first.stdout is not None
-    while not first.stdout.readline().startswith("Day "):
-        assert first.poll() is None
-    second = used.clone.run(*RUN)
-    shown = used.clone.run("-m", "sandbox", "-c", "SELECT 1")
-    first.terminate()
-    first.communicate(timeout=60)
+    """It is refused while the first one runs, which goes on."""
+    with EmbeddedPostgres(used.clone.sandbox / "postgres") as first:
+        second = used.clone.run(*RUN)
+        shown = used.clone.run("-m", "sandbox", "-c", "SELECT 1")
+        psycopg2.connect(**first.conninfo()).close()
     assert second.returncode == 2
-    assert f"is in use by process {first.pid}: stop that process" in second.stderr
+    assert f"is in use by process {os.getpid()}: stop that process" in second.stderr
     assert shown.returncode == 1
     assert "is in use by process" in shown.stderr
     assert "Traceback" not in second.stderr + shown.stderr
-    assert first.returncode == 143
 
 
 # python -m sandbox
@@ -298,7 +251,7 @@ def test_psql_gives_its_exit_status(used: Used) -> None:
     result = used.clone.run("-m", "sandbox", "-X", "-c", "SELECT no_such_column")
     assert result.returncode == 1
     assert 'column "no_such_column" does not exist' in result.stderr
-    used.clone.wait_until_no_server_is_left()
+    used.clone.assert_no_server_is_left()
 
 
 def test_ctrl_c_in_psql_cancels_the_query(used: Used) -> None:
@@ -317,8 +270,21 @@ def test_ctrl_c_in_psql_cancels_the_query(used: Used) -> None:
     (used.clone.folder / "script.sql").unlink()
     assert "Traceback" not in errors
     assert "cancel" in errors.lower()
-    used.clone.wait_until_no_server_is_left()
+    used.clone.assert_no_server_is_left()
     assert process.returncode in (0, 2, 3), output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_python_stops_the_server(used: Used, number: signal.Signals) -> None:
+    statement = "DO $$ BEGIN RAISE NOTICE 'begun'; PERFORM pg_sleep(60); END $$"
+    process = used.clone.start("-m", "sandbox", "-X", "-c", statement)
+    assert process.stderr is not None
+    assert process.stderr.readline().endswith("NOTICE:  begun\n")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    used.clone.assert_no_server_is_left()
 
 
 # What it must not touch
@@ -389,9 +355,7 @@ def test_production_that_is_configured_is_never_reached(
 def test_sandbox_where_the_environment_names_a_proxy(used: Used) -> None:
     """A newcomer in an office: a proxy knows no 127.0.0.1 of this machine."""
     proxy = "http://127.0.0.1:9"
-    result = used.clone.run(
-        "execute_dags.py", "check", "--sandbox", http_proxy=proxy, HTTP_PROXY=proxy
-    )
+    result = used.clone.run(*CHECK, http_proxy=proxy, HTTP_PROXY=proxy)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -429,5 +393,5 @@ def test_sandbox_of_an_ordinary_user(base: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     counts = figures(result.stdout)
     assert int(clone.query("SELECT count(*) FROM kite_instrument_master")) == counts["inserted"]
-    assert (clone.sandbox / "postgres" / "pgdata").stat().st_uid == entry.pw_uid
-    clone.wait_until_no_server_is_left()
+    assert (clone.sandbox / "postgres" / "data").stat().st_uid == entry.pw_uid
+    clone.assert_no_server_is_left()
