@@ -2,8 +2,7 @@
 # Usage: report.sh STATUS [FILE]
 #
 # Says on standard error what an exit status of execute_dags.py asks for, and shows the output in
-# FILE. Nothing is said of a run that went well or
-# was stopped. Ends with STATUS.
+# FILE. Nothing is said of a run that went well or was stopped. Ends with STATUS.
 # A place to add what reaches you: a mail, a message to a chat.
 
 status=$1

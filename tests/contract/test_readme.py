@@ -46,9 +46,14 @@ def test_files_that_the_readme_says_it_is_built_of_exist() -> None:
         assert any((place / name).exists() for place in places), name
 
 
+def test_every_module_is_in_the_table_of_what_the_project_is_built_of() -> None:
+    told = set(re.findall(r"\w+", section(README, "How it is built")))
+    assert {path.stem for path in (PROJECT / "shared").rglob("[!_]*.py")} - told == set()
+
+
 def test_messages_in_the_tables_are_the_codes_own() -> None:
     folders = [PROJECT / "shared", PROJECT / "sandbox", *PROJECT.glob("dag_*")]
-    paths = [path for folder in folders for path in folder.rglob("*.py")]
+    paths = [PROJECT / "execute_dags.py", *(p for folder in folders for p in folder.rglob("*.py"))]
     code = " ".join(path.read_text(encoding="utf-8") for path in paths)
     text = re.sub(r'"\s*f?"', "", code)  # texts that go on in the next line
     errors = (PROJECT / "docs" / "errors.md").read_text(encoding="utf-8")

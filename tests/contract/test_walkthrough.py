@@ -275,10 +275,13 @@ def test_types_of_a_new_dag_are_checked(dag_clone: Clone) -> None:
 
 
 def test_output_that_is_shown_is_that_of_a_run(dag_clone: Clone) -> None:
-    """Every label and every step of the shown run is one of a run, and every error is."""
+    """The steps and labels that are shown are those of a run, and the error is that of one."""
     output, failure = (b.text for b in blocks_of("text") if b.document == "README.md")
     real = shell(dag_clone, f"{PYTHON} --sandbox --dag 1")
     assert labels(output) == labels(real)
+    assert re.findall(r"^  (\w[\w ]+?) +━", output, re.M) == re.findall(
+        r"^  ([\w ]+): done", real, re.M
+    )
     (line,) = re.findall(r"^\$ (.*); echo \$\?$", failure, re.M)
     said = shell(dag_clone, line, status=int(failure.splitlines()[-1]))
     (error,) = re.findall(r"^ERROR: .*$", said, re.M)
@@ -286,6 +289,6 @@ def test_output_that_is_shown_is_that_of_a_run(dag_clone: Clone) -> None:
 
 
 def labels(output: str) -> set[str]:
-    """The words before the figures of a summary, and the steps of "seconds: ..."."""
+    """The words before the figures of a summary."""
     figures = re.findall(r"^(\w[\w ]*?) {2,}[\d,]+$", output, re.M)
     return {*figures} & {"fetched", "left out", "rejected", "inserted", "updated", "superseded"}
