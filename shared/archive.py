@@ -99,13 +99,12 @@ def _read_bounded(file: BinaryIO | gzip.GzipFile, megabytes: int) -> bytes:
 
 
 def keep(run: Run, payload: Payload, directory: Path) -> None:
-    """Keep a payload of the run in `directory`, then delete what is too old there.
+    """Keep a payload of the run in `directory`, unless `parameters.archive_days` is 0.
 
-    `parameters.archive_days` says how long, in days; 0 keeps none. A fault is a warning: the rows
-    themselves are stored.
+    A fault is a warning: the rows themselves are stored.
     """
-    days, feed, now = run.parameters["archive_days"], run.feed, run.key.started_at
-    if days == 0:
+    feed, now = run.feed, run.key.started_at
+    if run.parameters["archive_days"] == 0:
         return
     stem, dot, suffix = _archive_name(feed).partition(".")
     path = directory / f"{stem}_{now:{_MOMENT}}_{payload.sha256[:12]}{dot}{suffix}.gz"
@@ -117,11 +116,6 @@ def keep(run: Run, payload: Payload, directory: Path) -> None:
         logger.warning(
             "The %s could not be kept in %s: %s", feed.title, directory, exc.strerror or exc
         )
-        return
-    try:
-        _delete_older(feed, path, days)
-    except OSError as exc:
-        logger.warning("The old files in %s cannot be listed: %s", directory, exc.strerror or exc)
 
 
 def warn_of_missing(run: Run, last: LastRun | None, directory: Path) -> None:
@@ -149,17 +143,23 @@ def _archive_name(feed: Feed) -> str:
     return feed.archive_name or feed.name
 
 
-def _delete_older(feed: Feed, newest: Path, days: int) -> None:
-    """Delete the files beside `newest` that are more than `days` older than the last one before it.
+def delete_old(run: Run, directory: Path) -> None:
+    """Delete the files that are more than `parameters.archive_days` older than the last run before.
 
-    Or than `newest`, if that is older: one run with a wrong clock deletes nothing that the right
-    one would not, and neither does the next run with the right clock.
+    Or than this run, if that is older: one run with a wrong clock deletes nothing that the right
+    one would not, and neither does the next run with the right clock. Nothing goes either where
+    this run has kept nothing. A fault is a warning.
     """
-    moments = dict(_own_files(feed, newest.parent))
-    moment = moments.pop(newest, None)
-    if moment is None:  # somebody else has deleted it
+    try:
+        moments = dict(_own_files(run.feed, directory)) if directory.is_dir() else {}
+    except OSError as exc:
+        logger.warning("The old files in %s cannot be listed: %s", directory, exc.strerror or exc)
         return
-    limit = min(moment, max(moments.values(), default=moment)) - timedelta(days=days)
+    now = run.key.started_at.replace(tzinfo=None, microsecond=0)
+    if now not in moments.values():
+        return
+    before = (moment for moment in moments.values() if moment != now)
+    limit = min(now, max(before, default=now)) - timedelta(days=run.parameters["archive_days"])
     for path in (path for path, moment in moments.items() if moment < limit):
         try:
             path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from shared.exceptions import ValidationError
@@ -31,9 +30,10 @@ def refuse_rejects(run: Run, *, fetched: int, rejected: int, valid: int) -> None
             f"table stays as it is.{way_out}\n{describe_rejects(run)}"
         )
     if not valid and run.feed.table.is_snapshot:
+        wanted = f" that parameters.{run.feed.only} names in {run.feed.folder.name}/config.json"
         raise ValidationError(
-            f"{run.feed.source}'s list has no row that parameters.{run.feed.only} names in "
-            f"{Path(run.feed.folder).name}/config.json: nothing to store, the table stays as it is."
+            f"{run.feed.source}'s list has no row{wanted if run.feed.only else ' to store'}: "
+            "nothing to store, the table stays as it is."
         )
 
 
@@ -50,16 +50,17 @@ class Plausibility:
 
         A file with rows of one value alone, as some sources give them on demand, is a part.
         """
-        is_part = not self._run.key.is_from_api and not self._wanted and len(now) == 1
+        has_groups = self._run.feed.count_by and not self._wanted
+        is_part = has_groups and not self._run.key.is_from_api and len(now) == 1
         return list(now) if is_part else self._wanted
 
     def check(self, now: Counter[str], before: Counter[str]) -> None:
         """Raise ValidationError, with the figures, if too many rows are missing.
 
         `now` and `before` are rows by value. A value that the configuration names may not vanish;
-        any with at least 100 rows may lose at most `max_drop_percent` of them. Where the table no
-        longer holds all rows of the last good run, the snapshot as a whole may not lose more than
-        that against what this run stored (ruling 30).
+        any with at least 100 rows may lose at most `max_drop_percent` of them, and so may the
+        snapshot as a whole. Where the table no longer holds all rows of the last good run, what
+        this run stored counts for the whole (ruling 30).
         """
         last = self._run.last
         faults = [
@@ -76,9 +77,10 @@ class Plausibility:
                 last.stored,
                 last.run_id,
             )
-            stored = last.stored - sum(n for v, n in before.items() if not self._is_wanted(v))
-            if self._is_too_few(stored, total):
-                faults.append(f"the list fell from {stored:,} rows to {total:,}")
+            left = last.stored
+        stored = left - sum(n for v, n in before.items() if not self._is_wanted(v))
+        if not faults and self._is_too_few(stored, total):
+            faults.append(f"the list fell from {stored:,} rows to {total:,}")
         if faults and not self._run.options.force:
             raise ValidationError(self._describe(faults, now))
         for value in sorted(before.keys() - now.keys()):

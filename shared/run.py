@@ -5,6 +5,7 @@ Each payload is a transaction of its own. What happens in it is in shared/store.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -104,11 +105,11 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
         with operation("check table", run.durations):  # before the source is asked
             _begin(run, manager, lock)
         manager.close()  # an idle connection may be cut while the source is asked
-        payloads = _payloads(run)
         if feed.table.is_snapshot:
-            _load_snapshot(run, manager, next(payloads))
+            [payload] = _payloads(run)
+            _load_snapshot(run, manager, payload)
         else:
-            _load_all(run, manager, payloads)
+            _load_all(run, manager, _payloads(run))
     return describe(run)
 
 
@@ -177,6 +178,7 @@ def _load_snapshot(run: Run, manager: DatabaseManager, payload: Payload) -> None
         store(run, manager, rows, payload, history, is_last=True)
     if run.key.is_from_api:
         archive.keep(run, payload, _archive_folder(run))
+        archive.delete_old(run, _archive_folder(run))
         archive.warn_of_missing(run, run.last, _archive_folder(run))
 
 
@@ -193,13 +195,11 @@ def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -
             number += 1
             advance(number, unit="payloads")
             payload = next(payloads, None)
-
-    def end(cursor: Any) -> None:
-        if run.run_id is not None:
-            run.run_id = run_history.put_last(cursor, run.key, run.run_id)
-            _record_end(cursor, run, "succeeded")
-
-    manager.run_in_transaction(end)
+    archive.delete_old(run, _archive_folder(run))
+    if history.runs and run.run_id is None:  # nothing came, and the start could not be recorded
+        run.run_id = manager.run_in_transaction(lambda c: run_history.start_run(c, run.key))
+    if run.run_id is not None:
+        manager.run_in_transaction(lambda cursor: _record_end(cursor, run, "succeeded"))
 
 
 def _archive_folder(run: Run) -> Path:
@@ -219,7 +219,7 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
             f"{feed.source}'s list is empty (a header and no rows){feed.empty_note}. The table "
             "stays as it is; run again later."
         )
-    figures.sha256 = payload.sha256
+    figures.sha256 = _hash_all(figures.sha256, payload)
     figures.payload_bytes = (figures.payload_bytes or 0) + len(payload.body)
     before, left_out = len(figures.rejected), figures.left_out.total()
     figures.rejected += batch.rejected
@@ -231,10 +231,13 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
                 batch.rows.clear()  # they are many
             rows = feed.prepare(run, replace(batch, rows=selected))
         finally:
-            if len(figures.rejected) > before:
-                figures.rejected.sort(key=lambda row: row.line_number or 0)
+            if new := sorted(figures.rejected[before:], key=lambda row: row.line_number or 0):
+                figures.rejected[before:] = new
                 run.rejects_file = write_rejected_rows(
-                    figures.rejected, run.config.logging["directory"], run.key.started_at
+                    new,
+                    run.config.logging["directory"],
+                    run.key.started_at,
+                    is_more=run.rejects_file is not None,
                 )
         rejected = len(figures.rejected) - before
         refuse_rejects(run, fetched=fetched, rejected=rejected, valid=len(rows))
@@ -244,6 +247,13 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
     for column in feed.count_by:
         figures.counts.setdefault(column, Counter()).update(row[column] for row in rows)
     return rows
+
+
+def _hash_all(before: str | None, payload: Payload) -> str:
+    """The hash of a run's payloads: of a single one its own, else of theirs, one after another."""
+    if before is None:
+        return payload.sha256
+    return hashlib.sha256(f"{before} {payload.sha256}".encode()).hexdigest()
 
 
 def _try_store(run: Run, database: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
@@ -262,9 +272,12 @@ def _end_in_failure(run: Run, error: BaseException) -> None:
         return
     # What is away at the start is not waited for once more; what was lost later may be back.
     is_away = isinstance(error, TransientDatabaseError) and run.stage < Stage.RECORDED
-    is_stored = run.stage is Stage.STORED or (not is_away and _record_failure(run, error))
-    if is_stored and run.feed.table.is_snapshot:
+    stored = run.figures.merge if run.stage is Stage.STORED else None
+    is_whole = stored is not None and run.feed.table.is_snapshot
+    if is_whole or (not is_away and _record_failure(run, error)):
         logger.warning("The list is stored: the run ended only after its commit.")
+    elif stored is not None:
+        logger.warning("What it stored before stays: %d %s.", stored.given, run.feed.title)
 
 
 def _record_failure(run: Run, error: BaseException) -> bool:

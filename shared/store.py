@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -119,13 +120,16 @@ def store(
     nothing of this payload is stored then.
     """
     transaction = _Transaction(run, payload, history, is_last)
-    result = manager.run_in_transaction(
-        lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
-    )
+    figures, before = run.figures, run.figures.changes
+    try:
+        result = manager.run_in_transaction(
+            lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
+        )
+    finally:
+        found, figures.changes = figures.changes, before
     run.run_id = transaction.run_id
-    run.figures.merge = transaction.add_up(result)
-    if transaction.changes_before and run.figures.changes:
-        run.figures.changes += transaction.changes_before
+    figures.merge = transaction.add_up(result)
+    figures.changes = found if before is None else before + (found or Counter())
     if not run.options.dry_run:
         run.stage = Stage.STORED
 
@@ -141,7 +145,6 @@ class _Transaction:
         self._begin = time.perf_counter()
         self._before = run.figures.merge
         self.run_id = run.run_id
-        self.changes_before = run.figures.changes
 
     def add_up(self, result: MergeResult) -> MergeResult:
         """What the run's payloads have done together."""
@@ -209,17 +212,16 @@ class _Transaction:
         lock_table(cursor, table)  # the attempt before may be about to end
         if self._is_last:
             return run_history.has_succeeded(cursor, run.key)
-        return run_history.is_at_payload(cursor, run.run_id, self._payload.sha256)
+        return run_history.is_at_payload(cursor, run.run_id, run.figures.sha256)
 
 
 def _compare(cursor: Any, run: Run, *, is_recorded: bool) -> None:
     """Find what changed since the last snapshot. Raises ValidationError if too much is missing."""
     plausibility = Plausibility(run)
-    column = run.feed.count_by[0] if run.feed.count_by else run.feed.table.key[0]
-    now = count_staged(cursor, column)
+    now = count_staged(cursor, run.feed)
     run.scope = plausibility.find_scope(now)
     find_changes(cursor, run)
-    before = count_last(cursor, column, now)
+    before = count_last(cursor, run.feed, now)
     plausibility.check(now, before)
     run.is_compared_with_newest_rows = run.last is None
     if (is_recorded and run.last is None) or (run.last is not None and not before.total()):
@@ -245,7 +247,8 @@ def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]
     table = run.feed.table
     manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, table))
     if not manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists:
-        run.figures.merge = MergeResult(inserted=len(rows))
+        result, before = MergeResult(inserted=len(rows)), run.figures.merge
+        run.figures.merge = result + before if before else result
         return
     history = manager.run_in_transaction(
         lambda cursor: History(

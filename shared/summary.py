@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from shared.archive import STANDARD_INPUT
 from shared.calendar import IST
@@ -67,21 +68,24 @@ def _reject_lines(run: Run) -> list[str]:
 
 
 def write_rejected_rows(
-    rejected: Sequence[RejectedRow], directory: Path, moment: datetime
+    rejected: Sequence[RejectedRow], directory: Path, moment: datetime, *, is_more: bool = False
 ) -> Path | None:
-    """Write all rejected rows to a new CSV file in `directory`, which only its owner can read.
+    """Write rejected rows to a new CSV file in `directory`, which only its owner can read.
 
     Columns: line_number in the payload (1 is the header), reason, and the row as a line of CSV,
     exactly, but for an apostrophe before it where a spreadsheet could take it for a formula.
-    `moment` is in the file's name. Returns the path, or None, after a warning, if the file cannot
-    be written: the valid rows count more.
+    `moment` is in the file's name; if `is_more`, the rows are put behind those that are in it.
+    Returns the path, or None, after a warning, if the file cannot be written: the valid rows count
+    more.
     """
     path = directory / f"rejected_rows_{moment:%Y-%m-%d_%H%M%S_%f}.csv"
     try:
         make_private_folder(directory)
-        with open(path, "x", encoding="utf-8", newline="", opener=private_opener) as file:
+        mode = "a" if is_more else "x"
+        with open(path, mode, encoding="utf-8", newline="", opener=private_opener) as file:
             writer = csv.writer(file)
-            writer.writerow(["line_number", "reason", "row"])
+            if not is_more:
+                writer.writerow(["line_number", "reason", "row"])
             for row in rejected:
                 cells = (row.reason, _as_line(row.row))
                 writer.writerow([row.line_number, *map(_without_formula, cells)])
@@ -111,7 +115,7 @@ def _headlines(run: Run) -> list[str]:
     if run.options.dry_run and figures.stored:
         lines = [f"Dry run: {figures.stored:,} {title} would be stored in {target}"]
     elif figures.merge is not None:
-        lines = [f"Stored {figures.stored:,} {title} in {target}"]
+        lines = [f"Stored {figures.merge.given:,} {title} in {target}"]
     else:
         lines = ["Nothing was stored"]
     if run.key.source == STANDARD_INPUT:
@@ -156,8 +160,9 @@ def _changes(changes: Counter[str]) -> list[str]:
     return lines + [f"{count:>8,}  {kind}" for kind, count in changes.most_common()]
 
 
-def _table(title: str, counts: Counter[str | None]) -> list[str]:
-    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0] or ""))
+def _table(title: str, counts: Counter[Any]) -> list[str]:
+    texts = ((("" if value is None else str(value)), count) for value, count in counts.items())
+    rows = sorted(texts, key=lambda item: (-item[1], item[0]))
     lines = [f"{title:<16}{'rows':>9}"]
     return lines + [f"  {name or '-':<14}{n:>9,}" for name, n in rows]  # no name begins a line
 

@@ -69,15 +69,15 @@ SELECT count(*) FROM (
     SELECT {columns} FROM pg_temp.stock_ingestion_change
     EXCEPT ALL SELECT {columns} FROM {changes} WHERE run_id = %s) AS lost
 """
-COUNT_STAGED = f"SELECT {{column}}, count(*) FROM pg_temp.{STAGE_NAME} GROUP BY 1"
+COUNT_STAGED = sql.SQL(f"SELECT {{group}}, count(*) FROM pg_temp.{STAGE_NAME} GROUP BY 1")
 
 # By value: the rows that only the last list has, less those that only the payload has. Counted in
 # the differences: counting the last list itself would read the whole table.
 COUNT_LOSSES = sql.SQL(
     """
-SELECT coalesce({new}, {old}),
-       count(*) FILTER (WHERE {new} IS NULL AND was_current)
-       - count(*) FILTER (WHERE {new} IS NOT NULL AND NOT was_current)
+SELECT CASE WHEN {key} IS NULL THEN {old} ELSE {new} END,
+       count(*) FILTER (WHERE {key} IS NULL AND was_current)
+       - count(*) FILTER (WHERE {key} IS NOT NULL AND NOT was_current)
 FROM {delta} GROUP BY 1
 """
 )
@@ -91,7 +91,7 @@ WHERE {is_snapshot} AND {new_first} IS NOT NULL AND NOT was_current
 UNION ALL
 SELECT pg_catalog.concat_ws(' ', {old_key}), 'removed', NULL, NULL, NULL FROM {delta} AS d
 WHERE {is_snapshot} AND {new_first} IS NULL AND was_current
-  AND (%(scope)s::text[] = '{{}}' OR {group}::text = ANY (%(scope)s::text[]))
+  AND (%(scope)s::text[] = '{{}}' OR {group} = ANY (%(scope)s::text[]))
 UNION ALL
 SELECT pg_catalog.concat_ws(' ', {new_key}), 'changed', term.field, term.old, term.new
 FROM {delta} AS d CROSS JOIN LATERAL (VALUES {terms}) AS term (field, old, new)
@@ -124,7 +124,8 @@ class ChangeReport:
 READ_RUNS = """
 SELECT run_id, started_at, is_first, error FROM (
     SELECT run_id, started_at, error, lag(run_id) OVER good IS NULL AS is_first,
-           dump_sha256 IS NULL OR dump_sha256 IS DISTINCT FROM lag(dump_sha256) OVER good AS is_new
+           rows_fetched IS DISTINCT FROM 0 AND (dump_sha256 IS NULL
+               OR dump_sha256 IS DISTINCT FROM lag(dump_sha256) OVER good) AS is_new
     FROM ingestion_run WHERE dag_id = %(dag_id)s AND status = 'succeeded'
     WINDOW good AS (ORDER BY run_id)) AS run
 WHERE CASE WHEN %(run_id)s::bigint IS NOT NULL THEN run_id = %(run_id)s
@@ -180,17 +181,25 @@ def keep_changes(cursor: Cursor, feed: Feed, changes: Relation, run_id: int) -> 
         )
 
 
-def count_staged(cursor: Cursor, column: str) -> Counter[str]:
-    """The staged rows by the value of a column."""
-    cursor.execute(compose(COUNT_STAGED, column=[column]))
+def count_staged(cursor: Cursor, feed: Feed) -> Counter[str]:
+    """The staged rows by the value of the feed's first column to count by."""
+    cursor.execute(COUNT_STAGED.format(group=_group(feed)))
     return Counter(dict(cursor.fetchall()))
 
 
-def count_last(cursor: Cursor, column: str, staged: Counter[str]) -> Counter[str]:
-    """The rows of the last list by the value of a column, told from those that are staged."""
-    old, new = (sql.Identifier(f"{age}_{column}") for age in ("old", "new"))
-    cursor.execute(COUNT_LOSSES.format(old=old, new=new, delta=DELTA))
+def count_last(cursor: Cursor, feed: Feed, staged: Counter[str]) -> Counter[str]:
+    """The same of the rows of the last list, told from those that are staged."""
+    key = sql.Identifier(f"new_{feed.table.key[0]}")
+    old, new = _group(feed, "old_"), _group(feed, "new_")
+    cursor.execute(COUNT_LOSSES.format(key=key, old=old, new=new, delta=DELTA))
     return staged + Counter(dict(cursor.fetchall()))
+
+
+def _group(feed: Feed, prefix: str = "") -> sql.Composable:
+    """The value that a row is counted under: the same for all where there is no such column."""
+    if not feed.count_by:
+        return sql.SQL("''::text")
+    return sql.SQL("coalesce({}::text, '')").format(sql.Identifier(prefix + feed.count_by[0]))
 
 
 def read_changes(
@@ -235,7 +244,7 @@ def read_changes(
                     empty,
                     run_id=number,
                     started_at=started_at,
-                    is_first=is_first and not changes,
+                    is_first=is_first and feed.table.is_snapshot and not changes,
                     remark=remark,
                     changes=changes,
                 )
@@ -274,7 +283,7 @@ def _render_by_key(feed: Feed, terms: Sequence[sql.Composed]) -> sql.Composed:
         old_key=_listed([f"old_{name}" for name in key]),
         new_first=sql.Identifier(f"new_{key[0]}"),
         old_first=sql.Identifier(f"old_{key[0]}"),
-        group=sql.Identifier(f"old_{(feed.count_by or key)[0]}"),
+        group=_group(feed, "old_"),
         is_snapshot=sql.Literal(feed.table.is_snapshot),
         terms=sql.SQL(", ").join(terms),
         delta=DELTA,

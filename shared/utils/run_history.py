@@ -324,8 +324,8 @@ def has_succeeded(cursor: Cursor, key: RunKey) -> bool:
     return bool(fetch_one(cursor, HAS_SUCCEEDED, (key.dag_id, key.started_at))[0])
 
 
-def is_at_payload(cursor: Cursor, run_id: int, sha256: str) -> bool:
-    """Whether the payload with this hash is the last that a running run has stored."""
+def is_at_payload(cursor: Cursor, run_id: int, sha256: str | None) -> bool:
+    """Whether what a running run has stored has this hash."""
     return fetch_one(cursor, IS_AT_PAYLOAD, (run_id, sha256)) == (True,)
 
 

@@ -76,6 +76,11 @@ class MergeResult:
     moment: datetime | None = None
     changed: int = 0
 
+    @property
+    def given(self) -> int:
+        """How many rows were given, each of which is stored."""
+        return self.inserted + self.updated
+
     def __add__(self, other: MergeResult) -> MergeResult:
         """What two merges did together; the moment is this one's."""
         return MergeResult(

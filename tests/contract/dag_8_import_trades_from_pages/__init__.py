@@ -1,6 +1,4 @@
-"""DAG 8: trades from an API that gives them in pages, in the order of their numbers."""
-
-from __future__ import annotations
+"""DAG 8: trades, from an API that gives them in pages, in the order of their numbers."""
 
 import argparse
 import json
@@ -8,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
+from shared.config.config_loader import ConfigLoader
 from shared.config.fields import Field, address, integer
 from shared.console import say
 from shared.exceptions import TransientAPIError, ValidationError
@@ -38,45 +36,38 @@ TRADES = Table(
 def parse(body: bytes) -> Batch:
     """A page: {"trades": [{"trade_id": 1, "symbol": "INFY", "price": 1500.05, "quantity": 3}]}."""
     try:
-        trades = json.loads(body, parse_float=Decimal)["trades"]
+        trades = [dict(trade) for trade in json.loads(body, parse_float=Decimal)["trades"]]
     except (ValueError, KeyError, TypeError) as exc:
-        raise TransientAPIError('Expected an object with "trades", got something else.') from exc
+        raise TransientAPIError('Expected an object with a list "trades" of objects.') from exc
     batch = Batch([])
     for number, trade in enumerate(trades, 1):
-        row = {column.name: column.convert(trade.get(column.name)) for column in TRADES.columns}
-        if type(row["price"]) is int:
-            row["price"] = Decimal(row["price"])
         try:
+            row = {column.name: column.convert(trade.get(column.name)) for column in TRADES.columns}
             check_row(TRADES.columns, row)
-        except ValidationError as exc:
-            values = [str(value) for value in row.values()]
-            batch.rejected.append(RejectedRow(number, str(exc), values))
-        else:
             batch.rows.append(row)
+        except ValidationError as exc:
+            batch.rejected.append(RejectedRow(number, str(exc), [*map(str, trade.values())]))
     return batch
 
 
 def fetch(run: Run) -> Iterator[Payload]:
     """The pages after the last trade that is stored."""
-    assert run.config is not None
-    last = _read_last(asdict(run.config.database))
-    source = HttpSource(
-        run.parameters["address"],
-        retry=retry_policy(run),
-        requests_per_second=run.parameters["requests_per_second"],
-    )
+    rate = run.parameters["requests_per_second"]
+    root, retry = run.parameters["address"], retry_policy(run)
+    source = HttpSource(root, retry=retry, requests_per_second=rate)
+    last = _read_last()
     while True:
         payload = source.load(parse, "/trades", {"after": last})
         assert payload.batch is not None
-        if not payload.batch.rows and not payload.batch.rejected:
+        if payload.batch == Batch([]):
             return
         yield payload
         last = max((row["trade_id"] for row in payload.batch.rows), default=last)
 
 
-def _read_last(database: dict[str, Any]) -> int:
+def _read_last() -> int:
     """The highest number that is stored; 0 where nothing is, or there is no table yet."""
-    with DatabaseManager(database) as manager:
+    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
         if not manager.has_relation(TRADES.name):
             return 0
         [(last,)] = manager.fetch_all("SELECT coalesce(max(trade_id), 0) FROM trade")
@@ -85,10 +76,7 @@ def _read_last(database: dict[str, Any]) -> int:
 
 def say_last(arguments: argparse.Namespace) -> None:
     """The command `last-trade`."""
-    from shared.config.config_loader import ConfigLoader
-
-    last = _read_last(asdict(ConfigLoader.load_database_config()))
-    say(f"The last trade is {last}" + (" (stored)" if arguments.verbose else ""))
+    say(f"The last trade that is stored is {_read_last()}")
 
 
 FEED = Feed(
@@ -103,12 +91,5 @@ FEED = Feed(
         Field("parameters.address", address),
         Field("parameters.requests_per_second", integer(1, 1000), 100, is_extra=True),
     ),
-    commands=(
-        Command(
-            "last-trade",
-            "say which trade is the last one",
-            say_last,
-            lambda parser: parser.add_argument("--verbose", action="store_true") and None,
-        ),
-    ),
+    commands=(Command("last-trade", "say which trade is the last one", say_last),),
 )

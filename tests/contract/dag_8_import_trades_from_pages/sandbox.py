@@ -1,39 +1,29 @@
-"""What the sandbox has for DAG 8: an API of its own with two pages."""
-
-from __future__ import annotations
+"""What the sandbox has for DAG 8: an exchange with seven trades, on pages of four."""
 
 import json
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-from sandbox.kite_server import KiteServer
+from sandbox.kite_faults import JSON_TYPE, Answer
+from sandbox.kite_server import KiteServer, RecordedRequest
 
-TRADES = [{"trade_id": n, "symbol": "INFY", "price": 1500 + n, "quantity": n} for n in range(1, 8)]
 
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        after = int(parse_qs(urlsplit(self.path).query)["after"][0])
-        body = json.dumps({"trades": [t for t in TRADES if t["trade_id"] > after][:4]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing on standard error."""
+class _Exchange(KiteServer):
+    def make_answer(self, request: RecordedRequest, body: bytes) -> Answer:
+        """The page after the trade that the request names."""
+        after = int(parse_qs(request.query)["after"][0])
+        page = [
+            {"trade_id": n, "symbol": "INFY", "price": 15.5, "quantity": n} for n in range(1, 8)
+        ]
+        answer = json.dumps({"trades": page[after : after + 4]}).encode()
+        return Answer(200, answer, (("Content-Type", JSON_TYPE),))
 
 
 @contextmanager
-def open_part(kite: KiteServer, day: date) -> Iterator[Mapping[str, Any]]:
-    """The API, and the setting that leads to it."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield {"parameters": {"address": f"http://127.0.0.1:{server.server_port}"}}
-        server.shutdown()
+def open_part(kite: KiteServer, day: date) -> Iterator[dict[str, Any]]:
+    """The exchange, and the setting that leads to it."""
+    with _Exchange(b"") as exchange:
+        yield {"parameters": {"address": exchange.root}}
