@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from shared.account import describe_death
@@ -54,10 +54,13 @@ def _check_dag(dag: DAG, errors: Errors) -> Feed | None:
 
     def load() -> str:
         nonlocal feed
-        feed = dag.load_feed()
+        if dag.fault and not (dag.folder / "__init__.py").is_file():
+            raise ConfigurationError(dag.fault)
+        whole = replace(dag, fault=None)  # what else is wrong with it is to be told as well
+        feed = whole.load_feed()
         if feed is None:
-            dag.load()
-        return ""  # its configuration is to be proven as well
+            whole.load()
+        return ""
 
     def configure() -> str:
         faults = ConfigLoader.find_faults(
@@ -65,13 +68,15 @@ def _check_dag(dag: DAG, errors: Errors) -> Feed | None:
             feed.settings if feed else (),
             needs_api=feed is not None and feed.needs_kite,
         )
+        if dag.fault and is_loaded and not faults:
+            faults = [dag.fault]
         if faults:
             raise ConfigurationError("\n".join(["its configuration has faults:", *faults]))
         return "its configuration is complete"
 
     name = f"DAG {dag.dag_id} {dag.name}"
-    if _prove(errors, name, load) or dag.fault is None:
-        _prove(errors, name, configure)
+    is_loaded = _prove(errors, name, load)
+    _prove(errors, name, configure)
     return feed
 
 

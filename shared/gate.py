@@ -43,6 +43,7 @@ class Plausibility:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._wanted: Sequence[str] = wanted_values(run)
+        self._unnamed = f"(no {run.feed.count_by[0]})" if run.feed.count_by else "the list"
         self._max_drop_percent: float = run.parameters["max_drop_percent"]
 
     def find_scope(self, now: Mapping[str, int]) -> Sequence[str]:
@@ -64,7 +65,7 @@ class Plausibility:
         """
         last = self._run.last
         faults = [
-            f"{value} fell from {count:,} rows to {now[value]:,}"
+            f"{value or self._unnamed} fell from {count:,} rows to {now[value]:,}"
             for value, count in sorted(before.items())
             if self._is_wanted(value) and self._is_too_few(count, now[value], value)
         ]
@@ -89,7 +90,7 @@ class Plausibility:
                     "%s's list has none of the %d rows that %s had in the last list",
                     self._run.feed.source,
                     before[value],
-                    value,
+                    value or self._unnamed,
                 )
 
     def _describe(self, faults: Sequence[str], now: Mapping[str, int]) -> str:

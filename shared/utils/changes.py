@@ -266,14 +266,20 @@ def _listed(names: Sequence[str]) -> sql.Composed:
 
 
 def _terms(table: Table) -> list[sql.Composed]:
-    """Of each column that is not of the key: its name, the old value, the new one."""
+    """Of each column that is not of the key: its name, the old value, the new one, in one form."""
     return [
-        sql.SQL("({}, {}::text, {}::text)").format(
-            sql.Literal(name), sql.Identifier(f"old_{name}"), sql.Identifier(f"new_{name}")
+        sql.SQL("({}, {}, {})").format(
+            sql.Literal(column.name), *(_as_text(column, age) for age in ("old", "new"))
         )
-        for name in table.column_names
-        if name not in table.key
+        for column in table.columns
+        if column.name not in table.key
     ]
+
+
+def _as_text(column: Column, age: str) -> sql.Composed:
+    """15.5 and 15.5000 are one value."""
+    form = "trim_scale({})::text" if column.sql_type == "numeric" else "{}::text"
+    return sql.SQL(form).format(sql.Identifier(f"{age}_{column.name}"))
 
 
 def _render_by_key(feed: Feed, terms: Sequence[sql.Composed]) -> sql.Composed:

@@ -27,8 +27,6 @@ TRADES = Table(
         Column("quantity", "integer", minimum=1),
     ),
     key=("trade_id",),
-    last_updated="",
-    created_at="",
     is_snapshot=False,
 )
 
@@ -53,11 +51,10 @@ def parse(body: bytes) -> Batch:
 def fetch(run: Run) -> Iterator[Payload]:
     """The pages after the last trade that is stored."""
     rate = run.parameters["requests_per_second"]
-    root, retry = run.parameters["address"], retry_policy(run)
-    source = HttpSource(root, retry=retry, requests_per_second=rate)
+    api = HttpSource(run.parameters["address"], retry=retry_policy(run), requests_per_second=rate)
     last = _read_last()
     while True:
-        payload = source.load(parse, "/trades", {"after": last})
+        payload = api.load(parse, "/trades", {"after": last})
         assert payload.batch is not None
         if payload.batch == Batch([]):
             return
@@ -68,7 +65,7 @@ def fetch(run: Run) -> Iterator[Payload]:
 def _read_last() -> int:
     """The highest number that is stored; 0 where nothing is, or there is no table yet."""
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
-        if not manager.has_relation(TRADES.name):
+        if manager.fetch_all("SELECT to_regclass('trade')") == [(None,)]:
             return 0
         [(last,)] = manager.fetch_all("SELECT coalesce(max(trade_id), 0) FROM trade")
         return int(last)

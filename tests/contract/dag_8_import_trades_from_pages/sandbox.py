@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from typing import Any
 from urllib.parse import parse_qs
 
 from sandbox.kite_faults import JSON_TYPE, Answer
@@ -23,7 +22,7 @@ class _Exchange(KiteServer):
 
 
 @contextmanager
-def open_part(kite: KiteServer, day: date) -> Iterator[dict[str, Any]]:
+def open_part(kite: KiteServer, day: date) -> Iterator[dict[str, dict[str, str]]]:
     """The exchange, and the setting that leads to it."""
     with _Exchange(b"") as exchange:
         yield {"parameters": {"address": exchange.root}}

@@ -1,0 +1,191 @@
+"""Runs of feeds that are not DAG 1: what a payload, a column or a list may be with them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import archive
+from shared.exceptions import DAGExecutionError
+from shared.feed import API_SOURCE, Batch, Feed, Payload, Run, RunKey
+from shared.models.table import Column, Table
+from shared.run import run_feed
+from shared.utils.changes import read_changes
+from shared.utils.db_manager import DatabaseManager
+from tests.command_line import CommandLine
+
+COLUMNS = (
+    Column("id", "bigint"),
+    Column("day", "date", nullable=True),
+    Column("price", "numeric", precision=12, scale=4, nullable=True),
+)
+SNAPSHOT = Table("thing", COLUMNS, ("id",))
+ROWS = Table("thing", COLUMNS, ("id",), last_updated="", created_at="", is_snapshot=False)
+SCHEMA = """
+CREATE TABLE thing (id BIGINT PRIMARY KEY, day DATE, price NUMERIC(12, 4) CHECK (price < 1000),
+                    last_updated TIMESTAMP, created_at TIMESTAMP)
+"""
+PARAMETERS = {"batch_size": 1000, "retry_attempts": 1, "retry_delay_seconds": 0}
+
+# Each payload is a list of rows: id, day, price.
+Rows = Sequence[tuple[Any, ...]]
+
+
+def parse(body: bytes) -> Batch:
+    names = [column.name for column in COLUMNS]
+    converted = (
+        [column.convert(value) for column, value in zip(COLUMNS, row)] for row in json.loads(body)
+    )
+    return Batch([dict(zip(names, values)) for values in converted])
+
+
+class Things:
+    """A DAG of things, whose source gives what a test puts into it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "schema.sql").write_text(SCHEMA)
+        archived = {"archive_directory": str(folder / "archive")}
+        config = {"enabled": True, "schedule": "daily", "description": ""}
+        (folder / "config.json").write_text(
+            json.dumps({**config, "parameters": {**PARAMETERS, **archived}})
+        )
+        self.folder = folder
+
+    def feed(self, table: Table, payloads: Sequence[Rows], **fields: Any) -> Feed:
+        given = [Payload(json.dumps(rows).encode()) for rows in payloads]
+        fields = {"fetch": lambda run: iter(given), "source": "The shop", **fields}
+        return Feed(self.folder, "things", table, parse=parse, **fields)
+
+    def run(self, table: Table, *payloads: Rows, **fields: Any) -> str:
+        return run_feed(self.feed(table, payloads, **fields))
+
+
+@pytest.fixture
+def things(cli: CommandLine, tmp_path: Path) -> Things:
+    return Things(tmp_path / "dag_2_import_things")
+
+
+def rows_of(*ids: int, day: str | None = None) -> Rows:
+    return [(number, day, "1.5") for number in ids]
+
+
+# A snapshot
+
+
+def test_snapshot_without_groups_is_judged_as_a_whole(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    things.run(SNAPSHOT, rows_of(*range(200)))
+    with pytest.raises(DAGExecutionError, match=r"the list fell from 200 rows to 99 since"):
+        things.run(SNAPSHOT, rows_of(*range(99)))
+    assert cli.query("SELECT count(*) FROM thing") == [(200,)]
+    caplog.clear()
+    assert "\n     100  removed\n" in things.run(SNAPSHOT, rows_of(*range(100)))
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_groups_may_be_days_and_may_be_missing(things: Things) -> None:
+    first = [*rows_of(*range(150), day="2026-01-01"), *rows_of(*range(150, 300))]
+    said = things.run(SNAPSHOT, first, count_by=("day",))
+    assert "  -                   150\n  2026-01-01          150\n" in said
+    with pytest.raises(DAGExecutionError, match=r"\(no day\) fell from 150 rows to 10 since"):
+        things.run(SNAPSHOT, first[:160], count_by=("day",))
+    assert "nothing changed" in things.run(SNAPSHOT, first, count_by=("day",))
+
+
+def test_snapshot_whose_own_rules_leave_nothing(things: Things) -> None:
+    with pytest.raises(DAGExecutionError, match=r"^The shop's list has no row to store: nothing"):
+        things.run(SNAPSHOT, rows_of(1), prepare=lambda run, batch: [])
+
+
+@pytest.mark.parametrize("payloads", [[], [rows_of(1), rows_of(2)]], ids=["none", "two"])
+def test_snapshot_is_one_payload(
+    things: Things, cli: CommandLine, payloads: Sequence[Rows]
+) -> None:
+    with pytest.raises(DAGExecutionError, match=r"values to unpack"):
+        things.run(SNAPSHOT, *payloads)
+    assert cli.runs("status") == [("failed",)]
+    assert cli.query("SELECT to_regclass('thing')") == [(None,)]
+
+
+def test_change_of_a_number_is_one_of_its_value(things: Things, server: Any, database: str) -> None:
+    things.run(SNAPSHOT, [(1, None, "1.5")])
+    things.run(SNAPSHOT, [(1, "2026-01-01", "1.50")])
+    with DatabaseManager(server.config(database)) as manager:
+        [report] = read_changes(manager, things.feed(SNAPSHOT, []))
+    assert [(each["field"], each["old"], each["new"]) for each in report.changes] == [
+        ("day", None, "2026-01-01")
+    ]
+
+
+# Several payloads
+
+
+def test_payload_that_the_database_refuses_leaves_those_before_it(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    things.run(ROWS, rows_of(1, 2))
+    caplog.set_level(logging.INFO)
+    with pytest.raises(DAGExecutionError, match="violates check constraint"):
+        things.run(ROWS, [(1, None, 7), (3, None, 7)], [(2, None, 8), (4, None, 1000)])
+    assert cli.query("SELECT id, price::int FROM thing ORDER BY id") == [(1, 7), (2, 2), (3, 7)]
+    columns = "status, rows_fetched, rows_inserted, rows_updated"
+    assert cli.runs(columns)[-1:] == [("failed", 4, 1, 1)]
+    assert cli.query("SELECT run_id, key FROM ingestion_change") == [(2, "1")]
+    assert "What it stored before stays: 2 things." in caplog.text
+    summary = caplog.text.partition("did not complete: ")[2]
+    assert "Stored 2 things in " in summary
+    assert "       1  changed\n" in summary
+
+
+def test_figures_are_those_of_all_payloads(things: Things, cli: CommandLine) -> None:
+    things.run(ROWS, rows_of(1, 2, 3))
+    said = things.run(ROWS, [(1, None, 7)], rows_of(4), [(2, None, 8)], rows_of(5, 5))
+    for words in ("Stored 5 things", "inserted             2", "updated              3"):
+        assert words in said
+    assert "       2  changed\n" in said  # of the first payload and the third
+    columns = "rows_fetched, rows_inserted, rows_updated, status"
+    assert cli.runs(columns)[-1:] == [(5, 2, 3, "succeeded")]
+
+
+def test_same_payloads_again_are_the_same_list(things: Things) -> None:
+    things.run(ROWS, rows_of(1), rows_of(2))
+    assert "as that of run" not in things.run(ROWS, rows_of(3), rows_of(2))
+    assert "byte for byte, as that of run 2 " in things.run(ROWS, rows_of(3), rows_of(2))
+
+
+def test_run_that_another_one_overtakes_keeps_its_changes(things: Things, cli: CommandLine) -> None:
+    things.run(ROWS, rows_of(1, 2))
+
+    def fetch(run: Run) -> Iterator[Payload]:
+        yield Payload(b'[[1, null, "7"]]')
+        cli.query(
+            "INSERT INTO ingestion_run (dag_id, dag_name, source, status, started_at, ended_at)"
+            " VALUES (2, 'import_things', 'api', 'succeeded', now(), now()) RETURNING 1"
+        )
+        yield Payload(b'[[2, null, "8"]]')
+
+    things.run(ROWS, fetch=fetch)
+    assert cli.runs("run_id, status") == [(1, "succeeded"), (2, "succeeded"), (3, "succeeded")]
+    assert cli.query("SELECT run_id, key FROM ingestion_change ORDER BY key") == [
+        (2, "1"),
+        (2, "2"),
+    ]
+
+
+def test_wrong_clock_deletes_no_kept_payload_whatever_their_number(things: Things) -> None:
+    folder = things.folder / "archive"
+    for year in (2026, 2040):
+        key = RunKey(2, "import_things", API_SOURCE, datetime(year, 1, 1, tzinfo=UTC))
+        run = Run(things.feed(ROWS, []), key, parameters={"archive_days": 30})
+        for body in (b"1", b"2"):
+            archive.keep(run, Payload(body), folder)
+        archive.delete_old(run, folder)
+    assert len(list(folder.iterdir())) == 4
