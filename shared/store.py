@@ -120,7 +120,7 @@ def store(
     nothing of this payload is stored then.
     """
     transaction = _Transaction(run, payload, history, is_last)
-    figures, before = run.figures, run.figures.changes
+    figures, before, merged = run.figures, run.figures.changes, run.figures.merge or MergeResult()
     try:
         result = manager.run_in_transaction(
             lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
@@ -128,7 +128,7 @@ def store(
     finally:
         found, figures.changes = figures.changes, before
     run.run_id = transaction.run_id
-    figures.merge = transaction.add_up(result)
+    figures.merge = result + merged
     figures.changes = found if before is None else before + (found or Counter())
     if not run.options.dry_run:
         run.stage = Stage.STORED
@@ -143,12 +143,8 @@ class _Transaction:
         self._history = history
         self._is_last = is_last
         self._begin = time.perf_counter()
-        self._before = run.figures.merge
+        self._before = run.figures.merge or MergeResult()
         self.run_id = run.run_id
-
-    def add_up(self, result: MergeResult) -> MergeResult:
-        """What the run's payloads have done together."""
-        return result + self._before if self._before else result
 
     def merge(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> MergeResult:
         run, feed = self._run, self._run.feed
@@ -198,7 +194,7 @@ class _Transaction:
             cursor,
             run_id,
             run.figures,
-            self.add_up(result),
+            result + self._before,
             {**run.durations, "store": time.perf_counter() - self._begin},
             status="succeeded" if self._is_last else "running",
             error=_find_remark(run, self._history) if self._is_last else None,
@@ -247,8 +243,8 @@ def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]
     table = run.feed.table
     manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, table))
     if not manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists:
-        result, before = MergeResult(inserted=len(rows)), run.figures.merge
-        run.figures.merge = result + before if before else result
+        result = MergeResult(inserted=len(rows))
+        run.figures.merge = result + (run.figures.merge or MergeResult())
         return
     history = manager.run_in_transaction(
         lambda cursor: History(

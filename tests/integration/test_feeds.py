@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from shared import archive
@@ -16,6 +17,7 @@ from shared.exceptions import DAGExecutionError
 from shared.feed import API_SOURCE, Batch, Feed, Payload, Run, RunKey
 from shared.models.table import Column, Table
 from shared.run import run_feed
+from shared.utils import db_manager
 from shared.utils.changes import read_changes
 from shared.utils.db_manager import DatabaseManager
 from tests.command_line import CommandLine
@@ -31,7 +33,7 @@ SCHEMA = """
 CREATE TABLE thing (id BIGINT PRIMARY KEY, day DATE, price NUMERIC(12, 4) CHECK (price < 1000),
                     last_updated TIMESTAMP, created_at TIMESTAMP)
 """
-PARAMETERS = {"batch_size": 1000, "retry_attempts": 1, "retry_delay_seconds": 0}
+PARAMETERS = {"batch_size": 1000, "retry_attempts": 2, "retry_delay_seconds": 0}
 
 # Each payload is a list of rows: id, day, price.
 Rows = Sequence[tuple[Any, ...]]
@@ -159,6 +161,26 @@ def test_same_payloads_again_are_the_same_list(things: Things) -> None:
     things.run(ROWS, rows_of(1), rows_of(2))
     assert "as that of run" not in things.run(ROWS, rows_of(3), rows_of(2))
     assert "byte for byte, as that of run 2 " in things.run(ROWS, rows_of(3), rows_of(2))
+
+
+def test_payload_whose_commit_goes_unanswered_is_stored_once(
+    things: Things, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    things.run(ROWS, rows_of(1))
+    call, lost = db_manager.call_interruptibly, []
+
+    def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
+        answer = call(function, **options)
+        if not lost and cli.query("SELECT count(*) FROM thing") == [(2,)]:
+            lost.append(answer)
+            raise psycopg2.OperationalError("server closed the connection")
+        return answer
+
+    monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    assert "Stored 3 things" in things.run(ROWS, rows_of(2), rows_of(3, 4))
+    assert len(lost) == 1
+    columns = "status, rows_inserted, rows_updated"
+    assert cli.runs(columns)[-1:] == [("succeeded", 3, 0)]
 
 
 def test_run_that_another_one_overtakes_keeps_its_changes(things: Things, cli: CommandLine) -> None:
