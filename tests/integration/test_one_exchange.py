@@ -32,8 +32,8 @@ def test_it_is_refused_with_advice_that_fits_a_file(cli: CommandLine, part: str)
     assert result.status == 1
     assert result.stderr == (
         "ERROR: store failed: The file is only a part of a list, its rows are of NSE alone: NFO "
-        "fell from 300 rows to 0 since the last good run. Nothing was stored, the list of that run stays. "
-        "Import a whole list. If only NSE is wanted from now on, set "
+        "fell from 300 rows to 0 since the last good run. Nothing was stored, the list of that run "
+        "stays. Import a whole list. If only NSE is wanted from now on, set "
         'parameters.exchanges to ["NSE"]. With --force the file is stored as it is: until the next '
         "whole list the views show NSE alone.\n"
     )
