@@ -108,9 +108,9 @@ class Feed:
     a transaction of its own. `fields` are the settings that it has beside those of every feed.
 
     `are_distinct`: no two rows of `prepare` have the same key. `count_by`: columns that the summary
-    counts by; no value of a snapshot's first one may lose too many rows. `only`: the parameter that
-    lists the wanted values of that first one (empty: all). `views` is a script of views and indexes
-    that a run can do without.
+    counts by; no value of a snapshot's first one, nor the snapshot as a whole, may lose too many
+    rows. `only`: the parameter that lists the wanted values of that first one (empty: all).
+    `views` is a script of views and indexes that a run can do without.
 
     `changes` is the table that the differences between two runs are kept in, and `before_merge`
     finds them, in the transaction, before the table is changed: it fills CHANGE_NAME of
