@@ -132,7 +132,7 @@ class HttpSource:
 
         Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
         """
-        return self.read(self._body_of, route, params, headers=headers, bounds=bounds)
+        return self._read(lambda answer: answer.body, route, params, headers, bounds)
 
     def load(
         self,
@@ -145,40 +145,42 @@ class HttpSource:
         """The answer as a feed's payload, asked for again where `parse` tells it was cut short."""
 
         def read(answer: Answer) -> Payload:
-            body = self._body_of(answer)
-            return Payload(body, answer.packed, parse(body))
+            return Payload(answer.body, answer.packed, parse(answer.body))
 
-        return self.read(read, route, params, bounds=bounds)
+        return self._read(read, route, params, None, bounds)
 
-    def read(
+    def locate(self, route: str) -> str:
+        """The address of a route, which is never outside `root`, whatever the route is."""
+        url, root = route or self.source.root, self.source.root.rstrip("/")
+        if url == self.source.root or url.startswith((f"{root}/", f"{root}?")):
+            return url
+        return f"{root}/{url.lstrip('/')}"
+
+    def _read(
         self,
         read: Callable[[Answer], T],
         route: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        bounds: Bounds = OTHER_BOUNDS,
-        operation: str | None = None,
+        params: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        bounds: Bounds,
     ) -> T:
-        """What `read` makes of the answer, which may have another status than 200.
+        url = self.locate(route)
 
-        Where it raises a TransientError, the source is asked again. Nothing is ever sent to another
-        address than `root`, whatever the route is.
-        """
-        url, root = route or self.source.root, self.source.root.rstrip("/")
-        if url != self.source.root and not url.startswith((f"{root}/", f"{root}?")):
-            url = f"{root}/{route.lstrip('/')}"
-        request = {"params": params, "headers": headers, "timeout": self.timeout_seconds}
-        return self.call(
-            lambda session: read(session.ask("GET", url, bounds=bounds, **request)),
-            operation or f"GET {urlsplit(url).path}",
-        )
+        def work(session: StrictSession) -> T:
+            answer = session.ask(
+                "GET",
+                url,
+                bounds=bounds,
+                params=params,
+                headers=headers,
+                timeout=self.timeout_seconds,
+            )
+            if answer.status != 200:
+                said = f"HTTP {answer.status} ({answer.reason})"
+                raise APIError(f"{self.source.name} answered {said}.")
+            return read(answer)
 
-    def _body_of(self, answer: Answer) -> bytes:
-        if answer.status != 200:
-            said = f"HTTP {answer.status} ({answer.reason})"
-            raise APIError(f"{self.source.name} answered {said}.")
-        return answer.body
+        return self.call(work, f"GET {urlsplit(url).path}")
 
     def call(
         self,

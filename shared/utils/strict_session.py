@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import math
 import re
 import time
@@ -136,19 +135,10 @@ class StrictSession(requests.Session):
         body = bytes(received) if packed is None else _unpack(packed, bounds, source)
         return Answer(response.status_code, response.reason, media_type, body, packed)
 
-    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> Any:
-        """`ask` as kiteconnect wants it: a requests.Response, whose media type is in lower case."""
-        answer = self.ask(str(method), str(url), **kwargs)
-        response = requests.Response()
-        response.status_code = answer.status
-        response.headers["Content-Type"] = answer.media_type
-        response.raw = io.BytesIO(answer.body)
-        return response
-
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request and read the answer's head."""
         try:
-            return super().request(*args, **kwargs)
+            return self.request(*args, **kwargs)
         except (TypeError, ValueError) as exc:
             if any(isinstance(cause, urllib3.exceptions.InvalidHeader) for cause in exc.args):
                 raise _no_proven_end(self._source) from exc  # two lengths
