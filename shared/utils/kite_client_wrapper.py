@@ -253,7 +253,7 @@ class _Transport:
 
 
 def _refuse_unknown_error(answer: Answer) -> None:
-    """Raise APIError for an error that kiteconnect would take for a good answer, or choke on."""
+    """Raise an error where kiteconnect would take one for a good answer, or choke on it."""
     if answer.status == 200 and len(answer.body) > _LONGEST_ERROR:
         return
     try:
@@ -262,12 +262,10 @@ def _refuse_unknown_error(answer: Answer) -> None:
         content = None
     content = content if isinstance(content, Mapping) else {}
     kind, message = content.get("error_type"), content.get("message")
-    if kind and isinstance(kind, str) and isinstance(message, str):
-        return
     if kind or content.get("status") == "error":
-        said = _said(answer.status, "an error without a type", message)
-        raise APIError(f"Kite refused the request ({said}).")
-    if answer.status != 200:
+        if not (isinstance(kind, str) and isinstance(message, str)):
+            raise kite_exceptions.GeneralException(str(message), code=answer.status)
+    elif answer.status != 200:
         raise APIError(f"Kite answered HTTP {answer.status} ({answer.reason}).")
 
 
@@ -334,11 +332,7 @@ def _translate(error: Any) -> StockIngestionError:
 
 
 def _describe(error: Any) -> str:
-    return _said(error.code, type(error).__name__, str(error))
-
-
-def _said(status: int, kind: str, message: Any) -> str:
     """What an error of Kite's says, cut to a length that is fit for a message."""
-    text = str(message)
+    text = str(error)
     shown = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
-    return f"HTTP {status}, {kind}: {shown}"
+    return f"HTTP {error.code}, {type(error).__name__}: {shown}"

@@ -38,7 +38,7 @@ LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
 _CHUNK_BYTES = 64 * 1024
-_TRANSIENT_STATUS = frozenset({408, 425, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -158,10 +158,12 @@ def _refuse_head(response: requests.Response, source: Source) -> str:
     got = f"HTTP {status} ({response.reason})"
     said = f"{source.name} answered {got}"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if status == 429 or status in _TRANSIENT_STATUS:
-        seconds = _retry_after(response.headers.get("Retry-After"))
+    if status in _TRANSIENT_STATUS:
+        seconds = _retry_after(response.headers.get("Retry-After", ""))
+        time_ = "for ever" if seconds == math.inf else f"{seconds or 0:.0f} s"
+        wish = "" if seconds is None else f" It asks to wait {time_}."
         error = TooManyRequestsError if status == 429 else TransientAPIError
-        raise error(f"{said}.{_wish(seconds)}", retry_after_seconds=seconds)
+        raise error(f"{said}.{wish}", retry_after_seconds=seconds)
     if 300 <= status < 400:
         location = re.split("[?#]", response.headers.get("Location", ""))[0]
         target = f"to {shorten(location, 100)}" if location else "without an address"
@@ -204,17 +206,18 @@ def _announced_length(
 
     Raises TransientAPIError if nothing does: it is whatever came until the connection closed.
     """
-    length = response.headers.get("Content-Length")
-    chunks = response.headers.get("Transfer-Encoding")
-    is_odd = (length is not None and not _LENGTH.fullmatch(length)) or (
-        chunks is not None and chunks.lower() != "chunked"
+    headers = response.headers
+    is_sound = (
+        _LENGTH.fullmatch(headers.get("Content-Length", "0"))
+        and headers.get("Transfer-Encoding", "chunked").lower() == "chunked"
     )
-    if is_odd or (length is None and chunks is None and not is_packed):
+    is_told = is_packed or "Content-Length" in headers or "Transfer-Encoding" in headers
+    if not (is_sound and is_told):
         raise _no_proven_end(source)
-    if chunks is not None:
+    if "Transfer-Encoding" in headers:
         answer: Any = response.raw
         answer._fp.fp = _WholeLines(answer._fp.fp)
-    return None if length is None else int(length)
+    return int(headers["Content-Length"]) if "Content-Length" in headers else None
 
 
 def _no_proven_end(source: Source) -> TransientAPIError:
@@ -270,23 +273,13 @@ def _refuse_size(size: int, megabytes: int, source: Source) -> None:
         )
 
 
-def _retry_after(value: str | None) -> float | None:
+def _retry_after(value: str) -> float | None:
     """The seconds that a Retry-After header asks for (a number or an HTTP date), if it does."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isdecimal():
+    if value.strip().isdecimal():
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):  # not a date, or a year that is out of range
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, moment.timestamp() - time.time())
-
-
-def _wish(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f" It asks to wait {'for ever' if seconds == math.inf else f'{seconds:.0f} s'}."

@@ -371,7 +371,7 @@ def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClie
         pytest.param(
             json_answer(b'{"status": "error", "message": "no"}'),
             APIError,
-            "HTTP 200, an error without a type: no",
+            "HTTP 200, GeneralException: no",
             id="an error without a type",
         ),
         pytest.param(
