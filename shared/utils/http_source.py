@@ -41,7 +41,6 @@ from shared.utils.strict_session import (
 
 T = TypeVar("T")
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 
 
@@ -110,14 +109,12 @@ class HttpSource:
         progress: Progress | None = None,
     ) -> None:
         """Nothing is sent yet. `pacer` is one that other sources share, in place of a rate."""
-        host = urlsplit(root).hostname or root
-        self.source = source or Source(host, root)
+        self.source = source or Source(urlsplit(root).hostname or root, root)
         self.timeout_seconds = timeout_seconds
         self._deadline_seconds = deadline_seconds
         self._retry = retry or RetryPolicy()
         self._pacer = pacer or (Pacer(requests_per_second) if requests_per_second else None)
         self._progress = progress
-        self._is_local = host in LOCAL_HOSTS
         self._idle: list[StrictSession] = []
 
     def get(
@@ -165,19 +162,12 @@ class HttpSource:
         bounds: Bounds,
     ) -> T:
         url = self.locate(route)
+        request = {"params": params, "headers": headers, "timeout": self.timeout_seconds}
 
         def work(session: StrictSession) -> T:
-            answer = session.ask(
-                "GET",
-                url,
-                bounds=bounds,
-                params=params,
-                headers=headers,
-                timeout=self.timeout_seconds,
-            )
+            answer = session.ask("GET", url, bounds=bounds, **request)
             if answer.status != 200:
-                said = f"HTTP {answer.status} ({answer.reason})"
-                raise APIError(f"{self.source.name} answered {said}.")
+                raise APIError(f"{self.source.name} answered {answer.outcome}.")
             return read(answer)
 
         return self.call(work, f"GET {urlsplit(url).path}")
@@ -219,10 +209,7 @@ class HttpSource:
         try:
             return self._idle.pop()
         except IndexError:
-            session = StrictSession(self.source, self._progress)
-            if self._is_local:
-                session.trust_env = False  # no proxy leads to this machine itself
-            return session
+            return StrictSession(self.source, self._progress)
 
     def _translate(self, error: Exception) -> StockIngestionError:
         """The project's error for what the HTTP client raised; never with a foreign page's text."""

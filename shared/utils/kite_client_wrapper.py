@@ -30,6 +30,7 @@ from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import (
     LIST_BOUNDS,
+    LOCAL_HOSTS,
     OTHER_BOUNDS,
     Answer,
     Bounds,
@@ -266,7 +267,7 @@ def _refuse_unknown_error(answer: Answer) -> None:
         if not (isinstance(kind, str) and isinstance(message, str)):
             raise kite_exceptions.GeneralException(str(message), code=answer.status)
     elif answer.status != 200:
-        raise APIError(f"Kite answered HTTP {answer.status} ({answer.reason}).")
+        raise APIError(f"Kite answered {answer.outcome}.")
 
 
 def _read_user(client: RawKiteConnect) -> str:

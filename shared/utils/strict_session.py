@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -37,6 +38,7 @@ class Bounds(NamedTuple):
 LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _CHUNK_BYTES = 64 * 1024
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -73,6 +75,11 @@ class Answer(NamedTuple):
     body: bytes
     packed: bytes | None
 
+    @property
+    def outcome(self) -> str:
+        """The status in words, for messages."""
+        return f"HTTP {self.status} ({self.reason})"
+
 
 class StrictSession(requests.Session):
     """A session that tells an answer that was cut short from a whole one.
@@ -91,6 +98,8 @@ class StrictSession(requests.Session):
         self._progress = progress
         self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
+        # No proxy leads to this machine itself.
+        self.trust_env = urlsplit(source.root).hostname not in LOCAL_HOSTS
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
     def abandon(self) -> None:
