@@ -1,4 +1,4 @@
-"""The Kite session: prove it, ask for bytes, read the instrument dump, translate what goes wrong.
+"""The Kite session: prove it, ask for bytes, read the whole list, translate what goes wrong.
 
 Knows no database. Every call is kiteconnect's own, and is retried where that may help (ruling 22).
 """
@@ -9,9 +9,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -30,12 +28,12 @@ from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import (
     LIST_BOUNDS,
-    LOCAL_HOSTS,
     OTHER_BOUNDS,
     Answer,
     Bounds,
     Source,
     StrictSession,
+    is_this_machine,
 )
 
 logger = logging.getLogger(__name__)
@@ -135,7 +133,7 @@ class KiteClientWrapper:
     ) -> bytes:
         """The bytes that Kite answers to a GET of any route: JSON or CSV, whole.
 
-            ask("/instruments/historical/256265/day", {"from": "2026-01-01", "to": "2026-11-27"})
+            ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
         Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
         session died since; TransientAPIError if the answer cannot be had after all attempts;
@@ -201,8 +199,8 @@ class KiteClientWrapper:
 class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no types
     """kiteconnect's client for bytes, and for routes that it does not know.
 
-    This is the one seam to the client: its parser goes through float and loses the whole list to
-    one bad row, so `_parse_instruments` hands the body on untouched. A test pins it.
+    This is the one seam to the client, and a test pins it: its parser, which goes through float and
+    loses the whole list to one bad row, is replaced by one that hands the body on untouched.
     """
 
     _routes: dict[str, str]
@@ -303,11 +301,7 @@ def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> st
 @lru_cache(maxsize=8)  # a run makes several clients, the warning is wanted once
 def _warn_if_readable(root: str) -> None:
     """Warn of an http:// address outside this machine."""
-    parts = urlsplit(root)
-    is_this_machine = parts.hostname == "localhost"
-    with suppress(ValueError):  # a name
-        is_this_machine = is_this_machine or ip_address(parts.hostname or "").is_loopback
-    if parts.scheme == "http" and not is_this_machine:
+    if urlsplit(root).scheme == "http" and not is_this_machine(root):
         logger.warning(
             "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
             "and change the list.",

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,7 +39,6 @@ class Bounds(NamedTuple):
 LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _CHUNK_BYTES = 64 * 1024
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -98,8 +98,7 @@ class StrictSession(requests.Session):
         self._progress = progress
         self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
-        # No proxy leads to this machine itself.
-        self.trust_env = urlsplit(source.root).hostname not in LOCAL_HOSTS
+        self.trust_env = not is_this_machine(source.root)  # no proxy leads to it
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
     def abandon(self) -> None:
@@ -156,6 +155,15 @@ class StrictSession(requests.Session):
                 f"{self._source.name} cannot be asked: check {self._source.setting}, HTTP_PROXY "
                 "and HTTPS_PROXY. Expected addresses such as http://host:8080."
             ) from None
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether an address is one of this machine itself."""
+    host = urlsplit(address).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _refuse_head(response: requests.Response, source: Source) -> str:
