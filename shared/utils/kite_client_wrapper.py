@@ -5,7 +5,6 @@ Knows no database. Every call is kiteconnect's own, and is retried where that ma
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -247,7 +246,7 @@ class _Transport:
         response = requests.Response()
         response.status_code = answer.status
         response.headers["Content-Type"] = answer.media_type
-        response.raw = io.BytesIO(answer.body)
+        response._content = answer.body  # through `raw` it would be copied twice
         return response
 
 
