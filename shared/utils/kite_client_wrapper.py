@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,7 +34,6 @@ from shared.utils.strict_session import (
     Bounds,
     Source,
     StrictSession,
-    is_this_machine,
 )
 
 logger = logging.getLogger(__name__)
@@ -300,7 +301,11 @@ def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> st
 @lru_cache(maxsize=8)  # a run makes several clients, the warning is wanted once
 def _warn_if_readable(root: str) -> None:
     """Warn of an http:// address outside this machine."""
-    if urlsplit(root).scheme == "http" and not is_this_machine(root):
+    parts = urlsplit(root)
+    is_this_machine = parts.hostname == "localhost"
+    with suppress(ValueError):  # a name
+        is_this_machine = is_this_machine or ip_address(parts.hostname or "").is_loopback
+    if parts.scheme == "http" and not is_this_machine:
         logger.warning(
             "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
             "and change the list.",

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -98,7 +97,8 @@ class StrictSession(requests.Session):
         self._progress = progress
         self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
-        self.trust_env = not is_this_machine(source.root)  # no proxy leads to it
+        # No proxy leads to this machine itself.
+        self.trust_env = urlsplit(source.root).hostname not in ("127.0.0.1", "localhost", "::1")
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
     def abandon(self) -> None:
@@ -155,15 +155,6 @@ class StrictSession(requests.Session):
                 f"{self._source.name} cannot be asked: check {self._source.setting}, HTTP_PROXY "
                 "and HTTPS_PROXY. Expected addresses such as http://host:8080."
             ) from None
-
-
-def is_this_machine(address: str) -> bool:
-    """Whether an address is one of this machine itself."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 def _refuse_head(response: requests.Response, source: Source) -> str:
