@@ -175,23 +175,19 @@ class Column:
 
     def check(self, value: Any) -> None:
         """Raise ValidationError, with what was expected, unless it can hold `value` exactly."""
-        if type(value) is self.python_type and _HOLDS[self.python_type](self, (value,)):
-            return
-        if value is None and self.nullable:
-            return
-        is_text = self.python_type is str and type(value) is str
+        if not self.holds((value,)):
+            raise ValidationError(f"{self.name}: {self._describe_fault(value)}")
+
+    def _describe_fault(self, value: Any) -> str:
+        is_text = type(value) is self.python_type is str
         if value is None or (is_text and not self.nullable and not value.strip()):
-            raise ValidationError(f"{self.name}: required, but missing")
-        if is_text and self.length is not None and len(value) > self.length:
-            raise ValidationError(
-                f"{self.name}: expected at most {self.length} characters, got {len(value)}: "
-                f"{shorten(value)}"
-            )
-        if is_text:
-            raise ValidationError(
-                f"{self.name}: holds a character that cannot be stored, got {shorten(value)}"
-            )
-        raise ValidationError(f"{self.name}: expected {self.expected}, got {shorten(value)}")
+            return "required, but missing"
+        if not is_text:
+            return f"expected {self.expected}, got {shorten(value)}"
+        if self.length is not None and len(value) > self.length:
+            fault = f"expected at most {self.length} characters, got {len(value)}"
+            return f"{fault}: {shorten(value)}"
+        return f"holds a character that cannot be stored, got {shorten(value)}"
 
 
 def _holds_texts(column: Column, texts: Collection[str]) -> bool:
@@ -263,18 +259,11 @@ class ColumnCheck:
             new = set(values) - self._known
         except TypeError:  # a signalling NaN has no hash
             return False
-        if not self._column.holds(new):
-            return False
         if len(self._known) > _MOST_REMEMBERED:
             self._known.clear()
-        self._known |= new
-        return True
-
-    def find_odd(self, values: Sequence[Any]) -> list[int]:
-        """The indexes of the values that the column cannot hold."""
-        if self.passes(values):
-            return []
-        return [index for index, value in enumerate(values) if not self.passes((value,))]
+        is_good = self._column.holds(new)
+        self._known |= new if is_good else set()
+        return is_good
 
 
 def check_row(columns: Sequence[Column], row: Mapping[str, Any]) -> None:
@@ -303,10 +292,15 @@ def find_invalid(
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
         try:
-            by_column = zip(checks, zip(*map(values_of, part)))
-            suspects = {index for check, values in by_column for index in check.find_odd(values)}
+            suspects = {
+                index
+                for check, values in zip(checks, zip(*map(values_of, part)))
+                if not check.passes(values)
+                for index, value in enumerate(values)
+                if not check.passes((value,))
+            }
         except KeyError:  # a value is missing
-            suspects = set(range(len(part)))
+            suspects = {*range(len(part))}
         for index in sorted(suspects):
             try:
                 judge(part[index])

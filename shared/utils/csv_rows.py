@@ -11,11 +11,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import make_dataclass
 from functools import lru_cache, partial
 from itertools import count, islice
-from typing import Any, NoReturn
+from typing import Any
 
 from shared.exceptions import APIError, TransientAPIError, ValidationError
 from shared.feed import Batch, RejectedRow
@@ -166,8 +166,9 @@ class _RowReader:
         if self._checks:
             values = [list(found) for found in values]
             for column, check, found in zip(self._columns, self._checks, values):
-                for index in check.find_odd(found):
-                    column.check(found[index])
+                if not check.passes(found):
+                    for value in found:
+                        column.check(value)
         return list(map(vars, map(self._make_row, *values, count(first_number))))
 
     def read_one_by_one(self, lines: Sequence[str], first_number: int, batch: Batch) -> None:
@@ -267,24 +268,17 @@ def _read_header(
         fields = _readable([first])
     header = [field.strip().lower() for field in fields]
     wanted = [_written_name(column) for column in columns]
-    missing = [name for name in wanted if name not in header]
+    missing = ", ".join(name for name in wanted if name not in header)
     if missing and not body.rstrip(b" ").endswith((b"\n", b"\r")) and next(filled, None) is None:
         raise TransientAPIError(f"{_capital(title)} was cut short within its header.")
-    if missing:
-        _refuse_header(f"lacks the column {', '.join(missing)}", header, wanted, title)
-    twice = sorted({name for name in wanted if header.count(name) > 1})
-    if twice:
-        _refuse_header(f"has the column {', '.join(twice)} twice", header, wanted, title)
+    twice = ", ".join(sorted({name for name in wanted if header.count(name) > 1}))
+    if missing or twice:
+        fault = f"lacks the column {missing}" if missing else f"has the column {twice} twice"
+        raise APIError(
+            f"This is not {title}: its header {fault}. Expected the columns {', '.join(wanted)}; "
+            f"got {shorten(','.join(header), 200)}."
+        )
     return header, number
-
-
-def _refuse_header(
-    fault: str, header: Sequence[str], wanted: Sequence[str], title: str
-) -> NoReturn:
-    raise APIError(
-        f"This is not {title}: its header {fault}. Expected the columns {', '.join(wanted)}; "
-        f"got {shorten(','.join(header), 200)}."
-    )
 
 
 def _check_last_row(batch: Batch, last_column: str | None, is_whole: bool, title: str) -> None:
@@ -293,24 +287,21 @@ def _check_last_row(batch: Batch, last_column: str | None, is_whole: bool, title
     Of NSEIX there may be left NSE, which other rows have in full: unless the body is known to be
     whole, its last line has to have an end.
     """
-    last_good = batch.rows[-1]["line_number"] if batch.rows else 0
-    last_bad = (batch.rejected[-1].line_number or 0) if batch.rejected else 0
-    if last_bad > last_good:
-        raise _cut_short(last_bad, title)
-    if batch.rows and not is_whole:
-        raise _cut_short(last_good, title)
-    if batch.rows and last_column is not None:
-        values = (row[last_column] for row in batch.rows)
-        *others, last = ("" if value is None else str(value) for value in values)
-        if last not in others and (not last or any(other.startswith(last) for other in others)):
-            raise _cut_short(last_good, title)
+    good = batch.rows[-1]["line_number"] if batch.rows else 0
+    bad = (batch.rejected[-1].line_number or 0) if batch.rejected else 0
+    if bad > good or (good and not (is_whole and _ends_as_others(batch.rows, last_column))):
+        raise TransientAPIError(
+            f"{_capital(title)} was cut short: line {max(good, bad)} ends early (if the list is "
+            "whole, give its last line an end)."
+        )
 
 
-def _cut_short(line_number: int, title: str) -> TransientAPIError:
-    return TransientAPIError(
-        f"{_capital(title)} was cut short: line {line_number} ends early (if the list is whole, "
-        "give its last line an end)."
-    )
+def _ends_as_others(rows: Sequence[Mapping[str, Any]], column: str | None) -> bool:
+    """Whether the last row's value can be a whole one: not the beginning of others alone."""
+    if column is None:
+        return True
+    *others, last = ("" if row[column] is None else str(row[column]) for row in rows)
+    return last in others or not (last == "" or any(other.startswith(last) for other in others))
 
 
 def _capital(title: str) -> str:

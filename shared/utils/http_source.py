@@ -41,7 +41,6 @@ from shared.utils.strict_session import (
 
 T = TypeVar("T")
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 
 
@@ -110,14 +109,12 @@ class HttpSource:
         progress: Progress | None = None,
     ) -> None:
         """Nothing is sent yet. `pacer` is one that other sources share, in place of a rate."""
-        host = urlsplit(root).hostname or root
-        self.source = source or Source(host, root)
+        self.source = source or Source(urlsplit(root).hostname or root, root)
         self.timeout_seconds = timeout_seconds
         self._deadline_seconds = deadline_seconds
         self._retry = retry or RetryPolicy()
         self._pacer = pacer or (Pacer(requests_per_second) if requests_per_second else None)
         self._progress = progress
-        self._is_local = host in LOCAL_HOSTS
         self._idle: list[StrictSession] = []
 
     def get(
@@ -132,7 +129,7 @@ class HttpSource:
 
         Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
         """
-        return self.read(self._body_of, route, params, headers=headers, bounds=bounds)
+        return self._read(lambda answer: answer.body, route, params, headers, bounds)
 
     def load(
         self,
@@ -145,40 +142,35 @@ class HttpSource:
         """The answer as a feed's payload, asked for again where `parse` tells it was cut short."""
 
         def read(answer: Answer) -> Payload:
-            body = self._body_of(answer)
-            return Payload(body, answer.packed, parse(body))
+            return Payload(answer.body, answer.packed, parse(answer.body))
 
-        return self.read(read, route, params, bounds=bounds)
+        return self._read(read, route, params, None, bounds)
 
-    def read(
+    def locate(self, route: str) -> str:
+        """The address of a route, which is never outside `root`, whatever the route is."""
+        url, root = route or self.source.root, self.source.root.rstrip("/")
+        if url == self.source.root or url.startswith((f"{root}/", f"{root}?")):
+            return url
+        return f"{root}/{url.lstrip('/')}"
+
+    def _read(
         self,
         read: Callable[[Answer], T],
         route: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        bounds: Bounds = OTHER_BOUNDS,
-        operation: str | None = None,
+        params: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        bounds: Bounds,
     ) -> T:
-        """What `read` makes of the answer, which may have another status than 200.
-
-        Where it raises a TransientError, the source is asked again. Nothing is ever sent to another
-        address than `root`, whatever the route is.
-        """
-        url, root = route or self.source.root, self.source.root.rstrip("/")
-        if url != self.source.root and not url.startswith((f"{root}/", f"{root}?")):
-            url = f"{root}/{route.lstrip('/')}"
+        url = self.locate(route)
         request = {"params": params, "headers": headers, "timeout": self.timeout_seconds}
-        return self.call(
-            lambda session: read(session.ask("GET", url, bounds=bounds, **request)),
-            operation or f"GET {urlsplit(url).path}",
-        )
 
-    def _body_of(self, answer: Answer) -> bytes:
-        if answer.status != 200:
-            said = f"HTTP {answer.status} ({answer.reason})"
-            raise APIError(f"{self.source.name} answered {said}.")
-        return answer.body
+        def work(session: StrictSession) -> T:
+            answer = session.ask("GET", url, bounds=bounds, **request)
+            if answer.status != 200:
+                raise APIError(f"{self.source.name} answered {answer.outcome}.")
+            return read(answer)
+
+        return self.call(work, f"GET {urlsplit(url).path}")
 
     def call(
         self,
@@ -217,10 +209,7 @@ class HttpSource:
         try:
             return self._idle.pop()
         except IndexError:
-            session = StrictSession(self.source, self._progress)
-            if self._is_local:
-                session.trust_env = False  # no proxy leads to this machine itself
-            return session
+            return StrictSession(self.source, self._progress)
 
     def _translate(self, error: Exception) -> StockIngestionError:
         """The project's error for what the HTTP client raised; never with a foreign page's text."""

@@ -7,9 +7,10 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -36,21 +37,46 @@ def call_interruptibly(
 
     Raises DeadlineExceededError after `deadline_seconds`; the thread is left behind then.
     """
-    call = _Call(func)
-    run = partial(copy_context().run, call.run)
+    future: Future[T] = Future()
+    run = partial(copy_context().run, _run, future, func)
     thread = threading.Thread(target=run, name=getattr(func, "__name__", "call"), daemon=True)
     try:
         thread.start()  # waits for the thread to begin: a signal can come here, too
-        ended = call.wait(deadline_seconds)
+        has_ended = _wait(future, deadline_seconds)
     except BaseException:
-        if not call.withdraw() and cancel is not None:
+        if not future.cancel() and cancel is not None:
             # In a thread, too: where the server hangs, asking it to cancel hangs as well.
             threading.Thread(target=_quietly, args=(cancel,), daemon=True).start()
-            call.wait(5.0)
+            _wait(future, 5.0)
         raise
-    if not ended:
+    if not has_ended:
         raise DeadlineExceededError
-    return call.result()
+    thread.join()  # it has nothing left to do but to let go of the error
+    try:
+        return future.result()
+    finally:
+        del future, run, thread  # as in `_run`
+
+
+def _run(future: Future[T], func: Callable[[], T]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(func())
+        except BaseException as exc:  # handed to the caller, whatever it is
+            future.set_exception(exc)
+            del future  # or the error's traceback leads to it: a cycle that keeps all its frames
+
+
+def _wait(future: Future[Any], seconds: float | None) -> bool:
+    """Wait for the end of `future`, at most `seconds`; return whether it has ended."""
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    # In slices: a signal that the system hands to another thread does not end this wait, and its
+    # handler runs only when this thread wakes up.
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(TimeoutError):
+            future.exception(min(left, _SLICE_SECONDS))
+            return True
+    return future.done()
 
 
 def sleep_interruptibly(seconds: float) -> None:
@@ -63,44 +89,3 @@ def sleep_interruptibly(seconds: float) -> None:
 def _quietly(func: Callable[[], Any]) -> None:
     with contextlib.suppress(Exception):
         func()
-
-
-class _Call(Generic[T]):
-    def __init__(self, func: Callable[[], T]) -> None:
-        self._func = func
-        self._value: T
-        self._error: BaseException | None = None
-        self._claim = threading.Lock()  # whoever takes it first decides whether `func` is called
-        self._ended = threading.Event()
-
-    def withdraw(self) -> bool:
-        """Keep `func` from being called; return False if it has been called already."""
-        return self._claim.acquire(blocking=False)
-
-    def run(self) -> None:
-        if not self._claim.acquire(blocking=False):
-            return
-        try:
-            self._value = self._func()
-        except BaseException as exc:  # handed to the caller, whatever it is
-            self._error = exc
-        finally:
-            self._ended.set()
-
-    def wait(self, seconds: float | None) -> bool:
-        """Wait for the end of `run`, at most `seconds`; return whether it has ended."""
-        end = math.inf if seconds is None else time.monotonic() + seconds
-        # In slices: a signal that the system hands to another thread does not end this wait, and
-        # its handler runs only when this thread wakes up.
-        while (left := end - time.monotonic()) > 0:
-            if self._ended.wait(min(left, _SLICE_SECONDS)):
-                return True
-        return self._ended.is_set()
-
-    def result(self) -> T:
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None  # breaks the cycle error -> traceback -> frame -> self
-        return self._value

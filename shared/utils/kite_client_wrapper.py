@@ -1,8 +1,6 @@
-"""The Kite session: prove it, ask for bytes, read the instrument dump, translate what goes wrong.
+"""The Kite session: prove it, ask for bytes, read the whole list, translate what goes wrong.
 
-Knows no database. Every call is retried where that may help (ruling 22). kiteconnect's own client
-does the login; what is asked for after it comes as bytes, since that client reads numbers through
-float and loses a whole list to one bad row.
+Knows no database. Every call is kiteconnect's own, and is retried where that may help (ruling 22).
 """
 
 from __future__ import annotations
@@ -16,15 +14,18 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import requests
+
 from shared.exceptions import (
     APIError,
     AuthenticationError,
     StockIngestionError,
     TransientAPIError,
 )
-from shared.feed import Batch, Payload
+from shared.feed import Payload
 from shared.utils.http_source import HttpSource
 from shared.utils.kite_csv import parse_dump
+from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import (
     LIST_BOUNDS,
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PROFILE = "/user/profile"
 DEFAULT_ROOT = "https://api.kite.trade"
 _LONGEST_MESSAGE = 500  # characters of Kite's
 _LONGEST_ERROR = 10_000  # bytes; with status 200, a longer answer is not an error
@@ -99,14 +99,14 @@ class KiteClientWrapper:
         TransientAPIError or APIError if the API cannot be asked.
         """
         self._is_proven = False
-        self.user_id = self._get(_PROFILE, _read_user, "authenticate with Kite")
+        self.user_id = self._call(_read_user, "authenticate with Kite")
         self._is_proven = True
         return True
 
     @property
     def login_url(self) -> str:
         """The address where a person logs in; Kite then leads to the app's redirect address."""
-        return str(self._make_login_client().login_url())
+        return str(KiteConnect(self._api_key).login_url())
 
     def log_in(self, request_token: str) -> str:
         """Exchange a request token for an access token, which this client then uses.
@@ -117,15 +117,12 @@ class KiteClientWrapper:
         Raises AuthenticationError if Kite refuses the request token or the API secret, and
         TransientAPIError or APIError if Kite cannot be asked.
         """
-        access_token = self._http.call(
-            lambda session: self._exchange(session, request_token),
+        self._access_token = self._call(
+            lambda client: _exchange(client, request_token, self._api_secret),
             "log in to Kite",
             retry=RetryPolicy(max_attempts=1),
         )
-        if not isinstance(access_token, str) or not access_token:
-            raise APIError("Kite's answer to the login holds no access token.")
-        self._access_token = access_token
-        return access_token
+        return self._access_token
 
     def ask(
         self,
@@ -136,14 +133,15 @@ class KiteClientWrapper:
     ) -> bytes:
         """The bytes that Kite answers to a GET of any route: JSON or CSV, whole.
 
-            ask("/instruments/historical/256265/day", {"from": "2026-01-01", "to": "2026-11-27"})
+            ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
         Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
         session died since; TransientAPIError if the answer cannot be had after all attempts;
         APIError if Kite refuses the request, or the answer is larger than `bounds`.
         """
         self._require_session()
-        return self._get(route, lambda answer: answer.body, None, params, bounds)
+        path = urlsplit(self._http.locate(route)).path
+        return self._call(lambda client: client.ask(route, params), f"GET {path}", bounds=bounds)
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
         """Fetch the complete instrument list.
@@ -157,12 +155,13 @@ class KiteClientWrapper:
         """
         self._require_session()
 
-        def read(answer: Answer) -> Batch:  # only the reading tells that it is whole
-            batch = parse_dump(answer.body)
-            self.payload = Payload(answer.body, answer.packed, batch)
-            return batch
+        def fetch(client: RawKiteConnect) -> list[dict[str, Any]]:
+            body = client.instruments()
+            batch = parse_dump(body)  # only the reading tells that it is whole
+            self.payload = Payload(body, client.reqsession.answer.packed, batch)
+            return batch.rows
 
-        return self._get("/instruments", read, "fetch instruments", bounds=LIST_BOUNDS).rows
+        return self._call(fetch, "fetch instruments", bounds=LIST_BOUNDS)
 
     def filter_instruments(
         self, instruments: list[dict[str, Any]], exchanges: list[str] | None = None
@@ -176,50 +175,127 @@ class KiteClientWrapper:
                 "The Kite session is not proven yet: call authenticate() before fetching."
             )
 
-    def _get(
+    def _call(
         self,
-        route: str,
-        read: Callable[[Answer], T],
-        operation: str | None = None,
-        params: Mapping[str, Any] | None = None,
+        use: Callable[[RawKiteConnect], T],
+        operation: str,
+        *,
         bounds: Bounds = OTHER_BOUNDS,
+        retry: RetryPolicy | None = None,
     ) -> T:
-        """What `read` makes of the answer, unless that is an error of Kite's."""
+        """What `use` makes of a client, whose errors become the project's."""
 
-        def read_good(answer: Answer) -> T:
-            _refuse_error(answer, is_about_session=route == _PROFILE)
-            return read(answer)
+        def work(session: StrictSession) -> T:
+            transport = _Transport(session, bounds)
+            client = RawKiteConnect(self._http, transport, self._api_key, self._access_token)
+            try:
+                return use(client)
+            except kite_exceptions.KiteException as exc:
+                raise _translate(exc) from None  # its text may be a whole page: not for the log
 
-        headers = {
-            "X-Kite-Version": "3",
-            "Authorization": f"token {self._api_key}:{self._access_token}",
-        }
-        return self._http.read(
-            read_good, route, params, headers=headers, bounds=bounds, operation=operation
-        )
+        return self._http.call(work, operation, retry=retry)
 
-    def _make_login_client(self) -> Any:
-        from kiteconnect import KiteConnect  # brings in twisted: 0.2 s that only a login needs
 
-        root, timeout = self._http.source.root, self._http.timeout_seconds
-        return KiteConnect(self._api_key, root=root, timeout=timeout)
+class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no types
+    """kiteconnect's client for bytes, and for routes that it does not know.
 
-    def _exchange(self, session: StrictSession, request_token: str) -> Any:
-        from kiteconnect.exceptions import InputException, KiteException, TokenException
+    This is the one seam to the client, and a test pins it: its parser, which goes through float and
+    loses the whole list to one bad row, is replaced by one that hands the body on untouched.
+    """
 
-        client = self._make_login_client()
-        client.reqsession = session
-        try:
-            answer = client.generate_session(request_token, self._api_secret)
-        except (TokenException, InputException) as exc:
-            raise AuthenticationError(
-                f"Kite refused the login ({_said(exc.code, type(exc).__name__, str(exc))}). "
-                "A request token is good once, for a few minutes: open the login address again. "
-                "If that fails too, check KITE_API_KEY and KITE_API_SECRET."
-            ) from exc
-        except KiteException as exc:  # its text may be a whole page: not for the log
-            raise _error_of_kite(exc.code, type(exc).__name__, str(exc)) from None
-        return answer.get("access_token") if isinstance(answer, Mapping) else None
+    _routes: dict[str, str]
+
+    def __init__(
+        self, http: HttpSource, transport: _Transport, api_key: str, access_token: str
+    ) -> None:
+        super().__init__(api_key, access_token, http.source.root, timeout=http.timeout_seconds)
+        self.reqsession = transport
+        self._locate = http.locate
+        # Whole addresses: joined to the root, a route could lead elsewhere, and the token with it.
+        self._routes = {name: http.locate(route) for name, route in self._routes.items()}
+
+    def ask(self, route: str, params: Mapping[str, Any] | None = None) -> bytes:
+        """The bytes of the answer to a GET of any route."""
+        self._routes[route] = self._locate(route)
+        self._get(route, params=params)
+        return self.reqsession.answer.body
+
+    def _parse_instruments(self, data: Any) -> bytes:
+        if not isinstance(data, bytes):
+            raise APIError("Expected the instrument list as CSV, got JSON.")
+        return data
+
+
+class _Transport:
+    """What kiteconnect sends a request with: a strict session. `answer` is the last answer."""
+
+    answer: Answer
+
+    def __init__(self, session: StrictSession, bounds: Bounds) -> None:
+        self._session = session
+        self._bounds = bounds
+
+    def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        """A whole answer that is good, or an error that kiteconnect knows as one.
+
+        kiteconnect looks at no HTTP status, knows a media type in lower case alone, and an error
+        by its `error_type`. Raises TransientAPIError or APIError for any other answer.
+        """
+        answer = self._session.ask(method, url, bounds=self._bounds, **kwargs)
+        _refuse_unknown_error(answer)
+        self.answer = answer
+        response = requests.Response()
+        response.status_code = answer.status
+        response.headers["Content-Type"] = answer.media_type
+        response._content = answer.body  # through `raw` it would be copied twice
+        return response
+
+
+def _refuse_unknown_error(answer: Answer) -> None:
+    """Raise an error where kiteconnect would take one for a good answer, or choke on it."""
+    if answer.status == 200 and len(answer.body) > _LONGEST_ERROR:
+        return
+    try:
+        content = json.loads(answer.body)
+    except ValueError:
+        content = None
+    content = content if isinstance(content, Mapping) else {}
+    kind, message = content.get("error_type"), content.get("message")
+    if kind or content.get("status") == "error":
+        if not (isinstance(kind, str) and isinstance(message, str)):
+            raise kite_exceptions.GeneralException(str(message), code=answer.status)
+    elif answer.status != 200:
+        raise APIError(f"Kite answered {answer.outcome}.")
+
+
+def _read_user(client: RawKiteConnect) -> str:
+    """The user's id. A request for the profile has no other input than the credentials."""
+    try:
+        profile = client.profile()
+    except kite_exceptions.InputException as exc:
+        raise AuthenticationError(
+            f"Kite found the credentials missing or malformed ({_describe(exc)}). {_LOG_IN_AGAIN}"
+        ) from None
+    if not isinstance(profile, Mapping):
+        raise APIError("Kite's profile is not what it should be: expected an object.")
+    return str(profile.get("user_id", ""))
+
+
+def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> str:
+    """The access token that Kite has for a request token."""
+    client.access_token = None  # an old one is not sent
+    try:
+        session = client.generate_session(request_token, api_secret)
+    except (kite_exceptions.TokenException, kite_exceptions.InputException) as exc:
+        raise AuthenticationError(
+            f"Kite refused the login ({_describe(exc)}). "
+            "A request token is good once, for a few minutes: open the login address again. "
+            "If that fails too, check KITE_API_KEY and KITE_API_SECRET."
+        ) from None
+    access_token = session.get("access_token") if isinstance(session, Mapping) else None
+    if not isinstance(access_token, str) or not access_token:
+        raise APIError("Kite's answer to the login holds no access token.")
+    return access_token
 
 
 @lru_cache(maxsize=8)  # a run makes several clients, the warning is wanted once
@@ -237,68 +313,25 @@ def _warn_if_readable(root: str) -> None:
         )
 
 
-def _read_user(answer: Answer) -> str:
-    """The user's id in a profile. Raises APIError if this is not one."""
-    profile = _load_json(answer)
-    user = profile.get("data") if isinstance(profile, Mapping) else None
-    if not isinstance(user, Mapping):
-        raise APIError("Kite's profile is not what it should be: expected an object.")
-    return str(user.get("user_id", ""))
-
-
-def _load_json(answer: Answer) -> Any:
-    try:
-        return json.loads(answer.body)
-    except ValueError:  # its text is the whole answer: never shown
-        raise TransientAPIError("Kite's answer is neither JSON nor CSV.") from None
-
-
-def _refuse_error(answer: Answer, *, is_about_session: bool) -> None:
-    """Raise the project's error for an answer that is an error of Kite's.
-
-    Most have a status of their own; one with 200 is known by its content. A request that is about
-    the session alone has no other input than the credentials.
-    """
-    is_good = answer.status == 200
-    if is_good and ("json" not in answer.media_type or len(answer.body) > _LONGEST_ERROR):
-        return
-    try:
-        content = _load_json(answer)
-    except TransientAPIError:
-        if is_good:
-            raise
-        content = None
-    content = content if isinstance(content, Mapping) else {}
-    kind, message = content.get("error_type"), str(content.get("message"))
-    if kind == "InputException" and is_about_session:
-        raise AuthenticationError(
-            "Kite found the credentials missing or malformed "
-            f"({_said(answer.status, kind, message)}). {_LOG_IN_AGAIN}"
-        )
-    if kind or content.get("status") == "error":
-        raise _error_of_kite(answer.status, str(kind or "an error without a type"), message)
-    if not is_good:
-        raise APIError(f"Kite answered HTTP {answer.status} ({answer.reason}).")
-
-
-def _error_of_kite(status: int, kind: str, message: str) -> StockIngestionError:
-    """The project's error for one of Kite's. `kind` is its error_type."""
-    said = _said(status, kind, message)
-    if kind == "TokenException":
+def _translate(error: Any) -> StockIngestionError:
+    """The project's error for one of kiteconnect's."""
+    said = _describe(error)
+    if isinstance(error, kite_exceptions.TokenException):
         return AuthenticationError(f"Kite refused the session ({said}). {_LOG_IN_AGAIN}")
-    if kind == "PermissionException":
+    if isinstance(error, kite_exceptions.PermissionException):
         return APIError(
             f"Kite does not let this app do that ({said}). A new login does not help: see what the "
             "app of KITE_API_KEY may do, at https://developers.kite.trade."
         )
-    if kind == "DataException":  # kiteconnect's own has the whole answer as its text: never shown
+    if isinstance(error, kite_exceptions.DataException):  # its text is the whole answer
         return TransientAPIError("Kite's answer is neither JSON nor CSV.")
-    if kind == "NetworkException":
+    if isinstance(error, kite_exceptions.NetworkException):
         return TransientAPIError(f"Kite cannot reach its back end ({said}).")
     return APIError(f"Kite refused the request ({said}).")
 
 
-def _said(status: int, kind: str, message: str) -> str:
+def _describe(error: Any) -> str:
     """What an error of Kite's says, cut to a length that is fit for a message."""
-    shown = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."
-    return f"HTTP {status}, {kind}: {shown}"
+    text = str(error)
+    shown = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+    return f"HTTP {error.code}, {type(error).__name__}: {shown}"

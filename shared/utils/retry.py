@@ -32,17 +32,39 @@ class RetryPolicy:
 
     max_attempts: int = 3
     base_delay_seconds: float = 1.0
-    sleep: Callable[[float], None] | None = None
+    sleep: Callable[[float], None] = sleep_interruptibly
 
-    def run(self, func: Callable[[], T], *, operation: str) -> T:
+    def run(self, func: Callable[[], T], *, operation: str | None = None) -> T:
         """`retry_with_backoff` with this policy's values."""
-        return retry_with_backoff(
-            func,
-            self.max_attempts,
-            self.base_delay_seconds,
-            operation=operation,
+        name = operation or getattr(func, "__name__", "operation")
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            backoff = float(self.base_delay_seconds * 2 ** (state.attempt_number - 1))
+            return min(max(backoff, _requested_wait(state)), MAX_DELAY_SECONDS)
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            is_too_long = _requested_wait(state) > MAX_RETRY_AFTER_SECONDS
+            return is_too_long or state.attempt_number >= self.max_attempts
+
+        def log_retry(state: tenacity.RetryCallState) -> None:
+            logger.warning(
+                "%s: attempt %d of %d failed, next in %g s: %s",
+                name,
+                state.attempt_number,
+                self.max_attempts,
+                state.upcoming_sleep,
+                _error(state),
+            )
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=wait,
+            stop=stop,
             sleep=self.sleep,
+            before_sleep=log_retry,
+            reraise=True,
         )
+        return retrying(func)
 
 
 def retry_with_backoff(
@@ -51,7 +73,7 @@ def retry_with_backoff(
     base_delay: float = 1.0,
     *,
     operation: str | None = None,
-    sleep: Callable[[float], None] | None = None,
+    sleep: Callable[[float], None] = sleep_interruptibly,
 ) -> T:
     """Call `func` until it succeeds, at most `max_attempts` times, and return its result.
 
@@ -60,35 +82,7 @@ def retry_with_backoff(
     asks for more than MAX_RETRY_AFTER_SECONDS is not asked again. The last error is raised as it
     came.
     """
-    name = operation or getattr(func, "__name__", "operation")
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        backoff = float(base_delay * 2 ** (state.attempt_number - 1))
-        return min(max(backoff, _requested_wait(state)), MAX_DELAY_SECONDS)
-
-    def log_retry(state: tenacity.RetryCallState) -> None:
-        logger.warning(
-            "%s: attempt %d of %d failed, next in %g s: %s",
-            name,
-            state.attempt_number,
-            max_attempts,
-            state.upcoming_sleep,
-            _error(state),
-        )
-
-    def stop(state: tenacity.RetryCallState) -> bool:
-        too_long = _requested_wait(state) > MAX_RETRY_AFTER_SECONDS
-        return too_long or state.attempt_number >= max_attempts
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(TransientError),
-        wait=wait,
-        stop=stop,
-        sleep=sleep or sleep_interruptibly,
-        before_sleep=log_retry,
-        reraise=True,
-    )
-    return retrying(func)
+    return RetryPolicy(max_attempts, base_delay, sleep).run(func, operation=operation)
 
 
 def _error(state: tenacity.RetryCallState) -> TransientError:

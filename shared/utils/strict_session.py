@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import math
 import re
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -39,7 +39,7 @@ LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
 _CHUNK_BYTES = 64 * 1024
-_TRANSIENT_STATUS = frozenset({408, 425, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -74,6 +74,11 @@ class Answer(NamedTuple):
     body: bytes
     packed: bytes | None
 
+    @property
+    def outcome(self) -> str:
+        """The status in words, for messages."""
+        return f"HTTP {self.status} ({self.reason})"
+
 
 class StrictSession(requests.Session):
     """A session that tells an answer that was cut short from a whole one.
@@ -92,6 +97,8 @@ class StrictSession(requests.Session):
         self._progress = progress
         self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
+        # No proxy leads to this machine itself.
+        self.trust_env = urlsplit(source.root).hostname not in ("127.0.0.1", "localhost", "::1")
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
     def abandon(self) -> None:
@@ -136,19 +143,10 @@ class StrictSession(requests.Session):
         body = bytes(received) if packed is None else _unpack(packed, bounds, source)
         return Answer(response.status_code, response.reason, media_type, body, packed)
 
-    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> Any:
-        """`ask` as kiteconnect wants it: a requests.Response, whose media type is in lower case."""
-        answer = self.ask(str(method), str(url), **kwargs)
-        response = requests.Response()
-        response.status_code = answer.status
-        response.headers["Content-Type"] = answer.media_type
-        response.raw = io.BytesIO(answer.body)
-        return response
-
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request and read the answer's head."""
         try:
-            return super().request(*args, **kwargs)
+            return self.request(*args, **kwargs)
         except (TypeError, ValueError) as exc:
             if any(isinstance(cause, urllib3.exceptions.InvalidHeader) for cause in exc.args):
                 raise _no_proven_end(self._source) from exc  # two lengths
@@ -168,10 +166,12 @@ def _refuse_head(response: requests.Response, source: Source) -> str:
     got = f"HTTP {status} ({response.reason})"
     said = f"{source.name} answered {got}"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if status == 429 or status in _TRANSIENT_STATUS:
-        seconds = _retry_after(response.headers.get("Retry-After"))
+    if status in _TRANSIENT_STATUS:
+        seconds = _retry_after(response.headers.get("Retry-After", ""))
+        time_ = "for ever" if seconds == math.inf else f"{seconds or 0:.0f} s"
+        wish = "" if seconds is None else f" It asks to wait {time_}."
         error = TooManyRequestsError if status == 429 else TransientAPIError
-        raise error(f"{said}.{_wish(seconds)}", retry_after_seconds=seconds)
+        raise error(f"{said}.{wish}", retry_after_seconds=seconds)
     if 300 <= status < 400:
         location = re.split("[?#]", response.headers.get("Location", ""))[0]
         target = f"to {shorten(location, 100)}" if location else "without an address"
@@ -214,17 +214,18 @@ def _announced_length(
 
     Raises TransientAPIError if nothing does: it is whatever came until the connection closed.
     """
-    length = response.headers.get("Content-Length")
-    chunks = response.headers.get("Transfer-Encoding")
-    is_odd = (length is not None and not _LENGTH.fullmatch(length)) or (
-        chunks is not None and chunks.lower() != "chunked"
+    headers = response.headers
+    is_sound = (
+        _LENGTH.fullmatch(headers.get("Content-Length", "0"))
+        and headers.get("Transfer-Encoding", "chunked").lower() == "chunked"
     )
-    if is_odd or (length is None and chunks is None and not is_packed):
+    is_told = is_packed or "Content-Length" in headers or "Transfer-Encoding" in headers
+    if not (is_sound and is_told):
         raise _no_proven_end(source)
-    if chunks is not None:
+    if "Transfer-Encoding" in headers:
         answer: Any = response.raw
         answer._fp.fp = _WholeLines(answer._fp.fp)
-    return None if length is None else int(length)
+    return int(headers["Content-Length"]) if "Content-Length" in headers else None
 
 
 def _no_proven_end(source: Source) -> TransientAPIError:
@@ -280,23 +281,13 @@ def _refuse_size(size: int, megabytes: int, source: Source) -> None:
         )
 
 
-def _retry_after(value: str | None) -> float | None:
+def _retry_after(value: str) -> float | None:
     """The seconds that a Retry-After header asks for (a number or an HTTP date), if it does."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isdecimal():
+    if value.strip().isdecimal():
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):  # not a date, or a year that is out of range
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, moment.timestamp() - time.time())
-
-
-def _wish(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f" It asks to wait {'for ever' if seconds == math.inf else f'{seconds:.0f} s'}."

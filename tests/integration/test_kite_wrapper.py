@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from kiteconnect import KiteConnect
 from urllib3.connection import HTTPConnection
 
 from sandbox.kite_faults import (
@@ -159,6 +161,16 @@ def test_filter_instruments(wrapper: KiteClientWrapper) -> None:
 # What is sent, and what comes back
 
 
+def test_seam_is_what_kiteconnect_has() -> None:
+    """If kiteconnect renames what is overridden, the override would be silently without effect."""
+    assert list(inspect.signature(KiteConnect._parse_instruments).parameters) == ["self", "data"]
+    assert "_parse_instruments" in inspect.getsource(KiteConnect.instruments)
+    assert KiteConnect._routes["market.instruments.all"] == "/instruments"
+    assert list(inspect.signature(KiteConnect._get).parameters)[:4:3] == ["self", "params"]
+    assert "self._routes[route]" in inspect.getsource(KiteConnect._request)
+    assert "self.reqsession.request(method" in inspect.getsource(KiteConnect._request)
+
+
 def test_requests_have_what_kite_wants(kite: KiteServer, proven: KiteClientWrapper) -> None:
     proven.fetch_instruments()
     assert [(r.method, r.path) for r in kite.requests] == [
@@ -169,6 +181,7 @@ def test_requests_have_what_kite_wants(kite: KiteServer, proven: KiteClientWrapp
         assert request.headers["x-kite-version"] == "3"
         assert request.headers["authorization"] == "token sandbox_key:sandbox_token"
         assert request.headers["accept-encoding"] == "gzip"
+        assert request.headers["user-agent"].startswith("Kiteconnect-python/")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
