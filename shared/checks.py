@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from shared.account import describe_death
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
 from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, DatabaseError, StockIngestionError
 from shared.feed import Feed
+from shared.kite_login import describe_death
 from shared.store import find_lacking
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
