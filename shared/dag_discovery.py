@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shared.calendar import GRACE_MINUTES
-from shared.config.config_loader import FAULTS, ConfigLoader
+from shared.config.checks import FAULTS
+from shared.config.config_loader import ConfigLoader
 from shared.exceptions import ConfigurationError, DAGExecutionError
 
 if TYPE_CHECKING:

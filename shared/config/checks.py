@@ -1,11 +1,11 @@
-"""Checks the values of a configuration against its fields. What is found is returned as text."""
+"""Merges the sources of a configuration, and checks the values against its fields."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import starmap
 from typing import Any
@@ -13,54 +13,58 @@ from typing import Any
 from shared.config.fields import REQUIRED, Field, HiddenValueError
 from shared.config.logging_config import register_secrets
 from shared.config.sources import merge, substitute
+from shared.exceptions import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+FAULTS = "The configuration has faults:"
 
 
-@dataclass(frozen=True)
-class Source:
-    """The values of a JSON file, or those that code merges over the files."""
-
-    name: str
-    values: Mapping[str, Any]
-
-
-@dataclass
-class Checked:
-    """Values merged and converted, what is wrong with them, and which defaults were needed."""
-
-    values: dict[str, Any]
-    faults: list[str] = field(default_factory=list)
-    defaults: list[str] = field(default_factory=list)  # of settings that should have been given
+Source = tuple[str, Mapping[str, Any]]  # a name, and the values to merge
 
 
 def check(
     sources: Sequence[Source],
     fields: Mapping[str, Sequence[Field]],
     environment: Mapping[str, str],
+    unreadable: Sequence[str] = (),
     *,
-    needs_variables: bool = True,
-) -> Checked:
+    warns: bool = True,
+    keeps_unset: bool = False,
+) -> dict[str, Any]:
     """Merge the sources, later ones over earlier ones, and give each field its value.
 
     `fields` stand by the name of the source that should have them. What else the sources hold is
-    handed on as it is. Without `needs_variables` those that are not set stay as they are written.
+    handed on as it is. With `keeps_unset` variables that are not set stay as they are written, with
+    `warns` a default that is used is a warning, unless the setting is an extra one.
+
+    Raises ConfigurationError that names every fault, behind the files that are `unreadable`.
     """
     merged: dict[str, Any] = {}
-    for source in sources:
-        merge(merged, source.values)
+    for _, values in sources:
+        merge(merged, values)
     found: dict[str, list[str]] = {}
-    checked = Checked(substitute(merged, environment, found))
-    unset = found if needs_variables else {}
+    merged = substitute(merged, environment, found)
+    unset = {} if keeps_unset else found
     missing: dict[str, list[str]] = {}  # variables by source
-    for home, items in fields.items():
-        for item in items:
-            inside = [path for path in unset if f"{path}.".startswith(f"{item.path}.")]
-            for path in inside:
-                missing.setdefault(_owner(sources, path), []).extend(unset[path])
-            if not inside:
-                _check_field(item, _owner(sources, item.path) or home, checked)
-    faults = dict.fromkeys(checked.faults)  # that of a section is found for each field in it
-    checked.faults = [*starmap(_describe_missing, missing.items()), *faults]
-    return checked
+    faults = []
+    for item, home in ((item, home) for home, items in fields.items() for item in items):
+        inside = [path for path in unset if f"{path}.".startswith(f"{item.path}.")]
+        for path in inside:
+            missing.setdefault(_find_owner(sources, path), []).extend(unset[path])
+        if not inside:
+            owner = _find_owner(sources, item.path) or home
+            try:
+                remark = _convert(item, merged)
+            except ValueError as exc:
+                faults.append(f"{owner}: {exc}")
+            else:
+                if remark and warns:
+                    logger.warning("%s: %s", owner, remark)
+    lines = [*starmap(_describe_missing, missing.items()), *dict.fromkeys(faults)]
+    if unreadable or lines:
+        raise ConfigurationError("\n".join([*unreadable, *([FAULTS, *lines] if lines else [])]))
+    return merged
 
 
 def find_unknown(values: Mapping[str, Any], paths: Sequence[str]) -> Iterator[str]:
@@ -91,38 +95,39 @@ def _describe_missing(source: str, names: Sequence[str]) -> str:
     )
 
 
-def _owner(sources: Sequence[Source], path: str) -> str:
+def _find_owner(sources: Sequence[Source], path: str) -> str:
     """The name of the source that the value at `path` comes from; "" if there is none."""
-    for source in reversed(sources):
-        value: Any = source.values
+    for name, values in reversed(sources):
+        value: Any = values
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else value
         if value is not None:
-            return source.name
+            return name
     return ""
 
 
-def _check_field(item: Field, owner: str, checked: Checked) -> None:
-    """Convert the field's value, or give it its default, and note what is wrong."""
+def _convert(item: Field, values: dict[str, Any]) -> str:
+    """Convert the field's value, or give it its default. Returns what to say of the default.
+
+    Raises ValueError that says what is wrong.
+    """
     outer, _, name = item.path.rpartition(".")
-    section = checked.values.setdefault(outer, {}) if outer else checked.values
-    what = f"{owner}: {item.path}"
+    section = values.setdefault(outer, {}) if outer else values
     if not isinstance(section, dict):
         # Its value is not shown: a whole DSN in place of the section holds the password.
-        checked.faults.append(f"{owner}: {outer}: expected an object {{...}}")
-    elif name in section:
-        try:
-            section[name] = item.convert(section[name])
-        except ValueError as exc:
-            is_hidden = item.is_secret or isinstance(exc, HiddenValueError)
-            got = "" if is_hidden else f", got {json.dumps(section[name], default=str)}"
-            checked.faults.append(f"{what}: {exc}{got}")
-        else:
-            register_secrets([section[name]] if item.is_secret else [])
-    elif item.default is REQUIRED:
-        checked.faults.append(f"{what}: required, but missing")
-    else:
+        raise ValueError(f"{outer}: expected an object {{...}}")
+    if name not in section:
+        if item.default is REQUIRED:
+            raise ValueError(f"{item.path}: required, but missing")
         section[name] = deepcopy(item.default)
-        if not item.is_extra:
-            default = json.dumps(item.default)
-            checked.defaults.append(f"{what} is missing, using the default {default}")
+        default = json.dumps(item.default)
+        return "" if item.is_extra else f"{item.path} is missing, using the default {default}"
+    try:
+        section[name] = item.convert(section[name])
+    except ValueError as exc:
+        is_hidden = item.is_secret or isinstance(exc, HiddenValueError)
+        got = "" if is_hidden else f", got {json.dumps(section[name], default=str)}"
+        raise ValueError(f"{item.path}: {exc}{got}") from exc
+    if item.is_secret:
+        register_secrets([section[name]])
+    return ""

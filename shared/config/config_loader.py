@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.calendar import GRACE_MINUTES
-from shared.config.checks import Checked, Source, check, find_unknown
+from shared.config.checks import Source, check, find_unknown
 from shared.config.fields import (
     DAG_FIELDS,
     FEED_FIELDS,
@@ -26,19 +26,13 @@ from shared.config.fields import (
     Field,
     default_of,
 )
-from shared.config.sources import (
-    read_environment,
-    read_json,
-    read_process_environment,
-    warn_once,
-)
+from shared.config.sources import read_environment, read_json, read_process_environment, warn_once
 from shared.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
-FAULTS = "The configuration has faults:"
 
 _Config = TypeVar("_Config")
 
@@ -106,7 +100,7 @@ class ConfigLoader:
 
         Raises ConfigurationError if the config file is missing or invalid.
         """
-        return _load({_root(): ROOT_FIELDS})
+        return _load({PROJECT_ROOT / "config": ROOT_FIELDS})
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
@@ -138,8 +132,11 @@ class ConfigLoader:
         Raises ConfigurationError that names every fault of both files.
         """
         unwanted = () if needs_api else _CREDENTIALS
-        dag_fields = (*DAG_FIELDS, *(own_fields or [FREE_PARAMETERS]))
-        merged = _load({_root(): _root_fields("", unwanted), Path(dag_folder): dag_fields})
+        folders = {
+            PROJECT_ROOT / "config": _root_fields("", unwanted),
+            Path(dag_folder): (*DAG_FIELDS, *(own_fields or [FREE_PARAMETERS])),
+        }
+        merged = _load(folders)
         root = RootConfig(
             api=_make(APIConfig, {**merged["api"], **dict.fromkeys(unwanted, "")}),
             database=_make(DatabaseConfig, merged["database"]),
@@ -177,7 +174,7 @@ class ConfigLoader:
         Reads the folder's files alone; a variable that is not set stays as it is written.
         """
         fields = (*DAG_FIELDS, FREE_PARAMETERS)
-        values = _load({Path(dag_folder): fields}, warns=False, needs_variables=False)
+        values = _load({Path(dag_folder): fields}, warns=False, keeps_unset=True)
         return {item.path: values[item.path] for item in DAG_FIELDS}
 
 
@@ -190,7 +187,7 @@ def override_config(
     With `folder` they are for the DAG of this folder alone. This is how the sandbox redirects a
     run: it changes configuration values and nothing else.
     """
-    override = Source(name, values), folder and folder.resolve()
+    override = (name, values), folder and folder.resolve()
     _overrides.append(override)
     try:
         yield
@@ -205,20 +202,22 @@ def environment_overrules(name: str, value: str) -> bool:
 
 def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in `config` (a DAG's config, or its parameters alone), defaults filled in."""
-    source = Source("the DAG's parameters", {"parameters": config.get("parameters", config)})
-    checked = check([source], {source.name: FEED_FIELDS}, {}, needs_variables=False)
-    parameters: dict[str, Any] = _give(checked)["parameters"]
+    name, values = "the DAG's parameters", {"parameters": config.get("parameters", config)}
+    checked = check([(name, values)], {name: FEED_FIELDS}, {}, keeps_unset=True)
+    parameters: dict[str, Any] = checked["parameters"]
     return parameters
 
 
 def _load(
-    folders: Mapping[Path, Sequence[Field]], *, warns: bool = True, needs_variables: bool = True
+    folders: Mapping[Path, Sequence[Field]], *, warns: bool = True, keeps_unset: bool = False
 ) -> dict[str, Any]:
     """What the folders' files say, overrides merged over them, checked by each folder's fields.
 
     Raises ConfigurationError that names every fault of all files.
     """
-    environment = _read_environment(needs_file=needs_variables)
+    environment = read_process_environment()
+    with suppress(ConfigurationError) if keeps_unset else nullcontext():
+        environment = read_environment(ENV_FILE)
     sources: list[Source] = []
     unreadable: list[str] = []
     fields = {}
@@ -227,20 +226,10 @@ def _load(
         sources += found
         unreadable += faults
         if not faults:
-            fields[found[0].name] = its_fields
+            fields[found[0][0]] = its_fields
     wanted = (None, *(folder.resolve() for folder in folders))
     sources += [source for source, folder in _overrides if folder in wanted]
-    checked = check(sources, fields, environment, needs_variables=needs_variables)
-    return _give(checked, unreadable, warns=warns)
-
-
-def _read_environment(*, needs_file: bool) -> Mapping[str, str]:
-    try:
-        return read_environment(ENV_FILE)
-    except ConfigurationError:
-        if needs_file:
-            raise
-        return read_process_environment()
+    return check(sources, fields, environment, unreadable, warns=warns, keeps_unset=keeps_unset)
 
 
 def _read_folder(folder: Path, fields: Sequence[Field]) -> tuple[list[Source], list[str]]:
@@ -250,7 +239,8 @@ def _read_folder(folder: Path, fields: Sequence[Field]) -> tuple[list[Source], l
     """
     known = [item.path for item in (*ROOT_FIELDS, *fields)]
     sections = {path.split(".")[0] for path in known}
-    sources, faults = [], []
+    sources: list[Source] = []
+    faults = []
     for file in (folder / "config.json", *folder.glob("local.json")):
         resolved = file.resolve()
         is_inside = resolved.is_relative_to(PROJECT_ROOT)
@@ -262,30 +252,14 @@ def _read_folder(folder: Path, fields: Sequence[Field]) -> tuple[list[Source], l
             continue
         for remark in find_unknown(values, known):
             warn_once(resolved, f"{name}: {remark}")
-        sources.append(Source(name, {key: values[key] for key in values if key in sections}))
+        sources.append((name, {key: values[key] for key in values if key in sections}))
     return sources, faults
-
-
-def _give(
-    checked: Checked, unreadable: Sequence[str] = (), *, warns: bool = True
-) -> dict[str, Any]:
-    """The checked values. Raises ConfigurationError that names every fault."""
-    for default in checked.defaults if warns else ():
-        logger.warning("%s", default)
-    if unreadable or checked.faults:
-        faults = [FAULTS, *checked.faults] if checked.faults else []
-        raise ConfigurationError("\n".join([*unreadable, *faults]))
-    return checked.values
 
 
 def _load_section(section: str, unwanted: Collection[str] = ()) -> dict[str, Any]:
     fields = _root_fields(f"{section}.", unwanted)
-    values: dict[str, Any] = _load({_root(): fields}, warns=False)[section]
+    values: dict[str, Any] = _load({PROJECT_ROOT / "config": fields}, warns=False)[section]
     return values
-
-
-def _root() -> Path:
-    return PROJECT_ROOT / "config"
 
 
 def _root_fields(prefix: str, unwanted: Collection[str]) -> list[Field]:

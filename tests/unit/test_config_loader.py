@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from shared.config import config_loader
+from shared.config.checks import FAULTS
 from shared.config.config_loader import (
     APIConfig,
     ConfigLoader,
@@ -127,7 +128,7 @@ def find_faults(folder: str, fields: Sequence[Field] = (), **options: Any) -> li
     try:
         ConfigLoader.load_merged_config(folder, fields, **options)
     except ConfigurationError as exc:
-        return [line for line in str(exc).splitlines() if line != config_loader.FAULTS]
+        return [line for line in str(exc).splitlines() if line != FAULTS]
     return []
 
 
