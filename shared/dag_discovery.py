@@ -30,7 +30,7 @@ _FOLDER_NAME = re.compile(r"dag_([0-9]+)_(\w+)")
 _SIMILAR_NAME = re.compile(r"(?i)dag[\W_0-9]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class DAG:
     """A DAG as its folder and its config describe it; `fault` says why it cannot be run."""
 
@@ -91,10 +91,8 @@ class DAG:
             return module
         try:
             return _import_package(self.folder)
-        except BaseException as exc:
+        except (Exception, SystemExit) as exc:
             sys.modules.pop(package, None)
-            if not isinstance(exc, (Exception, SystemExit)):
-                raise
             raise DAGExecutionError(
                 f"DAG {self.dag_id}: {package} cannot be loaded: {type(exc).__name__}: {exc}"
             ) from exc
@@ -104,8 +102,7 @@ def discover_dags(root: Path) -> list[DAG]:
     """All DAGs in `root`, by id and name. Never raises for a broken one."""
     folders = [folder for folder in sorted(root.resolve().iterdir()) if folder.is_dir()]
     dags = [dag for folder in folders if (dag := _describe(folder)) is not None]
-    checked = [replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags]
-    return sorted(checked, key=_by_id)
+    return sorted(replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags)
 
 
 def in_order(dags: Iterable[DAG]) -> list[DAG]:
@@ -114,7 +111,7 @@ def in_order(dags: Iterable[DAG]) -> list[DAG]:
     Ids in `after` that are not among them do not matter. DAGs that wait for each other, which is a
     fault of theirs, come by id.
     """
-    waiting = sorted(dags, key=_by_id)
+    waiting = sorted(dags)
     ordered = []
     while waiting:
         ids = {dag.dag_id for dag in waiting}
@@ -122,10 +119,6 @@ def in_order(dags: Iterable[DAG]) -> list[DAG]:
         waiting.remove(ready)
         ordered.append(ready)
     return ordered
-
-
-def _by_id(dag: DAG) -> tuple[int, str]:
-    return dag.dag_id, dag.name
 
 
 def _describe(folder: Path) -> DAG | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
-from itertools import starmap
 from typing import Any
 
 from shared.config.fields import REQUIRED, Field, HiddenValueError
@@ -18,7 +17,6 @@ from shared.exceptions import ConfigurationError
 logger = logging.getLogger(__name__)
 
 FAULTS = "The configuration has faults:"
-
 
 Source = tuple[str, Mapping[str, Any]]  # a name, and the values to merge
 
@@ -41,30 +39,25 @@ def check(
     Raises ConfigurationError that names every fault, behind the files that are `unreadable`.
     """
     merged: dict[str, Any] = {}
-    for _, values in sources:
-        merge(merged, values)
-    found: dict[str, list[str]] = {}
-    merged = substitute(merged, environment, found)
-    unset = {} if keeps_unset else found
-    missing: dict[str, list[str]] = {}  # variables by source
-    faults = []
-    for item, home in ((item, home) for home, items in fields.items() for item in items):
-        inside = [path for path in unset if f"{path}.".startswith(f"{item.path}.")]
-        for path in inside:
-            missing.setdefault(_find_owner(sources, path), []).extend(unset[path])
-        if not inside:
-            owner = _find_owner(sources, item.path) or home
-            try:
-                remark = _convert(item, merged)
-            except ValueError as exc:
-                faults.append(f"{owner}: {exc}")
-            else:
-                if remark and warns:
-                    logger.warning("%s: %s", owner, remark)
-    lines = [*starmap(_describe_missing, missing.items()), *dict.fromkeys(faults)]
-    if unreadable or lines:
-        raise ConfigurationError("\n".join([*unreadable, *([FAULTS, *lines] if lines else [])]))
-    return merged
+    for _, given in sources:
+        merge(merged, given)
+    unset: dict[str, list[str]] = {}
+    values: dict[str, Any] = substitute(merged, environment, unset)
+    if keeps_unset:
+        unset.clear()
+    items = [(home, item) for home, its_items in fields.items() for item in its_items]
+    faults = _name_unset(unset, [item for _, item in items], sources)
+    for home, item in items:
+        owner = _find_owner(sources, item.path) or home
+        try:
+            if not _is_unset(item, unset) and (remark := _convert(item, values)) and warns:
+                logger.warning("%s: %s", owner, remark)
+        except ValueError as exc:
+            faults.append(f"{owner}: {exc}")
+    if unreadable or faults:
+        heading = [FAULTS] if faults else []
+        raise ConfigurationError("\n".join([*unreadable, *heading, *dict.fromkeys(faults)]))
+    return values
 
 
 def find_unknown(values: Mapping[str, Any], paths: Sequence[str]) -> Iterator[str]:
@@ -88,11 +81,24 @@ def _describe_unknown(section: str, name: str, known: Collection[str]) -> str:
     return f'"{section}{name}" is not known, ignored.{hint}'
 
 
-def _describe_missing(source: str, names: Sequence[str]) -> str:
-    return (
+def _name_unset(
+    unset: Mapping[str, list[str]], items: Iterable[Field], sources: Sequence[Source]
+) -> list[str]:
+    """A fault for each source in which fields want variables that are not set."""
+    wanted: dict[str, list[str]] = {}
+    for path, names in unset.items():
+        if any(_is_unset(item, [path]) for item in items):
+            wanted.setdefault(_find_owner(sources, path), []).extend(names)
+    return [
         f"{source}: not set, or empty: {', '.join(dict.fromkeys(names))}. Set them in the "
         "environment or in .env in the project's root (.env.example explains each)."
-    )
+        for source, names in wanted.items()
+    ]
+
+
+def _is_unset(item: Field, unset: Iterable[str]) -> bool:
+    """Whether a path of `unset` is the field's, or within it."""
+    return any(f"{path}.".startswith(f"{item.path}.") for path in unset)
 
 
 def _find_owner(sources: Sequence[Source], path: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ from dotenv.parser import parse_stream
 
 from shared.exceptions import ConfigurationError
 
-_BOM = "\ufeff"
 _ROOM_BYTES = 4096  # for a variable that is new, or longer than before
 # A variable's text: its name; blanks and a value in quotes, and what follows; or blanks and a bare
 # value, and the comment or the blanks that follow.
@@ -110,8 +110,8 @@ def _with_variable(content: bytes, name: str, value: str) -> bytes:
     """`content` with the variable set."""
     if not value or any(not c.isprintable() or c in "'\"\\ #$`" for c in value):
         raise ConfigurationError(f"{name}: its value has characters that {name} cannot have.")
-    text = content.decode("utf-8", "surrogateescape")
-    bom, text = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
+    bom = content[:3] if content.startswith(BOM_UTF8) else b""
+    text = content.removeprefix(bom).decode("utf-8", "surrogateescape")
     # The parser tells where a value of several lines ends.
     pieces = list(parse_stream(io.StringIO(text, "")))
     lines = [piece.original.string for piece in pieces]
@@ -122,7 +122,7 @@ def _with_variable(content: bytes, name: str, value: str) -> bytes:
         line_end = "\r\n" if "\r\n" in text else "\n"
         lines.append("" if not text or text.endswith(("\n", "\r")) else line_end)
         lines.append(f"{name}={value}{line_end}")
-    return (bom + "".join(lines)).encode("utf-8", "surrogateescape")
+    return bom + "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _with_value(binding: str, value: str) -> str:

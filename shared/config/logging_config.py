@@ -61,9 +61,7 @@ def as_message(text: str) -> str:
 
 def _written_forms(secret: str) -> set[str]:
     """The ways in which a secret shows up in text: as it is, in URLs, in reprs, in JSON."""
-    raw = secret.encode(
-        "utf-8", "surrogateescape"
-    )  # a variable of the environment can hold any bytes
+    raw = secret.encode("utf-8", "surrogateescape")  # the environment can hold any bytes
     encoded = {quote(raw), quote(raw, safe=""), quote_plus(raw)}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
     # Between other quotes than its own a repr escapes the single ones.
@@ -74,11 +72,11 @@ def _written_forms(secret: str) -> set[str]:
 
 
 def _as_pattern(form: str) -> str:
-    # A short secret is masked as a word of its own only: a password of "1234" must not change the
-    # figures of a summary.
+    """What matches a secret: a short one as a word of its own only, since a password of "1234" must
+    not change the figures of a summary; a long one also if a message was cut within it.
+    """
     escaped = re.escape(form)
     if len(form) > _LONG:
-        # A message may have been cut within the secret: what begins like it is masked, too.
         return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
     return escaped if len(form) >= _SHORT else rf"(?<!\w){escaped}(?!\w)"
 
@@ -151,11 +149,8 @@ def setup_file_logging(
         make_private_folder(directory)
         handler = _FileHandler(path, maxBytes=max_bytes, backupCount=backup_count)
     except OSError as exc:
-        logging.getLogger(__name__).warning(
-            "No log file: %s cannot be written (%s). Set LOG_DIR to a folder that can.",
-            path,
-            exc.strerror or exc,
-        )
+        message = "No log file: %s cannot be written (%s). Set LOG_DIR to a folder that can."
+        logging.getLogger(__name__).warning(message, path, exc.strerror or exc)
         return None
     handler.setFormatter(_RedactingFormatter(fmt, with_traceback=True))
     handler.setLevel(level)
