@@ -53,9 +53,8 @@ def reserved(path: Path) -> Iterator[Callable[[str, str], None]]:
                 _write(file, bytes(room))
 
         def set_variable(name: str, value: str) -> None:
-            content = _with_variable(_read(target), name, value)
             with _explained(path), unfinished.open("r+b") as file:  # in the room that it has
-                _write(file, content)
+                _write(file, _with_variable(_read(target), name, value))
                 unfinished.replace(target)
 
         yield set_variable

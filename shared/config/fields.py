@@ -30,9 +30,11 @@ class HiddenValueError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One setting. `convert` turns the JSON value into the typed one, or raises ValueError that
-    says what was expected. The value of a secret is never shown. An extra setting may be left out;
-    where another one is, its default is used with a warning.
+    """One setting; its path is a name, or a section and a name ("database.host").
+
+    `convert` turns the JSON value into the typed one, or raises ValueError that says what was
+    expected. The value of a secret is never shown. An extra setting may be left out; where another
+    one is, its default is used with a warning.
     """
 
     path: str
