@@ -46,3 +46,9 @@ def write_in_one_step(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
+    with contextlib.suppress(OSError):  # the rename, too, is to last through a power failure
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
