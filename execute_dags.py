@@ -342,7 +342,7 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _log_in(arguments: argparse.Namespace) -> None:
-    from shared.account import log_in
+    from shared.kite_login import log_in
 
     log_in()
 

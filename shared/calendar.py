@@ -16,7 +16,6 @@ IST = timezone(timedelta(hours=5, minutes=30), "IST")
 
 DAILY = "daily"
 GRACE_MINUTES = 60
-_CRON_OF_DAILY = "30 8 * * *"
 _SATURDAY = 5
 _YEAR = timedelta(days=366)
 
@@ -36,7 +35,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         try:
-            if len(self._cron.split()) != 5:  # a sixth field would be seconds
+            if self.text != DAILY and len(self.text.split()) != 5:  # a sixth would be seconds
                 raise CronSimError
             self._last_before(datetime(2000, 1, 1))
         except (CronSimError, ValueError, StopIteration) as exc:
@@ -48,19 +47,15 @@ class Schedule:
         """The latest slot at or before `now`, in IST."""
         local = now.astimezone(IST).replace(tzinfo=None)
         latest = slot = self._last_before(local + timedelta(microseconds=1))
-        while not is_trading_day(slot.date(), holidays):
+        while latest - slot <= _YEAR:
+            if is_trading_day(slot.date(), holidays):
+                return slot.replace(tzinfo=IST)
             slot = self._last_before(datetime.combine(slot.date(), time.min))
-            if latest - slot > _YEAR:
-                slot = latest
-                break
-        return slot.replace(tzinfo=IST)
-
-    @property
-    def _cron(self) -> str:
-        return _CRON_OF_DAILY if self.text == DAILY else self.text
+        return latest.replace(tzinfo=IST)
 
     def _last_before(self, local: datetime) -> datetime:
-        return next(CronSim(self._cron, local, reverse=True))
+        cron = "30 8 * * *" if self.text == DAILY else self.text
+        return next(CronSim(cron, local, reverse=True))
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from shared.account import describe_death
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
 from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, DatabaseError, StockIngestionError
 from shared.feed import Feed
+from shared.kite_login import describe_death
 from shared.store import find_lacking
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
@@ -63,15 +63,11 @@ def _check_dag(dag: DAG, errors: Errors) -> Feed | None:
         return ""
 
     def configure() -> str:
-        faults = ConfigLoader.find_faults(
-            dag.folder,
-            feed.settings if feed else (),
-            needs_api=feed is not None and feed.needs_kite,
-        )
-        if dag.fault and is_loaded and not faults:
-            faults = [dag.fault]
-        if faults:
-            raise ConfigurationError("\n".join(["its configuration has faults:", *faults]))
+        needs_api = feed is not None and feed.needs_kite
+        settings = feed.settings if feed else ()
+        ConfigLoader.load_merged_config(dag.folder, settings, needs_api=needs_api)
+        if dag.fault and is_loaded:
+            raise ConfigurationError(dag.fault)
         return "its configuration is complete"
 
     name = f"DAG {dag.dag_id} {dag.name}"

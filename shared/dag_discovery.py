@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shared.calendar import GRACE_MINUTES
-from shared.config.config_loader import FAULTS, ConfigLoader
+from shared.config.checks import FAULTS
+from shared.config.config_loader import ConfigLoader
 from shared.exceptions import ConfigurationError, DAGExecutionError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _FOLDER_NAME = re.compile(r"dag_([0-9]+)_(\w+)")
 _SIMILAR_NAME = re.compile(r"(?i)dag[\W_0-9]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class DAG:
     """A DAG as its folder and its config describe it; `fault` says why it cannot be run."""
 
@@ -85,25 +86,23 @@ class DAG:
         if self.fault is not None:
             raise ConfigurationError(self.fault)
         package = self.folder.name
+        module = sys.modules.get(package)
+        if module is not None and Path(module.__file__ or "").parent == self.folder:
+            return module
         try:
-            module = sys.modules.get(package)
-            if module is None or Path(module.__file__ or "").parent != self.folder:
-                module = _import_package(self.folder)
+            return _import_package(self.folder)
         except (Exception, SystemExit) as exc:
+            sys.modules.pop(package, None)
             raise DAGExecutionError(
                 f"DAG {self.dag_id}: {package} cannot be loaded: {type(exc).__name__}: {exc}"
             ) from exc
-        return module
 
 
 def discover_dags(root: Path) -> list[DAG]:
     """All DAGs in `root`, by id and name. Never raises for a broken one."""
     folders = [folder for folder in sorted(root.resolve().iterdir()) if folder.is_dir()]
     dags = [dag for folder in folders if (dag := _describe(folder)) is not None]
-    return sorted(
-        (replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags),
-        key=lambda dag: (dag.dag_id, dag.name),
-    )
+    return sorted(replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags)
 
 
 def in_order(dags: Iterable[DAG]) -> list[DAG]:
@@ -112,7 +111,7 @@ def in_order(dags: Iterable[DAG]) -> list[DAG]:
     Ids in `after` that are not among them do not matter. DAGs that wait for each other, which is a
     fault of theirs, come by id.
     """
-    waiting = sorted(dags, key=lambda dag: (dag.dag_id, dag.name))
+    waiting = sorted(dags)
     ordered = []
     while waiting:
         ids = {dag.dag_id for dag in waiting}
@@ -139,16 +138,13 @@ def _describe(folder: Path) -> DAG | None:
             "dag_5_prices (a number, then letters, digits and _). Rename it, or move it away."
         )
         return DAG(NO_ID, folder.name, folder, enabled=False, fault=fault)
-    dag = DAG(int(match[1]), match[2], folder, enabled=is_package)
+    name = match[2]
+    no_package = f"{folder.name} has no __init__.py: it must export FEED or a function {name}."
+    dag = DAG(int(match[1]), name, folder, is_package, fault=None if is_package else no_package)
     try:
-        dag = replace(dag, **ConfigLoader.load_dag_summary(folder))
+        return replace(dag, **ConfigLoader.load_dag_summary(folder))
     except ConfigurationError as exc:
-        fault = " ".join(str(exc).split()).removeprefix(f"{FAULTS} ")
-        return replace(dag, fault=fault)
-    if not is_package:
-        fault = f"{folder.name} has no __init__.py: it must export FEED or a function {dag.name}."
-        return replace(dag, fault=fault)
-    return dag
+        return replace(dag, fault=" ".join(str(exc).split()).removeprefix(f"{FAULTS} "))
 
 
 def _find_fault_among(dag: DAG, dags: Sequence[DAG]) -> str | None:
@@ -182,11 +178,6 @@ def _import_package(folder: Path) -> ModuleType:
     )
     assert spec is not None  # so it is for a file whose name ends with .py
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[folder.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[folder.name]
-        raise
+    module = sys.modules[folder.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
-
 
 def private_opener(path: str, flags: int) -> int:
     """An `opener` for `open`: a new file has mode 600, and a link in its place is an OSError."""
     try:
-        return os.open(path, flags | _NO_FOLLOW, 0o600)
+        return os.open(path, flags | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
         if exc.errno == errno.ELOOP:
             raise OSError(exc.errno, "a symbolic link is in its place", path) from exc
@@ -48,13 +46,8 @@ def write_in_one_step(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in the folder last through a power failure, where that can be asked for."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # the rename, too, is to last through a power failure
+        descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

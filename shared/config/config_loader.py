@@ -9,16 +9,15 @@ environment.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import date
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.calendar import GRACE_MINUTES
-from shared.config.checks import Checked, check, find_unknown
+from shared.config.checks import Source, check, find_unknown
 from shared.config.fields import (
     DAG_FIELDS,
     FEED_FIELDS,
@@ -27,14 +26,13 @@ from shared.config.fields import (
     Field,
     default_of,
 )
-from shared.config.sources import Source, read_environment, read_process_environment, read_source
+from shared.config.sources import read_environment, read_json, read_process_environment, warn_once
 from shared.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
-FAULTS = "The configuration has faults:"
 
 _Config = TypeVar("_Config")
 
@@ -87,9 +85,7 @@ class DAGConfig:
     grace_minutes: int = GRACE_MINUTES
 
 
-# What stands in for credentials that a DAG has no use for.
 _CREDENTIALS = ("kite_api_key", "kite_api_secret", "kite_access_token")
-_NO_CREDENTIALS = Source("no API", {"api": dict.fromkeys(_CREDENTIALS, "not-needed-by-this-DAG")})
 
 # With the folder of the only DAG that each is for, or None.
 _overrides: list[tuple[Source, Path | None]] = []
@@ -100,34 +96,20 @@ class ConfigLoader:
 
     @staticmethod
     def load_root_config() -> dict[str, Any]:
-        """
-        Load root-level configuration (API keys, DB settings).
+        """Load root-level configuration: `api`, `database`, `logging`, `calendar`.
 
-        Returns:
-            Dictionary with configuration values: `api`, `database`, `logging`, `calendar`
-
-        Raises:
-            ConfigurationError: If config file is missing or invalid
+        Raises ConfigurationError if the config file is missing or invalid.
         """
-        return _load(_check_files({_root_folder(): ROOT_FIELDS}))
+        return _load({PROJECT_ROOT / "config": ROOT_FIELDS})
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
+        """Load DAG-specific configuration: `enabled`, `schedule`, `description`, `after`,
+        `grace_minutes`, and `parameters` (those of every feed checked, others as they are).
+
+        Raises ConfigurationError if the config file is missing or invalid.
         """
-        Load DAG-specific configuration.
-
-        Args:
-            dag_folder: Path to DAG folder
-
-        Returns:
-            Dictionary with DAG configuration: `enabled`, `schedule`, `description`, `parameters`
-            (those of every feed checked, others as they are), `after`, `grace_minutes`
-
-        Raises:
-            ConfigurationError: If config file is missing or invalid
-        """
-        fields = (*DAG_FIELDS, *FEED_FIELDS, FREE_PARAMETERS)
-        return _load(_check_files({Path(dag_folder): fields}))
+        return _load({Path(dag_folder): (*DAG_FIELDS, *FEED_FIELDS, FREE_PARAMETERS)})
 
     @staticmethod
     def get_with_default(config: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -145,36 +127,29 @@ class ConfigLoader:
 
         `own_fields` are all the settings that the DAG has beside those of every DAG: a feed's are
         FEED_FIELDS, SNAPSHOT_FIELDS if it is a snapshot, and its own. Without any, its parameters
-        are handed on as they are. Without `needs_api` Kite's credentials may be missing.
+        are handed on as they are. Without `needs_api` Kite's credentials are left empty.
 
         Raises ConfigurationError that names every fault of both files.
         """
-        merged = _load(_check_dag(dag_folder, own_fields, needs_api))
+        unwanted = () if needs_api else _CREDENTIALS
+        folders = {
+            PROJECT_ROOT / "config": _root_fields("", unwanted),
+            Path(dag_folder): (*DAG_FIELDS, *(own_fields or [FREE_PARAMETERS])),
+        }
+        merged = _load(folders)
         root = RootConfig(
-            api=_make(APIConfig, merged["api"]),
+            api=_make(APIConfig, {**merged["api"], **dict.fromkeys(unwanted, "")}),
             database=_make(DatabaseConfig, merged["database"]),
             logging=_with_absolute_directory(merged["logging"]),
         )
         return root, _make(DAGConfig, merged)
 
     @staticmethod
-    def find_faults(
-        dag_folder: str | Path, own_fields: Sequence[Field] = (), *, needs_api: bool = True
-    ) -> list[str]:
-        """Every fault that keeps `load_merged_config` from loading; none is raised."""
-        try:
-            checked = _check_dag(dag_folder, own_fields, needs_api)
-        except ConfigurationError as exc:  # .env cannot be read
-            return [str(exc)]
-        return [*checked.unreadable, *checked.faults]
-
-    @staticmethod
     def load_api_config(*, with_token: bool = True) -> APIConfig:
         """The `api` section alone; without the access token where a login is to bring it."""
-        if with_token:
-            return _make(APIConfig, _load_section("api"))
-        values = _load_section("api", unwanted="api.kite_access_token")
-        return _make(APIConfig, {**values, "kite_access_token": ""})
+        unwanted = () if with_token else ("kite_access_token",)
+        values = _load_section("api", unwanted)
+        return _make(APIConfig, {**values, **dict.fromkeys(unwanted, "")})
 
     @staticmethod
     def load_database_config() -> DatabaseConfig:
@@ -189,10 +164,7 @@ class ConfigLoader:
 
     @staticmethod
     def load_logging_config() -> dict[str, Any]:
-        """The `logging` section alone, for the runner, which needs no credentials.
-
-        `directory` is a Path; a relative one counts from the project's root.
-        """
+        """The `logging` section alone; `directory` is an absolute Path."""
         return _with_absolute_directory(_load_section("logging"))
 
     @staticmethod
@@ -202,7 +174,7 @@ class ConfigLoader:
         Reads the folder's files alone; a variable that is not set stays as it is written.
         """
         fields = (*DAG_FIELDS, FREE_PARAMETERS)
-        values = _load(_check_files({Path(dag_folder): fields}, is_summary=True), warns=False)
+        values = _load({Path(dag_folder): fields}, warns=False, keeps_unset=True)
         return {item.path: values[item.path] for item in DAG_FIELDS}
 
 
@@ -215,7 +187,7 @@ def override_config(
     With `folder` they are for the DAG of this folder alone. This is how the sandbox redirects a
     run: it changes configuration values and nothing else.
     """
-    override = Source(name, dict(values)), folder and folder.resolve()
+    override = (name, values), folder and folder.resolve()
     _overrides.append(override)
     try:
         yield
@@ -230,94 +202,70 @@ def environment_overrules(name: str, value: str) -> bool:
 
 def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in `config` (a DAG's config, or its parameters alone), defaults filled in."""
-    parameters = dict(config.get("parameters", config))
-    source = Source("the DAG's parameters", {"parameters": parameters})
-    checked: dict[str, Any] = _load(check([source], FEED_FIELDS))["parameters"]
-    return checked
+    name, values = "the DAG's parameters", {"parameters": config.get("parameters", config)}
+    checked = check([(name, values)], {name: FEED_FIELDS}, {}, keeps_unset=True)
+    parameters: dict[str, Any] = checked["parameters"]
+    return parameters
 
 
-def _root_folder() -> Path:
-    return PROJECT_ROOT / "config"
+def _load(
+    folders: Mapping[Path, Sequence[Field]], *, warns: bool = True, keeps_unset: bool = False
+) -> dict[str, Any]:
+    """What the folders' files say, overrides merged over them, checked by each folder's fields.
 
-
-def _check_dag(folder: str | Path, own_fields: Sequence[Field], needs_api: bool) -> Checked:
-    fields = (*DAG_FIELDS, *(own_fields or [FREE_PARAMETERS]))
-    extra = () if needs_api else (_NO_CREDENTIALS,)
-    return _check_files({_root_folder(): ROOT_FIELDS, Path(folder): fields}, extra)
-
-
-def _check_files(
-    folders: Mapping[Path, Sequence[Field]],
-    extra: Sequence[Source] = (),
-    *,
-    is_summary: bool = False,
-) -> Checked:
-    """Read config.json and local.json of each folder, and check what could be read by its fields.
-
-    Sources that are extra, and overrides, are merged over the files. In a summary variables that
-    are not set stay as they are written.
+    Raises ConfigurationError that names every fault of all files.
     """
-    environment = _read_environment(needs_file=not is_summary)
+    environment = read_process_environment()
+    with suppress(ConfigurationError) if keeps_unset else nullcontext():
+        environment = read_environment(ENV_FILE)
     sources: list[Source] = []
-    fields: list[Field] = []
     unreadable: list[str] = []
+    fields = {}
     for folder, its_fields in folders.items():
-        known = [item.path for item in (*ROOT_FIELDS, *its_fields)]
-        local = folder / "local.json"
-        before = len(unreadable)
-        for file in (folder / "config.json", *([local] if local.exists() else [])):
-            try:
-                sources.append(_read_known(file, environment, known))
-            except ConfigurationError as exc:
-                unreadable.append(str(exc))
-        fields += its_fields if len(unreadable) == before else []
-    if is_summary:
-        sources = [replace(source, missing={}) for source in sources]
+        found, faults = _read_folder(folder, its_fields)
+        sources += found
+        unreadable += faults
+        if not faults:
+            fields[found[0][0]] = its_fields
     wanted = (None, *(folder.resolve() for folder in folders))
-    overrides = [source for source, folder in _overrides if folder in wanted]
-    return replace(check([*sources, *extra, *overrides], fields), unreadable=unreadable)
+    sources += [source for source, folder in _overrides if folder in wanted]
+    return check(sources, fields, environment, unreadable, warns=warns, keeps_unset=keeps_unset)
 
 
-def _read_environment(*, needs_file: bool) -> Mapping[str, str]:
-    try:
-        return read_environment(ENV_FILE)
-    except ConfigurationError:
-        if needs_file:
-            raise
-        return read_process_environment()
+def _read_folder(folder: Path, fields: Sequence[Field]) -> tuple[list[Source], list[str]]:
+    """What config.json and local.json hold of the known sections, and which cannot be read.
 
-
-def _read_known(file: Path, environment: Mapping[str, str], known: Sequence[str]) -> Source:
-    """What a file holds, without the sections that are not known. Unknown keys are warned of."""
-    source = read_source(file, environment, PROJECT_ROOT)
-    for remark in find_unknown(source.values, known):
-        _warn_once(file.resolve(), f"{source.name}: {remark}")
+    Unknown keys are warned of.
+    """
+    known = [item.path for item in (*ROOT_FIELDS, *fields)]
     sections = {path.split(".")[0] for path in known}
-    values = {key: value for key, value in source.values.items() if key in sections}
-    return replace(source, values=values)
+    sources: list[Source] = []
+    faults = []
+    for file in (folder / "config.json", *folder.glob("local.json")):
+        resolved = file.resolve()
+        is_inside = resolved.is_relative_to(PROJECT_ROOT)
+        name = str(resolved.relative_to(PROJECT_ROOT) if is_inside else file)
+        try:
+            values = read_json(file, name)
+        except ConfigurationError as exc:
+            faults.append(str(exc))
+            continue
+        for remark in find_unknown(values, known):
+            warn_once(resolved, f"{name}: {remark}")
+        sources.append((name, {key: values[key] for key in values if key in sections}))
+    return sources, faults
 
 
-@lru_cache(maxsize=256)  # the files are read several times in a run, the warning is wanted once
-def _warn_once(file: Path, message: str) -> None:
-    logger.warning("%s", message)
-
-
-def _load(checked: Checked, *, warns: bool = True) -> dict[str, Any]:
-    """The checked values. Raises ConfigurationError that names every fault."""
-    for default in checked.defaults if warns else ():
-        logger.warning("%s", default)
-    faults = [FAULTS, *checked.faults] if checked.faults else []
-    if checked.unreadable or faults:
-        raise ConfigurationError("\n".join([*checked.unreadable, *faults]))
-    return checked.values
-
-
-def _load_section(section: str, unwanted: str = "") -> dict[str, Any]:
-    """One section of the root config, without a setting that is unwanted."""
-    within = (item for item in ROOT_FIELDS if item.path.startswith(f"{section}."))
-    fields = [item for item in within if item.path != unwanted]
-    values: dict[str, Any] = _load(_check_files({_root_folder(): fields}), warns=False)[section]
+def _load_section(section: str, unwanted: Collection[str] = ()) -> dict[str, Any]:
+    fields = _root_fields(f"{section}.", unwanted)
+    values: dict[str, Any] = _load({PROJECT_ROOT / "config": fields}, warns=False)[section]
     return values
+
+
+def _root_fields(prefix: str, unwanted: Collection[str]) -> list[Field]:
+    """The fields of the root config with a prefix, without settings that are unwanted."""
+    within = [item for item in ROOT_FIELDS if item.path.startswith(prefix)]
+    return [item for item in within if item.path.split(".")[1] not in unwanted]
 
 
 def _with_absolute_directory(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
 import stat
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,6 @@ from dotenv.parser import parse_stream
 
 from shared.exceptions import ConfigurationError
 
-_BOM = "\ufeff"
 _ROOM_BYTES = 4096  # for a variable that is new, or longer than before
 # A variable's text: its name; blanks and a value in quotes, and what follows; or blanks and a bare
 # value, and the comment or the blanks that follow.
@@ -29,50 +28,48 @@ _BINDING = re.compile(
 )
 
 
-@contextlib.contextmanager
+@contextmanager
 def reserved(path: Path) -> Iterator[Callable[[str, str], None]]:
-    """A function that sets a variable in the file at `path`, for which all is prepared.
+    """A function that sets a variable (its name, its value), for which all is prepared.
 
-    A file with its owner, its rights and room for its content lies beside it before the body
-    begins, so that nothing is asked of Kite which could not be kept afterwards. The function takes
-    name and value as `set_variable` does, and may be called once.
+    A file with the owner and the rights of the one at `path`, and room for its content, lies beside
+    it before the body begins, so that nothing is asked of Kite which could not be kept afterwards.
+    The function may be called once. The file's last line for the name gets the value, or a new line
+    at the end does. The new content takes the file's place in one step: whatever fails, the file is
+    either as it was or as it should be. It is made if it is not there (mode 600).
 
-    Raises ConfigurationError if the file cannot be written; it is not touched then.
+    Both raise ConfigurationError if the file cannot be written, and the function if the value would
+    not be read back as it is.
     """
     target = path.resolve()  # a link stays a link
-    unfinished: Path | None = None
-    try:
-        try:
-            old = _read(target)
+    with ExitStack() as clean_up:
+        with _explained(path):
+            room = len(_read(target)) + _ROOM_BYTES
             descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
             unfinished = Path(name)
+            clean_up.callback(unfinished.unlink, missing_ok=True)
             with os.fdopen(descriptor, "wb") as file:  # mkstemp made it with mode 600
                 _take_over_owner(file.fileno(), target, path.name)
-                _write(file, bytes(len(old) + _ROOM_BYTES))
-        except OSError as exc:
-            raise ConfigurationError(
-                f"{path.name} cannot be written: {exc.strerror or exc}. It is as it was. Its disk "
-                "needs room for a second copy, and the user who logs in must be able to write it "
-                "and the folder that it is in."
-            ) from exc
-        yield partial(_fill_and_rename, unfinished, target, path.name)
-    finally:
-        if unfinished is not None:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+                _write(file, bytes(room))
+
+        def set_variable(name: str, value: str) -> None:
+            with _explained(path), unfinished.open("r+b") as file:  # in the room that it has
+                _write(file, _with_variable(_read(target), name, value))
+                unfinished.replace(target)
+
+        yield set_variable
 
 
-def set_variable(path: Path, name: str, value: str) -> None:
-    """Set `name` to `value` in the file at `path`, which is made if it is not there (mode 600).
-
-    The file's last line for `name` gets the value, or a new line at the end does. The new content
-    is written beside the file and takes its place in one step: whatever fails, the file is either
-    as it was or as it should be.
-
-    Raises ConfigurationError if it cannot be written, or `value` would not be read back as it is.
-    """
-    with reserved(path) as set_one:
-        set_one(name, value)
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{path.name} cannot be written: {exc.strerror or exc}. It is as it was. Its disk "
+            "needs room for a second copy, and the user who logs in must be able to write it and "
+            "the folder that it is in."
+        ) from exc
 
 
 def _read(target: Path) -> bytes:
@@ -80,13 +77,11 @@ def _read(target: Path) -> bytes:
 
 
 def _take_over_owner(descriptor: int, target: Path, shown: str) -> None:
-    """Give the open file the owner, the group and the mode that `target` has.
+    """Give the open file, which is private, the owner, the group and the mode that `target` has.
 
     Where everybody could read `target`, it becomes private. Where it is not there, root makes it
     for the owner of its folder. Raises ConfigurationError if this user may not give files away.
     """
-    if not hasattr(os, "fchown"):
-        return
     is_there = target.exists()
     model = (target if is_there else target.parent).stat()
     mode = stat.S_IMODE(model.st_mode)
@@ -110,37 +105,23 @@ def _write(file: BinaryIO, content: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _fill_and_rename(unfinished: Path, target: Path, shown: str, name: str, value: str) -> None:
-    try:
-        content = _with_variable(_read(target), name, value)
-        with unfinished.open("r+b") as file:  # in the room that it has already
-            _write(file, content)
-        unfinished.replace(target)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{shown} could not be written, it is as it was: {exc.strerror or exc}."
-        ) from exc
-
-
 def _with_variable(content: bytes, name: str, value: str) -> bytes:
     """`content` with the variable set."""
     if not value or any(not c.isprintable() or c in "'\"\\ #$`" for c in value):
         raise ConfigurationError(f"{name}: its value has characters that {name} cannot have.")
-    text = content.decode("utf-8", "surrogateescape")
-    bom, text = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
+    bom = content[:3] if content.startswith(BOM_UTF8) else b""
+    text = content.removeprefix(bom).decode("utf-8", "surrogateescape")
     # The parser tells where a value of several lines ends.
-    pieces = [(item.key, item.original.string) for item in parse_stream(io.StringIO(text, ""))]
-    line_end = "\r\n" if "\r\n" in text else "\n"
-    last = max((i for i, (key, _) in enumerate(pieces) if key == name), default=None)
-    if last is None:
-        separator = line_end if text and not text.endswith(("\n", "\r")) else ""
-        new = f"{text}{separator}{name}={value}{line_end}"
+    pieces = list(parse_stream(io.StringIO(text, "")))
+    lines = [piece.original.string for piece in pieces]
+    places = [place for place, piece in enumerate(pieces) if piece.key == name]
+    if places:
+        lines[places[-1]] = _with_value(lines[places[-1]], value)
     else:
-        before, after = (
-            "".join(piece for _, piece in part) for part in (pieces[:last], pieces[last + 1 :])
-        )
-        new = before + _with_value(pieces[last][1], value) + after
-    return (bom + new).encode("utf-8", "surrogateescape")
+        line_end = "\r\n" if "\r\n" in text else "\n"
+        lines.append("" if not text or text.endswith(("\n", "\r")) else line_end)
+        lines.append(f"{name}={value}{line_end}")
+    return bom + "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _with_value(binding: str, value: str) -> str:

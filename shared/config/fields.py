@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from shared.calendar import DAILY, GRACE_MINUTES, Schedule
 
 REQUIRED: Any = object()
+UNBOUNDED = 10**9
 _INTEGER = re.compile(r"[0-9]{1,20}")  # Python itself refuses thousands of digits
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _ANY_RECORD = logging.LogRecord("any", logging.INFO, "any.py", 1, "any", (), None)
@@ -29,9 +30,11 @@ class HiddenValueError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One setting. `convert` turns the JSON value into the typed one, or raises ValueError that
-    says what was expected. The value of a secret is never shown. An extra setting may be left out;
-    where another one is, its default is used with a warning.
+    """One setting; its path is a name, or a section and a name ("database.host").
+
+    `convert` turns the JSON value into the typed one, or raises ValueError that says what was
+    expected. The value of a secret is never shown. An extra setting may be left out; where another
+    one is, its default is used with a warning.
     """
 
     path: str
@@ -57,17 +60,14 @@ def any_text(value: Any) -> str:
 
 def integer(minimum: int, maximum: int) -> Callable[[Any], int]:
     """A whole number in a range, also as text (a substituted variable is text)."""
-    expected = (
-        "expected a positive integer"
-        if (minimum, maximum) == (1, UNBOUNDED)
-        else f"expected an integer from {minimum} to {maximum}"
-    )
+    is_any = (minimum, maximum) == (1, UNBOUNDED)
+    expected = "a positive integer" if is_any else f"an integer from {minimum} to {maximum}"
 
     def convert(value: Any) -> int:
         if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
             value = int(value)
         if type(value) is not int or not minimum <= value <= maximum:
-            raise ValueError(expected)
+            raise ValueError(f"expected {expected}")
         return value
 
     return convert
@@ -111,11 +111,9 @@ def list_of(convert: Callable[[Any], Any], expected: str) -> Callable[[Any], lis
     """A list of different items, each converted; `expected` says what they must be."""
 
     def convert_all(value: Any) -> list[Any]:
-        try:
+        with suppress(TypeError, ValueError):
             if isinstance(value, list):
-                return list(dict.fromkeys(convert(item) for item in value))
-        except (TypeError, ValueError) as exc:
-            raise ValueError(f"expected a list of {expected}") from exc
+                return list(dict.fromkeys(map(convert, value)))
         raise ValueError(f"expected a list of {expected}")
 
     return convert_all
@@ -124,14 +122,11 @@ def list_of(convert: Callable[[Any], Any], expected: str) -> Callable[[Any], lis
 def exchanges(value: Any) -> list[str]:
     """A list of exchange codes; null and [] mean all."""
     expected = 'exchange codes such as ["NSE", "NFO"], or null'
-    return list_of(lambda item: text(item).strip().upper(), expected)(
-        [] if value is None else value
-    )
+    codes = list_of(lambda item: text(item).strip().upper(), expected)
+    return codes([] if value is None else value)
 
 
-def dates(value: Any) -> list[date]:
-    """A list of dates as YYYY-MM-DD."""
-    return list_of(date.fromisoformat, 'dates such as ["2026-01-26"]')(value)
+dates = list_of(date.fromisoformat, 'dates such as ["2026-01-26"]')
 
 
 def dag_ids(value: Any) -> tuple[int, ...]:
@@ -183,14 +178,11 @@ def credential(value: Any) -> str:
 
 def log_format(value: Any) -> str:
     """A format in the % style of the logging module, tried on a record."""
-    try:
+    with suppress(TypeError, ValueError):
         logging.Formatter(text(value)).format(_ANY_RECORD)
-    except (TypeError, ValueError) as exc:
-        raise ValueError("expected a log format such as %(levelname)s - %(message)s") from exc
-    return str(value)
+        return str(value)
+    raise ValueError("expected a log format such as %(levelname)s - %(message)s")
 
-
-UNBOUNDED = 10**9
 
 ROOT_FIELDS = (
     Field("api.kite_api_key", credential),
@@ -217,8 +209,6 @@ ROOT_FIELDS = (
     Field("logging.max_bytes", integer(1024, UNBOUNDED), 10_000_000, is_extra=True),
     Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )
-
-ROOT_SECTIONS = tuple(dict.fromkeys(item.path.split(".")[0] for item in ROOT_FIELDS))
 
 # Every DAG's.
 DAG_FIELDS = (

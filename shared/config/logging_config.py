@@ -23,6 +23,7 @@ from shared.private_files import make_private_folder, private_opener
 
 LOG_FILE_NAME = "stock_ingestion.log"
 _MASK = "***"
+_AS_UTF_8: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LONG = 16
 _SHORT = 8
 # Headers and parameters that carry secrets, whoever's they are.
@@ -60,12 +61,8 @@ def as_message(text: str) -> str:
 
 def _written_forms(secret: str) -> set[str]:
     """The ways in which a secret shows up in text: as it is, in URLs, in reprs, in JSON."""
-    errors = "surrogateescape"  # a variable of the environment can hold any bytes
-    encoded = {
-        quote(secret, errors=errors),
-        quote(secret, safe="", errors=errors),
-        quote_plus(secret, errors=errors),
-    }
+    raw = secret.encode("utf-8", "surrogateescape")  # the environment can hold any bytes
+    encoded = {quote(raw), quote(raw, safe=""), quote_plus(raw)}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
     # Between other quotes than its own a repr escapes the single ones.
     quoted = repr(f"\"'{secret}")[4:-1]
@@ -75,11 +72,11 @@ def _written_forms(secret: str) -> set[str]:
 
 
 def _as_pattern(form: str) -> str:
-    # A short secret is masked as a word of its own only: a password of "1234" must not change the
-    # figures of a summary.
+    """What matches a secret: a short one as a word of its own only, since a password of "1234" must
+    not change the figures of a summary; a long one also if a message was cut within it.
+    """
     escaped = re.escape(form)
     if len(form) > _LONG:
-        # A message may have been cut within the secret: what begins like it is masked, too.
         return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
     return escaped if len(form) >= _SHORT else rf"(?<!\w){escaped}(?!\w)"
 
@@ -106,41 +103,30 @@ class _SafeHandlerMixin:
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not self._has_failed:
             self._has_failed = True
-            _tell(f"WARNING: the log cannot be written: {sys.exc_info()[1]}")
+            message = f"WARNING: the log cannot be written: {sys.exc_info()[1]}"
+            with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+                sys.stderr.write(as_message(message) + "\n")
 
 
 class _FileHandler(_SafeHandlerMixin, logging.handlers.RotatingFileHandler):
     def _open(self) -> Any:
-        return open(
-            self.baseFilename,
-            self.mode,
-            encoding=self.encoding,
-            errors=self.errors,
-            opener=private_opener,
-        )
+        return open(self.baseFilename, self.mode, opener=private_opener, **_AS_UTF_8)
 
 
 class _ConsoleHandler(_SafeHandlerMixin, logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to whatever sys.stderr is at the moment: a live bar puts itself in between."""
 
-    @property
-    def stream(self) -> Any:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: Any) -> None:
-        pass
-
-
-def _tell(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-        sys.stderr.write(as_message(line) + "\n")
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def setup_console_logging(level: str | None = None) -> None:
     """Send log records to standard error: from `level` on, by default warnings and errors."""
     root = logging.getLogger()
-    _remove_own_handlers(root)
+    for old in [handler for handler in root.handlers if isinstance(handler, _SafeHandlerMixin)]:
+        root.removeHandler(old)
+        old.close()
     handler = _ConsoleHandler()
     handler.setFormatter(_RedactingFormatter("%(levelname)s: %(message)s", with_traceback=False))
     handler.setLevel(level or logging.WARNING)
@@ -151,12 +137,7 @@ def setup_console_logging(level: str | None = None) -> None:
 
 
 def setup_file_logging(
-    directory: Path,
-    level: str,
-    fmt: str,
-    *,
-    max_bytes: int,
-    backup_count: int,
+    directory: Path, level: str, fmt: str, *, max_bytes: int, backup_count: int
 ) -> Path | None:
     """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
 
@@ -166,19 +147,10 @@ def setup_file_logging(
     path = directory / LOG_FILE_NAME
     try:
         make_private_folder(directory)
-        handler = _FileHandler(
-            path,
-            maxBytes=max_bytes,
-            backupCount=backup_count,
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
+        handler = _FileHandler(path, maxBytes=max_bytes, backupCount=backup_count)
     except OSError as exc:
-        logging.getLogger(__name__).warning(
-            "No log file: %s cannot be written (%s). Set LOG_DIR to a folder that can.",
-            path,
-            exc.strerror or exc,
-        )
+        message = "No log file: %s cannot be written (%s). Set LOG_DIR to a folder that can."
+        logging.getLogger(__name__).warning(message, path, exc.strerror or exc)
         return None
     handler.setFormatter(_RedactingFormatter(fmt, with_traceback=True))
     handler.setLevel(level)
@@ -186,10 +158,3 @@ def setup_file_logging(
     root.addHandler(handler)
     root.setLevel(min(root.level, handler.level))
     return path
-
-
-def _remove_own_handlers(root: logging.Logger) -> None:
-    for handler in list(root.handlers):
-        if isinstance(handler, _SafeHandlerMixin):
-            root.removeHandler(handler)
-            handler.close()

@@ -18,7 +18,7 @@ import pytest
 from sandbox.dump_generator import generate_dump
 from sandbox.embedded_postgres import find_binaries
 from sandbox.kite_server import KiteServer
-from shared.config.env_file import set_variable
+from shared.config.env_file import reserved
 from tests.clone import Clone, make_clone
 from tests.conftest import PROJECT, Server
 from tests.documents import (
@@ -143,7 +143,8 @@ class Production:
             "DB_PORT": str(info["port"]),
             "DB_NAME": self.names["moneytree"],
         }.items():
-            set_variable(self.env_file, name, value)
+            with reserved(self.env_file) as set_variable:
+                set_variable(name, value)
 
     def run_sql(self, script: str) -> None:
         if self.is_for_administrators(script):

@@ -90,7 +90,7 @@ def dag_folder(config: dict[str, Any], name: str = "dag_1_drawn") -> Iterator[Pa
 
 @contextmanager
 def captured_warnings() -> Iterator[list[str]]:
-    """The warnings of the configuration loader; caplog would keep those of other examples."""
+    """The warnings of the configuration; caplog would keep those of other examples."""
     messages: list[str] = []
 
     class Handler(logging.Handler):
@@ -98,7 +98,7 @@ def captured_warnings() -> Iterator[list[str]]:
             if record.levelno == logging.WARNING:
                 messages.append(record.getMessage())
 
-    logger = logging.getLogger("shared.config.config_loader")
+    logger = logging.getLogger("shared.config")
     handler = Handler()
     logger.addHandler(handler)
     try:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from shared.config import config_loader
+from shared.config.checks import FAULTS
 from shared.config.config_loader import (
     APIConfig,
     ConfigLoader,
@@ -29,7 +30,6 @@ from shared.config.fields import (
     any_text,
     default_of,
     exchanges,
-    integer,
 )
 from shared.config.logging_config import redact
 from shared.config.sources import VARIABLE
@@ -121,6 +121,15 @@ def faults_of(load: Callable[[], Any]) -> str:
     with pytest.raises(ConfigurationError) as caught:
         load()
     return str(caught.value)
+
+
+def find_faults(folder: str, fields: Sequence[Field] = (), **options: Any) -> list[str]:
+    """What is wrong with the configuration of a DAG, a line each."""
+    try:
+        ConfigLoader.load_merged_config(folder, fields, **options)
+    except ConfigurationError as exc:
+        return [line for line in str(exc).splitlines() if line != FAULTS]
+    return []
 
 
 # --- what is shipped ---------------------------------------------------------------------------
@@ -486,7 +495,7 @@ def test_value_that_is_wrong_is_named_with_file_and_path(
 
     text = faults_of(lambda: ConfigLoader.load_merged_config(folder, FEED))
 
-    assert ConfigLoader.find_faults(folder, FEED) == text.splitlines()[1:]
+    assert find_faults(folder, FEED) == text.splitlines()[1:]
     assert len(text.splitlines()) == 2, text
     assert text.splitlines()[1].startswith(f"{file}: {path}: {expected}")
 
@@ -818,7 +827,7 @@ def test_unknown_key_of_a_feed_is_named_once_with_the_nearest(
     folder = files.write_dag({**DAG, **values})
     ConfigLoader.load_dag_summary(folder)
     ConfigLoader.load_merged_config(folder, FEED)
-    ConfigLoader.find_faults(folder, FEED)
+    find_faults(folder, FEED)
     about_keys = [message for message in caplog.messages if "not known" in message]
     assert about_keys == [f"dag_7_try/config.json: {warning}" for warning in warnings]
 
@@ -858,7 +867,7 @@ def test_local_files_are_checked_and_named_like_the_others(files: Files) -> None
     folder = files.write_dag({**DAG, "parameters": PARAMETER_DEFAULTS})
     files.write(files.root / "dag_7_try" / "local.json", {"parameters": {"batch_size": 0}})
 
-    faults = ConfigLoader.find_faults(folder, [*FEED, Field("parameters.own", any_text)])
+    faults = find_faults(folder, [*FEED, Field("parameters.own", any_text)])
 
     assert [fault.split(". Set ")[0] for fault in faults] == [
         "config/local.json: not set, or empty: NO_SUCH_USER",
@@ -888,7 +897,7 @@ def test_every_fault_of_both_files_is_found_even_where_one_cannot_be_read(files:
     files.write_root(b"{")
     folder = files.write_dag({**DAG, "schedule": "hourly", "after": [True], "enabled": 1})
 
-    faults = ConfigLoader.find_faults(folder, FEED)
+    faults = find_faults(folder, FEED)
 
     assert [fault.split(",")[0] for fault in faults] == [
         "config/config.json is not valid JSON: line 1",
@@ -907,45 +916,27 @@ def test_faults_of_the_root_are_found_with_those_of_a_dag(files: Files) -> None:
     files.write_root({"database": ROOT["database"], "calendar": {"holidays": ["26 January"]}})
     folder = files.write_dag({**DAG, "parameters": {**PARAMETER_DEFAULTS, "batch_size": 0}})
 
-    faults = ConfigLoader.find_faults(folder, FEED, needs_api=False)
+    faults = find_faults(folder, FEED, needs_api=False)
 
     assert [fault.split(": expected")[0] for fault in faults] == [
         "config/config.json: calendar.holidays",
         "dag_7_try/config.json: parameters.batch_size",
     ]
-    with_api = ConfigLoader.find_faults(folder, FEED)
+    with_api = find_faults(folder, FEED)
     assert "config/config.json: api.kite_api_key: required, but missing" in with_api
 
 
 def test_sound_configuration_has_no_faults(files: Files) -> None:
-    assert ConfigLoader.find_faults(files.write_dag({**DAG, "after": [1, 2, 1]}), FEED) == []
+    assert find_faults(files.write_dag({**DAG, "after": [1, 2, 1]}), FEED) == []
 
 
 def test_env_file_that_cannot_be_read_is_the_fault(files: Files) -> None:
     files.write_env(b"DB_PASSWORD=\xff\n")
-    (fault,) = ConfigLoader.find_faults(files.write_dag(DAG))
+    (fault,) = find_faults(files.write_dag(DAG))
     assert fault.startswith(".env cannot be read: ")
 
 
-# --- fields at any depth -----------------------------------------------------------------------
-
-
-def test_field_within_objects_is_found_checked_and_given_its_default(files: Files) -> None:
-    fields = [
-        Field("parameters.source.page.size", integer(1, 9), 5, is_extra=True),
-        Field("parameters.source.name", any_text),
-    ]
-
-    def load(source: Any) -> Any:
-        folder = files.write_dag({**DAG, "parameters": {"source": source}})
-        return ConfigLoader.load_merged_config(folder, fields)[1].parameters["source"]
-
-    assert load({"name": "n"}) == {"name": "n", "page": {"size": 5}}
-    assert load({"name": "n", "page": {"size": "7"}}) == {"name": "n", "page": {"size": 7}}
-    assert "parameters.source.page: expected an object" in faults_of(
-        lambda: load({"name": "n", "page": 5})
-    )
-    assert "parameters.source: expected an object" in faults_of(lambda: load("n"))
+# --- defaults and fallbacks ---------------------------------------------------------------------
 
 
 def test_default_is_not_changed_with_what_a_dag_does_to_it(files: Files) -> None:

@@ -17,13 +17,19 @@ from dotenv import dotenv_values
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from shared.config.env_file import reserved, set_variable
+from shared.config.env_file import reserved
 from shared.exceptions import ConfigurationError
 from tests.conftest import PROJECT
 
 NAME = "KITE_ACCESS_TOKEN"
 NEW = "n3wT0ken"
 UNPRIVILEGED = 65534
+
+
+def set_variable(path: Path, name: str, value: str) -> None:
+    with reserved(path) as set_one:
+        set_one(name, value)
+
 
 # Any content
 
@@ -276,7 +282,8 @@ def in_child(script: str, *arguments: Path, uid: int | None = None) -> subproces
 
 TRY = f"""
 try:
-    env_file.set_variable(Path(sys.argv[1]), {NAME!r}, {NEW!r})
+    with env_file.reserved(Path(sys.argv[1])) as set_one:
+        set_one({NAME!r}, {NEW!r})
 except ConfigurationError as exc:
     print(exc)
     raise SystemExit(2)
@@ -308,10 +315,7 @@ def test_folder_that_cannot_be_written(reachable_folder: Path) -> None:
     assert path.read_text() == f"{NAME}=old\nA=1\n"
 
 
-RESERVE = TRY.replace(
-    f"env_file.set_variable(Path(sys.argv[1]), {NAME!r}, {NEW!r})",
-    "\n    with env_file.reserved(Path(sys.argv[1])):\n        print('now Kite is asked')",
-)
+RESERVE = TRY.replace(f"set_one({NAME!r}, {NEW!r})", "print('now Kite is asked')")
 
 
 @pytest.mark.parametrize("script", [TRY, RESERVE], ids=["set", "reserve"])
@@ -414,7 +418,8 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     path.write_text(f"{NAME}=start\n{rest}")
     script = (
         "for number in range(10**6):\n"
-        f"    env_file.set_variable(Path(sys.argv[1]), {NAME!r}, 'value%d' % number)\n"
+        "    with env_file.reserved(Path(sys.argv[1])) as set_one:\n"
+        f"        set_one({NAME!r}, 'value%d' % number)\n"
         "    print(number, flush=True)\n"
     )
     for written in (1, 2, 5):
