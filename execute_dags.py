@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Run DAGs from the command line, and the commands around them.
 
-The only place that parses arguments and chooses an exit status: 0 success, 1 a DAG failed (or its
-data are stale), 2 bad usage or configuration, 3 the Kite session is dead or was refused and nothing
-else failed (log in again), 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+The only place that parses arguments and chooses an exit status.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.arguments import Parser, find_commands, load_feeds, read_day
+from shared.arguments import Parser, add_commands, read_day
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
@@ -64,7 +62,7 @@ _signals = Signals()
 
 
 class ExitStatus(IntEnum):
-    """What the caller (cron, systemd, CI) is told."""
+    """What the caller (cron, systemd, CI) is told; 3 is for a dead session and nothing else."""
 
     SUCCESS = 0
     DAG_FAILED = 1
@@ -83,12 +81,7 @@ _SIGNALLED: dict[type[BaseException], tuple[str, ExitStatus]] = {
 
 
 def main() -> bool:
-    """
-    Execute selected DAGs based on command-line arguments.
-
-    Returns:
-        bool: True if all DAGs succeeded, False otherwise
-    """
+    """Execute selected DAGs based on command-line arguments. Returns whether all succeeded."""
     return run(parse_arguments()) == ExitStatus.SUCCESS
 
 
@@ -101,32 +94,32 @@ def parse_arguments() -> argparse.Namespace:
     if "--list" in words:
         words.remove("--list")
         words.insert(0, "list")
-    word = words[0] if words and not words[0].startswith("-") else None
+    word = words.pop(0) if words and not words[0].startswith("-") else None
     commands = {command.name: command for command in _built_in_commands()}
     faults: Sequence[StockIngestionError] = ()
-    if (word and word not in commands) or (word is None and {"-h", "--help"} & set(words)):
-        feeds, faults = load_feeds(discover_dags(PROJECT_ROOT))
+    if word not in commands if word else {"-h", "--help"} & set(words):
         try:
-            commands |= find_commands(feeds, commands)
+            faults = add_commands(discover_dags(PROJECT_ROOT), commands)
         except ConfigurationError as exc:
             _make_run_parser(commands).error(str(exc))
     if word and word not in commands:
         _make_run_parser(commands).refuse(word, " ".join(map(str, faults)))
     parser = _make_command_parser(commands[word]) if word else _make_run_parser(commands)
-    arguments = parser.read(words[1:] if word else words)
+    arguments = parser.read(words)
     if arguments.sandbox_fault and not arguments.sandbox:
         parser.error("--sandbox-fault needs --sandbox")
     return arguments
 
 
 def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
-    parser = Parser(PROGRAM, DESCRIPTION, epilog=EPILOG, commands=commands)
+    parser = Parser(PROGRAM, DESCRIPTION, commands)
+    parser.epilog = EPILOG
     parser.set_defaults(function=_run_dags, command=None)
     width = max(map(len, commands))
     described = [f"{command.name:<{width}}  {command.help}"[:76] for command in commands.values()]
     parser.add_argument_group("commands", "\n".join(described))
-    add = parser.add_argument
     _add_dag(parser, "run the DAG with this id; may be given several times")
+    add = parser.add_argument
     add("--dry-run", action="store_true", help="show what would change, write nothing")
     from_file = "read a saved file (plain or gzipped; -: standard input) instead of the source"
     add("--from-file", metavar="PATH", help=from_file)
@@ -147,13 +140,12 @@ def _make_command_parser(command: Command) -> Parser:
 
 
 def _built_in_commands() -> tuple[Command, ...]:
-    list_all = Command("list", "list all DAGs", _list_dags, lambda p: p.set_defaults(list=True))
     return (
         Command("login", "log in to Kite, and put today's access token into .env", _log_in),
         Command("check", "prove all that a run needs, import nothing", _check, _add_dag),
         Command("status", "show the last runs, and which DAGs are fresh", _show_status, _add_json),
         Command("changes", "show what runs have changed", _show_changes, _add_changes),
-        list_all,
+        Command("list", "list all DAGs", _list_dags, lambda p: p.set_defaults(list=True)),
     )
 
 
@@ -178,18 +170,16 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_surroundings(parser: argparse.ArgumentParser, *, has_sandbox: bool = True) -> None:
+    parser.set_defaults(sandbox=False, sandbox_fault=None)
+    add = parser.add_argument
     level = f"log from this level on, also to standard error ({', '.join(LOG_LEVELS)})"
-    parser.add_argument(
-        "--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level
-    )
-    if not has_sandbox:
-        parser.set_defaults(sandbox=False, sandbox_fault=None)
-        return
-    sandbox = "use a PostgreSQL and a Kite of its own in .sandbox/, without credentials; each good "
-    sandbox += "run is the next trading day of a made-up market"
-    parser.add_argument("--sandbox", action="store_true", help=sandbox)
-    fault = f"let the sandbox's Kite misbehave: {', '.join(SANDBOX_FAULTS)}"
-    parser.add_argument("--sandbox-fault", metavar="FAULT", choices=SANDBOX_FAULTS, help=fault)
+    add("--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level)
+    if has_sandbox:
+        sandbox = "use a PostgreSQL and a Kite of its own in .sandbox/, without credentials; "
+        sandbox += "each good run is the next trading day of a made-up market"
+        add("--sandbox", action="store_true", help=sandbox)
+        fault = f"let the sandbox's Kite misbehave: {', '.join(SANDBOX_FAULTS)}"
+        add("--sandbox-fault", metavar="FAULT", choices=SANDBOX_FAULTS, help=fault)
 
 
 def execute_dag_wrapper(
@@ -198,17 +188,9 @@ def execute_dag_wrapper(
     func: Callable[[], Any],
     errors: dict[int, BaseException] | None = None,
 ) -> tuple[int, bool, str]:
-    """
-    Execute a single DAG with logging and error handling.
+    """Execute a single DAG with logging. Returns (dag_id, success, result_message).
 
-    Args:
-        dag_id: DAG identifier
-        name: DAG name for logging
-        func: DAG execution function
-        errors: If given, receives the error of a DAG that failed, under its id
-
-    Returns:
-        Tuple of (dag_id, success, result_message)
+    `errors`, if given, receives the error of a DAG that failed, under its id.
     """
     context = f"DAG {dag_id} {name}"
     logger.info("%s: started", context)
@@ -264,7 +246,12 @@ def _flush_or_drop(stream: Any) -> None:
 
 def _call(arguments: argparse.Namespace) -> int:
     if arguments.function is not _list_dags:  # the list needs no configuration
-        arguments.log_file = _setup_log_file(arguments.log_level)
+        settings = ConfigLoader.load_logging_config()
+        level = arguments.log_level or settings["level"]
+        sizes = {name: settings[name] for name in ("max_bytes", "backup_count")}
+        arguments.log_file = setup_file_logging(
+            settings["directory"], level, settings["format"], **sizes
+        )
     return arguments.function(arguments) or ExitStatus.SUCCESS
 
 
@@ -283,23 +270,10 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> int:
         is_stored = is_run and status == ExitStatus.SUCCESS and not arguments.dry_run
         if is_stored and sandbox.has_served_list:
             sandbox.complete()
-            say(f"\nLook at the data with psql: {_python()} -m sandbox")
+            python = os.path.relpath(sys.executable, PROJECT_ROOT)
+            say(f"\nLook at the data with psql: {python} -m sandbox")
             say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
     return status
-
-
-def _python() -> str:
-    """How to call this Python from the project's root."""
-    executable = Path(sys.executable)
-    inside = executable.is_relative_to(PROJECT_ROOT)
-    return str(executable.relative_to(PROJECT_ROOT) if inside else executable)
-
-
-def _setup_log_file(level: str | None) -> Path | None:
-    settings = ConfigLoader.load_logging_config()
-    sizes = {name: settings[name] for name in ("max_bytes", "backup_count")}
-    level = level or settings["level"]
-    return setup_file_logging(settings["directory"], level, settings["format"], **sizes)
 
 
 def _select(arguments: argparse.Namespace) -> list[DAG]:
@@ -308,30 +282,15 @@ def _select(arguments: argparse.Namespace) -> list[DAG]:
 
 
 def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
-    from shared.console import make_display, say, say_lines, say_table
+    from shared.console import say, say_table
 
     dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
     options = RunOptions(arguments.dry_run, arguments.from_file, arguments.force)
     errors: dict[int, BaseException] = {}
-    causes: dict[int, int] = {}  # of a DAG that failed, or was skipped: the one that failed first
     rows = []
     for dag, call in plan_runs(dags, options):
-        name = f"DAG {dag.dag_id} {dag.name}"
         begin = time.perf_counter()
-        if failed := [dag_id for dag_id in dag.after if dag_id in errors]:
-            errors[dag.dag_id], causes[dag.dag_id] = errors[failed[0]], causes[failed[0]]
-            status = "skipped"
-            logger.error("%s skipped: DAG %d failed", name, causes[dag.dag_id])
-            say(f"{name} skipped: DAG {causes[dag.dag_id]} failed")
-        else:
-            say(name)
-            with make_display() as display, show_on(display):
-                _, succeeded, message = execute_dag_wrapper(dag.dag_id, dag.name, call, errors)
-            if succeeded:
-                say_lines(f"\n{message}\n" if message else "")
-            causes[dag.dag_id] = dag.dag_id
-            status = "succeeded" if succeeded else "failed"
-            say(f"{name} {status} in {time.perf_counter() - begin:.2f} s")
+        status = _run_dag(dag, call, errors)
         rows.append((str(dag.dag_id), dag.name, status, f"{time.perf_counter() - begin:.2f}"))
     if len(rows) > 1:
         say()
@@ -339,6 +298,28 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     if errors and arguments.log_file is not None:
         say(f"Details: {arguments.log_file}")
     return _exit_status(errors.values())
+
+
+def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]) -> str:
+    """Run the DAG, unless one has failed that it comes after. Returns how that ended."""
+    from shared.console import make_display, say, say_lines
+
+    name = f"DAG {dag.dag_id} {dag.name}"
+    if error := next((errors[dag_id] for dag_id in dag.after if dag_id in errors), None):
+        first = next(dag_id for dag_id in errors if errors[dag_id] is error)
+        errors[dag.dag_id] = error
+        logger.error("%s skipped: DAG %d failed", name, first)
+        say(f"{name} skipped: DAG {first} failed")
+        return "skipped"
+    say(name)
+    begin = time.perf_counter()
+    with make_display() as display, show_on(display):
+        _, succeeded, message = execute_dag_wrapper(dag.dag_id, dag.name, call, errors)
+    if succeeded:
+        say_lines(f"\n{message}\n" if message else "")
+    status = "succeeded" if succeeded else "failed"
+    say(f"{name} {status} in {time.perf_counter() - begin:.2f} s")
+    return status
 
 
 def _log_in(arguments: argparse.Namespace) -> None:

@@ -15,15 +15,10 @@ from shared.foreign_text import escape_line
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, and whose errors are one line.
+    """A parser whose errors are one line; `commands` are the words that may come first."""
 
-    `commands` are the words that may stand in front of all options.
-    """
-
-    def __init__(
-        self, prog: str, description: str, *, epilog: str = "", commands: Collection[str] = ()
-    ) -> None:
-        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+    def __init__(self, prog: str, description: str, commands: Collection[str] = ()) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.formatter_class = argparse.RawDescriptionHelpFormatter
         self._commands = commands
 
@@ -71,14 +66,13 @@ def load_feeds(dags: Sequence[DAG]) -> tuple[list[Feed], list[StockIngestionErro
     return feeds, errors
 
 
-def find_commands(feeds: Sequence[Feed], built_in: Collection[str]) -> dict[str, Command]:
-    """The commands that DAGs bring, by name.
+def add_commands(dags: Sequence[DAG], commands: dict[str, Command]) -> list[StockIngestionError]:
+    """Add the commands that the DAGs bring. Returns the errors of DAGs that cannot be loaded.
 
-    Raises ConfigurationError if two DAGs have a command of one name, or one has that of a command
-    that is built in.
+    Raises ConfigurationError if one has the name of a command that is there.
     """
-    owners = dict.fromkeys(built_in, "execute_dags.py")
-    commands: dict[str, Command] = {}
+    feeds, errors = load_feeds(dags)
+    owners = dict.fromkeys(commands, "execute_dags.py")
     for owner, command in ((feed.folder.name, each) for feed in feeds for each in feed.commands):
         if command.name in owners:
             raise ConfigurationError(
@@ -87,4 +81,4 @@ def find_commands(feeds: Sequence[Feed], built_in: Collection[str]) -> dict[str,
             )
         owners[command.name] = owner
         commands[command.name] = command
-    return commands
+    return errors

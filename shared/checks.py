@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -22,67 +23,60 @@ from shared.utils.table_setup import find_access_faults
 _ONCE = RetryPolicy(max_attempts=1)
 _READ_SERVER = "SELECT current_setting('server_version'), current_user::text"
 
-Errors = list[StockIngestionError]
 
-
-def check(dags: Sequence[DAG]) -> Errors:
+def check(dags: Sequence[DAG]) -> list[StockIngestionError]:
     """Prove that the DAGs can run: a line for each thing. Returns what is wrong."""
-    errors: Errors = []
+    errors: list[StockIngestionError] = []
     feeds = [feed for dag in dags if (feed := _check_dag(dag, errors))]
     if any(feed.needs_kite for feed in feeds):
-        _prove(errors, "Kite session", _check_kite)
+        with _proving("Kite session", errors):
+            _check_kite()
     if feeds:
-        _prove(errors, "database", partial(_check_database, feeds, errors))
+        with _proving("database", errors):
+            _check_database(feeds, errors)
     return errors
 
 
-def _prove(errors: Errors, name: str, prove: Callable[[], str]) -> bool:
-    """Say what `prove` has found, or why it failed. Returns whether all is well."""
+@contextmanager
+def _proving(name: str, errors: list[StockIngestionError]) -> Iterator[None]:
+    """Say and note why the body has failed, and go on."""
     try:
-        if found := prove():
-            say(f"ok      {name}: {found}")
+        yield
     except StockIngestionError as exc:
         say(f"FAILED  {name}: {exc}")
         errors.append(exc)
-        return False
-    return True
 
 
-def _check_dag(dag: DAG, errors: Errors) -> Feed | None:
+def _check_dag(dag: DAG, errors: list[StockIngestionError]) -> Feed | None:
     """Prove that the DAG's package can be loaded, and its configuration."""
-    feed = None
-
-    def load() -> str:
-        nonlocal feed
+    name = f"DAG {dag.dag_id} {dag.name}"
+    feed, is_loaded = None, False
+    with _proving(name, errors):
         if dag.fault and not (dag.folder / "__init__.py").is_file():
             raise ConfigurationError(dag.fault)
         whole = replace(dag, fault=None)  # what else is wrong with it is to be told as well
         feed = whole.load_feed()
         if feed is None:
             whole.load()
-        return ""
-
-    def configure() -> str:
+        is_loaded = True
+    with _proving(name, errors):
         needs_api = feed is not None and feed.needs_kite
-        settings = feed.settings if feed else ()
-        ConfigLoader.load_merged_config(dag.folder, settings, needs_api=needs_api)
+        own = feed.settings if feed else ()
+        ConfigLoader.load_merged_config(dag.folder, own, needs_api=needs_api)
         if dag.fault and is_loaded:
             raise ConfigurationError(dag.fault)
-        return "its configuration is complete"
-
-    name = f"DAG {dag.dag_id} {dag.name}"
-    is_loaded = _prove(errors, name, load)
-    _prove(errors, name, configure)
+        say(f"ok      {name}: its configuration is complete")
     return feed
 
 
-def _check_kite() -> str:
+def _check_kite() -> None:
     client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config()), retry=_ONCE)
     client.authenticate()
-    return f"logged in as {client.user_id}; the token dies at about {describe_death()}"
+    death = f"the token dies at about {describe_death()}"
+    say(f"ok      Kite session: logged in as {client.user_id}; {death}")
 
 
-def _check_database(feeds: Sequence[Feed], errors: Errors) -> str:
+def _check_database(feeds: Sequence[Feed], errors: list[StockIngestionError]) -> None:
     config = ConfigLoader.load_database_config()
     with DatabaseManager(asdict(config), retry=_ONCE) as manager:
         [(version, role)] = manager.fetch_all(_READ_SERVER)
@@ -90,18 +84,17 @@ def _check_database(feeds: Sequence[Feed], errors: Errors) -> str:
         say(f"ok      database: {place}: PostgreSQL {version}, role {role}")
         for feed in feeds:
             name = f"DAG {feed.dag_id} {feed.name}"
-            if _prove(errors, name, partial(_check_table, manager, feed)):
+            with _proving(name, errors):
+                _check_table(name, manager, feed)
                 _note_lacking(name, manager, feed)
-    return ""
 
 
-def _check_table(manager: DatabaseManager, feed: Feed) -> str:
-    found, faults = manager.run_in_transaction(
-        lambda cursor: find_access_faults(cursor, feed.table)
-    )
+def _check_table(name: str, manager: DatabaseManager, feed: Feed) -> None:
+    read = partial(find_access_faults, table=feed.table)
+    found, faults = manager.run_in_transaction(read)
     if faults:
         raise DatabaseError(f"a run would fail: {'; '.join(faults)}.")
-    return found
+    say(f"ok      {name}: {found}")
 
 
 def _note_lacking(name: str, manager: DatabaseManager, feed: Feed) -> None:

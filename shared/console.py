@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
@@ -19,17 +19,16 @@ from rich.text import Text
 from shared.config.logging_config import as_message, redact
 from shared.exceptions import StockIngestionError
 from shared.foreign_text import escape_line
+from shared.utils.operation import Display
 
 _QUIET_SECONDS = 5.0  # a step that takes longer than this tells how far it is
-
 _UNWRAPPED_COLUMNS = 1000
 
 
 def say(text: str = "") -> None:
     """Write a message to standard output; its lines after the first are indented.
 
-    Secrets are masked, and what is not seen is shown escaped. Text of others may stand anywhere in
-    it but at its beginning (ruling 35).
+    Secrets are masked, and what is not seen is escaped. Text of others must not begin it.
     """
     _write(as_message(text))
 
@@ -45,23 +44,21 @@ def write_data(text: str) -> None:
     Raises StockIngestionError if they cannot be written whole, other than to a pipe that nobody
     reads any more.
     """
-    try:
-        _write_whole(text + "\n")
-    except BrokenPipeError:
-        _drop_output()
-    except OSError as exc:
-        _drop_output()
+    error = _write(text)
+    if error and not isinstance(error, BrokenPipeError):
         raise StockIngestionError(
-            f"Standard output cannot take all of it: {exc.strerror or exc}."
-        ) from exc
+            f"Standard output cannot take all of it: {error.strerror or error}."
+        ) from error
 
 
-def _write(text: str) -> None:
-    """If standard output cannot be written any more (`| head -1`), the run goes on in silence."""
+def _write(text: str) -> OSError | None:
+    """Write lines. After an error (a full disk, `| head -1`) the run goes on in silence."""
     try:
         _write_whole(text + "\n")
-    except OSError:  # also a full disk
-        _drop_output()
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exc
+    return None
 
 
 def _write_whole(text: str) -> None:
@@ -77,10 +74,6 @@ def _write_whole(text: str) -> None:
     sys.stdout.flush()
 
 
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table to standard output: within the terminal's width, or unwrapped elsewhere."""
     can_draw = "utf" in (sys.stdout.encoding or "").lower()
@@ -93,97 +86,71 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     say_lines("\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n"))
 
 
-def make_display() -> PlainDisplay | LiveDisplay:
-    """The display that suits standard output."""
-    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+@contextmanager
+def make_display() -> Iterator[Display]:
+    """The display that suits standard output: live bars at a terminal, else lines."""
+    if not sys.stdout.isatty():
+        yield _PlainDisplay()
+        return
+    progress = Progress(
+        TextColumn("  {task.description:<20}", markup=False),
+        BarColumn(bar_width=14),  # with room for the ^C that a terminal echoes
+        TextColumn("{task.fields[count]}"),
+        _SecondsColumn(),
+        console=Console(),
+        redirect_stderr=sys.stderr.isatty(),
+    )
+    with progress:
+        yield _LiveDisplay(progress)
 
 
-class PlainDisplay:
+class _PlainDisplay(Display):
     """A line for each finished step, and now and then one for a step that takes long."""
 
     def __init__(self) -> None:
         self._name = ""
         self._last_line = 0.0
 
-    def __enter__(self) -> PlainDisplay:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
     def started(self, name: str) -> None:
-        """A step began."""
         self._name, self._last_line = name, time.monotonic()
 
     def advanced(self, done: int, total: int | None, unit: str) -> None:
-        """The step has come to `done` of `total`."""
         if time.monotonic() - self._last_line >= _QUIET_SECONDS:
             self._last_line = time.monotonic()
             say(f"  {self._name}: {_progress(done, total, unit)}")
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
-        """The step ended."""
         say(f"  {name}: {'done' if succeeded else 'failed'} in {seconds:.2f} s")
 
 
-class _SecondsColumn(ProgressColumn):
-    """The seconds that a step has taken."""
-
-    def render(self, task: Task) -> Text:
-        """Called by rich at each redraw; its own time of a task stops when all rows are sent."""
-        seconds = task.fields["seconds"]
-        if seconds is None:
-            seconds = task.elapsed or 0.0
-        return Text(f"{seconds:6.2f} s")
-
-
-class LiveDisplay:
+class _LiveDisplay(Display):
     """A bar for each step, redrawn in place."""
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("  {task.description:<20}", markup=False),
-            BarColumn(bar_width=14),  # with room for the ^C that a terminal echoes
-            TextColumn("{task.fields[count]}"),
-            _SecondsColumn(),
-            console=Console(),
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> LiveDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._steps: list[TaskID] = []  # the innermost one last
 
     def started(self, name: str) -> None:
-        """A step began."""
         shown = escape_line(redact(name))
-        self._task = self._progress.add_task(shown, total=None, count="", seconds=None)
+        self._steps.append(self._progress.add_task(shown, total=None, count=""))
 
     def advanced(self, done: int, total: int | None, unit: str) -> None:
-        """The step has come to `done` of `total`."""
-        if self._task is not None:
+        if self._steps:
             count = _progress(done, total, unit)
-            self._progress.update(self._task, completed=done, total=total, count=count)
+            self._progress.update(self._steps[-1], completed=done, total=total, count=count)
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
-        """The step ended."""
-        if self._task is None:
-            return
-        if succeeded:
-            self._progress.update(self._task, total=1, completed=1, seconds=seconds)
-        else:
-            self._progress.update(self._task, total=1, completed=0, count="failed", seconds=seconds)
-        self._progress.stop_task(self._task)
-        self._task = None
+        step = self._steps.pop()
+        if not succeeded:
+            self._progress.update(step, count="failed")
+        self._progress.update(step, total=1, completed=int(succeeded), seconds=seconds)
+
+
+class _SecondsColumn(ProgressColumn):
+    """What a step has taken; rich's own column stops when the last row is sent."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields.get('seconds', task.elapsed):6.2f} s")
 
 
 def _progress(done: int, total: int | None, unit: str) -> str:

@@ -13,23 +13,18 @@ from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import RunOptions
 
 
-def refuse_unknown(dags: Sequence[DAG], wanted: Sequence[int]) -> None:
-    """Raise ConfigurationError if no DAG has one of these ids."""
-    known = sorted({dag.dag_id for dag in dags} - {NO_ID})
-    for dag_id in wanted:
-        if dag_id not in known:
-            raise ConfigurationError(
-                f"There is no DAG {dag_id}. Known ids: {', '.join(map(str, known)) or 'none'} "
-                "(see --list)."
-            )
-
-
 def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = False) -> list[DAG]:
     """The DAGs with the wanted ids; without any, all enabled ones.
 
-    Raises ConfigurationError if there are none, or, unless `also_disabled`, one is disabled.
+    Raises ConfigurationError if an id is not known, nothing is enabled, or, unless
+    `also_disabled`, a wanted one is not.
     """
-    refuse_unknown(dags, wanted)
+    known = sorted({dag.dag_id for dag in dags} - {NO_ID})
+    if unknown := [dag_id for dag_id in wanted if dag_id not in known]:
+        raise ConfigurationError(
+            f"There is no DAG {unknown[0]}. Known ids: {', '.join(map(str, known)) or 'none'} "
+            "(see --list)."
+        )
     selected = [dag for dag in dags if (dag.dag_id in wanted if wanted else dag.enabled)]
     if not selected:
         raise ConfigurationError("There is no enabled DAG (see --list).")

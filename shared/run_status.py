@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 from shared import run_lock
@@ -14,12 +15,13 @@ from shared.config.config_loader import ConfigLoader
 from shared.console import say, write_data
 from shared.dag_discovery import DAG
 from shared.exceptions import StockIngestionError
-from shared.feed import API_SOURCE, Feed
+from shared.feed import API_SOURCE
 from shared.models.table import Table
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
 from shared.utils.run_history import LastLoad, RecordedRun
+from shared.utils.sql import fetch_one
 from shared.utils.staged_merge import has_time_zone
 
 SHOWN_RUNS = 10
@@ -41,11 +43,8 @@ There is no history of runs: the newest rows had to tell. They cannot tell
 whether the list is a new one, and whole."""
 
 # Within 80 columns up to a million rows.
+_HEADER = " run DAG started (IST)    status    seconds  fetched rejected inserted  updated"
 _LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
-_COLUMNS = (
-    *("run", "DAG", "started (IST)", "status", "seconds"),
-    *("fetched", "rejected", "inserted", "updated"),
-)
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ class _Verdict:
     id: int
     name: str
     schedule: str
-    verdict: str = "stale"
-    reason: str = ""
+    verdict: str
+    reason: str
     loaded_at: datetime | None = None
     expected_since: datetime | None = None
 
@@ -117,18 +116,18 @@ def show_status(
         verdicts = [_judge(manager, dag, now, has_history) for dag in judged]
     if as_json:
         document = {"dags": [*map(asdict, verdicts)], "runs": [run._asdict() for run in runs]}
-        write_data(json.dumps(document, indent=1, default=_as_text))
+        write_data(
+            json.dumps(document, indent=1, default=lambda at: at.astimezone(IST).isoformat())
+        )
     else:
-        for line in (_COLUMNS, *map(_describe_run, runs)) if runs else ():
-            say(_LINE.format(*line).rstrip())
-        verdict_lines = [f"{each.verdict.upper()}: {each.reason}" for each in verdicts]
-        for text in (*_find_remarks(runs), *verdict_lines):
+        for line in (_HEADER, *map(_describe_run, runs)) if runs else ():
+            say(line)
+        for text in (
+            *_find_remarks(runs),
+            *(f"{each.verdict.upper()}: {each.reason}" for each in verdicts),
+        ):
             say(f"\n{text}")
     return all(each.verdict == "fresh" for each in verdicts)
-
-
-def _as_text(moment: datetime) -> str:
-    return moment.astimezone(IST).isoformat()
 
 
 def _read_runs(manager: DatabaseManager, dag_ids: Sequence[int]) -> list[RecordedRun]:
@@ -140,29 +139,23 @@ def _read_runs(manager: DatabaseManager, dag_ids: Sequence[int]) -> list[Recorde
 
     running = [run for run in read() if run.status == "running"]
     ended = {run.run_id for run in running if run_lock.has_ended(run.host)}
+    failed: dict[str, Any] = {"status": "failed", "error": run_history.ENDED_SILENTLY}
     return [  # read once more: what has ended meanwhile may have ended well
-        run._replace(status="failed", error=run_history.ENDED_SILENTLY)
-        if run.run_id in ended and run.status == "running"
-        else run
+        run._replace(**failed) if run.run_id in ended and run.status == "running" else run
         for run in read()
     ]
 
 
-def _describe_run(run: RecordedRun) -> tuple[str, ...]:
+def _describe_run(run: RecordedRun) -> str:
+    started_at = f"{run.started_at.astimezone(IST):%Y-%m-%d %H:%M}"
     seconds = f"{(run.ended_at - run.started_at).total_seconds():.1f}"
-    return (
-        str(run.run_id),
-        str(run.dag_id),
-        f"{run.started_at.astimezone(IST):%Y-%m-%d %H:%M}",
-        run.status,
-        # The machine's clock began it and the database server's ended it.
-        "-" if run.ended_at == run.started_at else seconds if len(seconds) <= 7 else "?",
-        *map(_count, (run.fetched, run.rejected, run.inserted, run.updated)),
-    )
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else f"{number:,}"
+    if run.ended_at == run.started_at:  # it goes on, or was killed
+        seconds = "-"
+    elif len(seconds) > 7:  # this machine's clock began it and the database server's ended it
+        seconds = "?"
+    counts = (run.fetched, run.rejected, run.inserted, run.updated)
+    shown = ("-" if count is None else f"{count:,}" for count in counts)
+    return _LINE.format(run.run_id, run.dag_id, started_at, run.status, seconds, *shown)
 
 
 def _find_remarks(runs: Sequence[RecordedRun]) -> list[str]:
@@ -181,154 +174,124 @@ def _find_remarks(runs: Sequence[RecordedRun]) -> list[str]:
 
 def _judge(manager: DatabaseManager, dag: DAG, now: _Now, has_history: bool) -> _Verdict:
     name = f"DAG {dag.dag_id} {dag.name}"
-    verdict = _Verdict(dag.dag_id, dag.name, dag.schedule)
+    verdict = partial(_Verdict, dag.dag_id, dag.name, dag.schedule)
     try:
         feed = dag.load_feed()
     except StockIngestionError as exc:
-        return replace(verdict, reason=f"{name} cannot be judged:\n{exc}")
+        return verdict("stale", f"{name} cannot be judged:\n{exc}")
     promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
     freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
     since = freshness.fresh_since(now.latest, now.holidays)
-    verdict = replace(verdict, expected_since=since)
     table = feed.table if feed and feed.table.is_snapshot else None
-    if not has_history:
-        return _judge_by_rows(manager, name, table, now, verdict)
-    load = _read_load(manager, dag, feed)
-    if load is None:
-        expected = f"Expected: a load since {_in_words(since)}."
-        return replace(verdict, reason=f"{name} was never loaded.\n{expected}")
-    verdict = replace(verdict, loaded_at=load.served_at)
-    if fault := _find_ahead(name, load, now):
-        return replace(verdict, verdict="clock", reason=fault)
-    repeat = _describe_repeat(load, freshness, now.holidays)
-    fault = _find_lost_rows(name, load, table) or _find_old_list(name, load, since, repeat)
-    if fault:
-        return replace(verdict, reason=fault)
-    return replace(verdict, verdict="fresh", reason=_describe_load(name, load.served_at, repeat))
+    if has_history:
+        # A file that was read into a table that is no snapshot has taken nothing away.
+        wanted = {"dag_ids": [dag.dag_id], "also_files": feed is None or table is not None}
+        load = manager.run_in_transaction(partial(_read_load, table=table, wanted=wanted))
+        word, reason = _judge_load(load, table, freshness, since, now)
+        loaded_at = load and load.served_at
+    else:
+        judge = partial(_judge_rows, table=table, since=since, now=now)
+        word, reason, loaded_at = manager.run_in_transaction(judge)
+    return verdict(word, f"{name}{reason}", loaded_at, since)
 
 
-def _read_load(manager: DatabaseManager, dag: DAG, feed: Feed | None) -> LastLoad | None:
+def _read_load(cursor: Any, table: Table | None, wanted: dict[str, Any]) -> LastLoad | None:
     """The DAG's last good run, and how much of a snapshot is in its table."""
-    table = feed.table if feed and feed.table.is_snapshot else None
-    is_there = table is not None and _is_there(manager, table)
-    zone = " AT TIME ZONE 'UTC'" if table and is_there and _has_zone(manager, table) else ""
-    moment = f"(CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END{zone})"
-    count = "NULL"
-    if table and is_there:
-        count = COUNT_ROWS.format(table=table.name, column=table.last_updated, moment=moment)
-    query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=moment)
-    # A file that was read into a table that is no snapshot has taken nothing away.
-    also_files = feed is None or feed.table.is_snapshot
-    rows = manager.fetch_all(query, {"dag_ids": [dag.dag_id], "also_files": also_files})
-    return LastLoad(*rows[0][2:]) if rows and rows[0][2] is not None else None
-
-
-def _is_there(manager: DatabaseManager, table: Table) -> bool:
-    return manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists
-
-
-def _has_zone(manager: DatabaseManager, table: Table) -> bool:
-    def work(cursor: Any) -> bool:
-        relation = find_relation(cursor, table.name)
+    moment, count = f"CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END", "NULL"
+    if table and (relation := find_relation(cursor, table.name)).exists:
         with only_own_functions(cursor):
-            return has_time_zone(cursor, table, relation)
+            moment += " AT TIME ZONE 'UTC'" if has_time_zone(cursor, table, relation) else ""
+        count = COUNT_ROWS.format(table=table.name, column=table.last_updated, moment=moment)
+    query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=f"({moment})")
+    cursor.execute(query, wanted)
+    row = cursor.fetchone()
+    return LastLoad(*row[2:]) if row and row[2] is not None else None
 
-    return manager.run_in_transaction(work)
+
+def _judge_load(
+    load: LastLoad | None, table: Table | None, freshness: Freshness, since: datetime, now: _Now
+) -> tuple[str, str]:
+    """The verdict, and what follows the DAG's name in its reason."""
+    expected = f"Expected: a load since {_in_words(since)}."
+    if load is None:
+        return "stale", f" was never loaded.\n{expected}"
+    if fault := _find_ahead(load, now):
+        return "clock", fault
+    if table and (fault := _find_lost_rows(load, table)):
+        return "stale", fault
+    if load.served_at is None:
+        return "stale", f" holds the list of a saved dump:\n{load.source}\n{expected}"
+    repeat = _describe_repeat(load, load.served_at, freshness, now)
+    if repeat and load.first_started_at < since <= load.served_at:
+        return "stale", (
+            f" was last loaded on\n{_in_words(load.served_at)}. {repeat}\n"
+            f"Expected: a new list since {_in_words(since)}.\n"
+            "Run the DAG again later. A day without trading belongs in calendar.holidays."
+        )
+    return _judge_moment(load.served_at, since, repeat)
 
 
-def _judge_by_rows(
-    manager: DatabaseManager, name: str, table: Table | None, now: _Now, verdict: _Verdict
-) -> _Verdict:
+def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple[str, str]:
+    if loaded_at >= since:
+        return "fresh", f" was loaded on\n{_in_words(loaded_at)}. {note}".rstrip()
+    return "stale", (
+        f" was last loaded on\n{_in_words(loaded_at)}. "
+        f"Expected: a load since {_in_words(since)}.\n{note}".rstrip()
+    )
+
+
+def _judge_rows(
+    cursor: Any, table: Table | None, since: datetime, now: _Now
+) -> tuple[str, str, datetime | None]:
     """Without a history (DB_USER may not make one) the newest rows tell how old a snapshot is."""
-    loaded_at: datetime | None = None
-    ahead = 0
-    if table and _is_there(manager, table):
+    loaded_at, ahead = None, 0
+    if table and find_relation(cursor, table.name).exists:
         query = NEWEST_ROWS.format(table=table.name, column=table.last_updated)
-        [(loaded_at, ahead)] = manager.fetch_all(query, {"limit": now.limit})
-    verdict = replace(verdict, loaded_at=loaded_at)
+        loaded_at, ahead = fetch_one(cursor, query, {"limit": now.limit})
     if ahead:
-        fault = f"{name}: rows ahead of the clock: {ahead:,}.\n{now.describe()}"
-        return replace(verdict, verdict="clock", reason=fault)
+        return "clock", f": rows ahead of the clock: {ahead:,}.\n{now.describe()}", loaded_at
     if loaded_at is None:
-        fault = f"{name} was never loaded, as far as can be told\nwithout a history of runs."
-        return replace(verdict, reason=fault)
-    since = verdict.expected_since
-    assert since is not None  # the caller has set it
-    if loaded_at < since:
-        fault = _describe_old_load(name, loaded_at, since)
-        return replace(verdict, reason=f"{fault}\n{_NO_HISTORY}")
-    reason = f"{_describe_load(name, loaded_at)}\n{_NO_HISTORY}"
-    return replace(verdict, verdict="fresh", reason=reason)
+        return "stale", " was never loaded, as far as can be told\nwithout a history of runs.", None
+    word, reason = _judge_moment(loaded_at, since)
+    return word, f"{reason}\n{_NO_HISTORY}", loaded_at
 
 
-def _find_ahead(name: str, load: LastLoad, now: _Now) -> str | None:
+def _find_ahead(load: LastLoad, now: _Now) -> str | None:
     moments = {
         "It started": load.started_at,
         "It ended": load.ended_at,
         "Its rows are of": load.list_moment,
         "Its list came": load.served_at,
     }
-    ahead = {what: at for what, at in moments.items() if at is not None and at > now.limit}
+    ahead = [f"{what} {_in_words(at)}." for what, at in moments.items() if at and at > now.limit]
     if not ahead:
         return None
-    lines = [f"{what} {_in_words(at)}." for what, at in ahead.items()]
-    first = f"{name}: run {load.run_id} is ahead of the clock."
-    return "\n".join((first, *lines, now.describe()))
+    return "\n".join((f": run {load.run_id} is ahead of the clock.", *ahead, now.describe()))
 
 
-def _find_lost_rows(name: str, load: LastLoad, table: Table | None) -> str | None:
-    if table is None or (load.rows and load.stored_rows == load.rows):
+def _find_lost_rows(load: LastLoad, table: Table) -> str | None:
+    if load.rows and load.stored_rows == load.rows:
         return None
     found = f"has {load.stored_rows:,} rows now" if load.stored_rows is not None else "is not there"
     return (
-        f"{name}: its table is not as it was stored.\n"
+        ": its table is not as it was stored.\n"
         f"Run {load.run_id} ({_in_words(load.started_at)}) stored {load.rows:,} rows.\n"
         f"Of its list, {table.name} {found}.\n"
         "Something else has changed it since. Run the DAG again: it stores the list."
     )
 
 
-def _find_old_list(name: str, load: LastLoad, since: datetime, repeat: str) -> str | None:
-    if load.served_at is None:
-        return (
-            f"{name} holds the list of a saved dump:\n{load.source}\n"
-            f"Expected: a load since {_in_words(since)}."
-        )
-    if load.served_at < since:
-        return f"{_describe_old_load(name, load.served_at, since)}\n{repeat}".rstrip()
-    if repeat and load.first_started_at < since:
-        return (
-            f"{name} was last loaded on\n"
-            f"{_in_words(load.served_at)}. {repeat}\n"
-            f"Expected: a new list since {_in_words(since)}.\n"
-            "Run the DAG again later. A day without trading belongs in calendar.holidays."
-        )
-    return None
-
-
-def _describe_repeat(load: LastLoad, freshness: Freshness, holidays: Collection[date]) -> str:
+def _describe_repeat(load: LastLoad, served_at: datetime, freshness: Freshness, now: _Now) -> str:
     """Whose list it is, where the source has served the list of an earlier day."""
-    if not freshness.changes_daily or load.served_at is None:
+    if not freshness.changes_daily:
         return ""
-    day = freshness.day_of(load.first_started_at, holidays)
-    if day >= freshness.day_of(load.served_at, holidays):
+    day = freshness.day_of(load.first_started_at, now.holidays)
+    if day >= freshness.day_of(served_at, now.holidays):
         return ""
     return (
         f"It has the list of {day:%a %d %b %Y},\nthe same list as that of run {load.first_run_id} "
         f"({_in_words(load.first_started_at)})."
     )
-
-
-def _describe_old_load(name: str, loaded_at: datetime, since: datetime) -> str:
-    return (
-        f"{name} was last loaded on\n{_in_words(loaded_at)}. "
-        f"Expected: a load since {_in_words(since)}."
-    )
-
-
-def _describe_load(name: str, loaded_at: datetime | None, repeat: str = "") -> str:
-    assert loaded_at is not None  # else it is stale
-    return f"{name} was loaded on\n{_in_words(loaded_at)}. {repeat}".rstrip()
 
 
 def _in_words(moment: datetime) -> str:

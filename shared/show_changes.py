@@ -21,8 +21,6 @@ from shared.utils.db_manager import DatabaseManager
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = 79
-
 
 def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Show what the DAGs' runs have changed; `wanted` are the keywords of `read_changes`.
@@ -69,7 +67,7 @@ def _read(
 
 def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
     """The last run, and the changes of all of them."""
-    run: dict[str, Any] | None = None
+    run = None
     if reports and (started_at := reports[0].started_at):
         run = {"run_id": reports[0].run_id, "started_at": started_at.isoformat()}
         if reports[0].remark:  # there are no changes then, since nothing could be compared
@@ -85,21 +83,22 @@ def _describe(report: ChangeReport) -> list[str]:
         return [f"{title}: the first list, which the next one is compared with"]
     if report.remark:
         return [f"{title}: {escape_line(report.remark)}"]
-    lines = _summarise(report)
-    return [f"{title}: {len(report.changes):,} changes", *([""] if lines else []), *lines]
+    return [f"{title}: {len(report.changes):,} changes", *_summarise(report)]
 
 
 def _summarise(report: ChangeReport) -> list[str]:
+    """A table of the changes by kind and group, within 80 columns."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for change in report.changes:
         value = str(change[report.group]) if report.group else ""
         groups.setdefault((change["kind"], value), []).append(change)
-    header = f"{'kind':<14}{report.group or '':<10}{'rows':>7}  the first of them"
-    lines = [header] if groups else []
+    if not groups:
+        return []
+    lines = ["", f"{'kind':<14}{report.group or '':<10}{'rows':>7}  the first of them"]
     for (kind, value), members in groups.items():
         first = escape_line(_describe_change(members[0], report.label))
         lines.append(f"{kind:<14}{escape_line(value):<10}{len(members):>7,}  {first}")
-    return [line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 3]}..." for line in lines]
+    return [line if len(line) < 80 else f"{line[:76]}..." for line in lines]
 
 
 def _describe_change(change: Mapping[str, Any], label: str) -> str:

@@ -8,10 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-# Windows has none of these.
-_ALARM = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []
-_HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
-
 # A run of DAG 1 has ended by then, if the first error was not lost; and one that was still ends
 # within 10 seconds (ruling 26).
 _REPEAT_SECONDS = 7.0
@@ -28,7 +24,7 @@ class HungUp(Terminated):
 _ERRORS: dict[int, type[BaseException]] = {
     signal.SIGINT: KeyboardInterrupt,
     signal.SIGTERM: Terminated,
-    **dict.fromkeys(_HANGUP, HungUp),
+    signal.SIGHUP: HungUp,
 }
 
 
@@ -57,9 +53,9 @@ class Signals:
         if not self._depth:
             self._arrived = None
             by_default = (signal.default_int_handler, signal.SIG_DFL)
-            may_be_ignored = (signal.SIGINT, *_HANGUP)
+            may_be_ignored = (signal.SIGINT, signal.SIGHUP)
             heeded = [n for n in may_be_ignored if signal.getsignal(n) in by_default]
-            self._numbers = [signal.SIGTERM, *_ALARM, *heeded]
+            self._numbers = [signal.SIGTERM, signal.SIGALRM, *heeded]
         hook, sys.unraisablehook = sys.unraisablehook, self._handle_unraisable
         previous = {number: signal.signal(number, self._handle) for number in self._numbers}
         self._depth += 1
@@ -71,7 +67,7 @@ class Signals:
                 raise
         finally:
             self._depth -= 1
-            _set_alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             sys.unraisablehook = hook
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -79,26 +75,17 @@ class Signals:
             raise self._arrived
 
     def _handle(self, number: int, _frame: object) -> None:
-        if number in _ALARM:
-            if self._arrived is None:
-                return  # not ours
-        elif self._arrived is not None:
-            return
-        else:
-            self._arrived = _ERRORS[number]
+        is_alarm = number == signal.SIGALRM
+        if is_alarm == (self._arrived is None):
+            return  # an alarm of another's, or a further signal
+        self._arrived = self._arrived or _ERRORS[number]
         if self._depth:  # else the body has not begun, or has ended: as_sent raises it
-            _set_alarm(_REPEAT_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, _REPEAT_SECONDS)
             raise self._arrived
 
     def _handle_unraisable(self, unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, (KeyboardInterrupt, Terminated)):
             self._arrived = self._arrived or unraisable.exc_type
-            _set_alarm(0.02)  # once more, when the clean-up is over
+            signal.setitimer(signal.ITIMER_REAL, 0.02)  # once more, when the clean-up is over
         else:
             sys.__unraisablehook__(unraisable)
-
-
-def _set_alarm(seconds: float) -> None:
-    """Send SIGALRM in so many seconds; 0 sends none."""
-    if _ALARM:
-        signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -53,10 +53,7 @@ def advance(done: int, total: int | None = None, unit: str = "rows") -> None:
 
 @contextmanager
 def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[None]:
-    """Run the body as the operation `name`.
-
-    `durations`, if given, receives the seconds that it took under that name.
-    """
+    """Run the body as the operation `name`; `durations` receives its seconds under that name."""
     logger.info("%s: started", name)
     display = _display.get()
     if display:
