@@ -26,7 +26,7 @@ SHOWN_RUNS = 10
 
 # How many rows of the last list are in the table. Both moments were written in one transaction:
 # they are equal, whatever the time zones are. The history keeps those that have one in UTC.
-COUNT_ROWS = "(SELECT count(*) FROM {table} AS t WHERE t.{column} = {moment})"
+COUNT_ROWS = "(SELECT count(*) FROM {table} AS t WHERE t.{column} = last.moment)"
 
 # The newest moment that can be, and how many rows are later than that. The moments are read in the
 # session's time zone.
@@ -136,7 +136,8 @@ def _read_runs(manager: DatabaseManager, dag_ids: Sequence[int]) -> list[Recorde
     wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
 
     def read() -> list[RecordedRun]:
-        return [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
+        found = manager.fetch_all(run_history.SQL["read_runs"], wanted)
+        return [RecordedRun(*row) for row in found]
 
     running = [run for run in read() if run.status == "running"]
     ended = {run.run_id for run in running if run_lock.has_ended(run.host)}
@@ -168,7 +169,7 @@ def _count(number: int | None) -> str:
 def _find_remarks(runs: Sequence[RecordedRun]) -> list[str]:
     """What the table has no room for: errors, a replay, a list that came twice."""
     remarks = [f"Run {run.run_id} failed: {run.error}" for run in runs if run.status == "failed"]
-    good = [run for run in runs if run.succeeded and run.dag_id == runs[0].dag_id]
+    good = [run for run in runs if run.status == "succeeded" and run.dag_id == runs[0].dag_id]
     if good and good[0] is runs[0]:
         last, *before = good
         if last.source != API_SOURCE:
@@ -212,15 +213,14 @@ def _read_load(manager: DatabaseManager, dag: DAG, feed: Feed | None) -> LastLoa
     table = feed.table if feed and feed.table.is_snapshot else None
     is_there = table is not None and _is_there(manager, table)
     zone = " AT TIME ZONE 'UTC'" if table and is_there and _has_zone(manager, table) else ""
-    moment = f"(CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END{zone})"
     count = "NULL"
     if table and is_there:
-        count = COUNT_ROWS.format(table=table.name, column=table.last_updated, moment=moment)
-    query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=moment)
+        count = COUNT_ROWS.format(table=table.name, column=table.last_updated)
+    query = run_history.SQL["read_last_load"].format(stored_rows=count, zone=zone)
     # A file that was read into a table that is no snapshot has taken nothing away.
     also_files = feed is None or feed.table.is_snapshot
-    rows = manager.fetch_all(query, {"dag_ids": [dag.dag_id], "also_files": also_files})
-    return LastLoad(*rows[0][2:]) if rows and rows[0][2] is not None else None
+    rows = manager.fetch_all(query, {"dag_id": dag.dag_id, "also_files": also_files})
+    return LastLoad(*rows[0]) if rows else None
 
 
 def _is_there(manager: DatabaseManager, table: Table) -> bool:
