@@ -11,37 +11,19 @@ from typing import Any, NamedTuple
 
 from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
-from shared.models.table import Column
-from shared.utils.extras import ExtraTable, Upgrade
+from shared.utils.extras import ExtraTable
 from shared.utils.kite_csv import WrittenKey
-from shared.utils.relations import compose
+from shared.utils.sql import compose, load_sql
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = Path(__file__).resolve().parent
-CLASSIFY = (_FOLDER / "changes.sql").read_text(encoding="utf-8")
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
 CHANGES = ExtraTable(
     "kite_instrument_change",
-    (_FOLDER / "changes_schema.sql").read_text(encoding="utf-8"),
-    columns=(
-        Column("run_id", "bigint"),
-        Column("exchange", "varchar", length=10),
-        Column("instrument_token", "bigint"),
-        Column("tradingsymbol", "varchar", length=50),
-        Column("kind", "text"),
-        Column("field", "text", nullable=True),
-        Column("old", "text", nullable=True),
-        Column("new", "text", nullable=True),
-    ),
+    SQL["create_kite_instrument_change"],
     privileges=("SELECT", "INSERT"),
-    upgrades=(
-        Upgrade(
-            "",  # a primary key
-            "ALTER TABLE kite_instrument_change"
-            " ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY",
-        ),
-    ),
+    upgrades={"": SQL["add_primary_key"]},
 )
 
 # The series of NSE's shares that trade under a suffix: a share moves among them, and to none.
@@ -51,48 +33,16 @@ SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
 # series that is no share's (HUDX-N2).
 BOND_SYMBOL = "^[0-9]+[A-Z]+[0-9]|-(?!(BE|BZ|BT|SM|ST|SZ|IV|RR)$)[A-Z0-9]{2}$"
 
-# What the last list had without having its moment now: somebody else gave it another one since; or
-# it was unclear whether the list had it (a rejected row may have been it), which this list tells.
-CARRY_ON = """
-UPDATE stock_ingestion_delta AS d SET was_current = true
-WHERE NOT was_current AND (
-    (old_instrument_token, old_exchange) IN (
-        SELECT instrument_token, exchange FROM {changes}
-        WHERE run_id = %(last_run)s AND kind = 'unclear')
-    OR was_touched AND NOT EXISTS (      -- unless it had left before
-        SELECT FROM (SELECT kind FROM {changes}
-                     WHERE tradingsymbol = d.old_tradingsymbol AND exchange = d.old_exchange
-                       AND instrument_token = d.old_instrument_token
-                       AND kind IN ('listed', 'gone', 'expired')
-                     ORDER BY run_id DESC LIMIT 1) AS latest
-        WHERE kind <> 'listed'))
-"""
-CARRY_ON_ABSENT = """
-INSERT INTO stock_ingestion_delta ({old_columns}, was_current, was_touched)
-SELECT {columns}, true, false FROM {table} AS t
-WHERE (t.instrument_token, t.exchange) IN (
-        SELECT instrument_token, exchange FROM {changes}
-        WHERE run_id = %(last_run)s AND kind = 'unclear')
-  AND NOT EXISTS (SELECT FROM stock_ingestion_stage AS s
-                  WHERE s.instrument_token = t.instrument_token AND s.exchange = t.exchange)
-  AND NOT EXISTS (SELECT FROM stock_ingestion_delta AS d
-                  WHERE d.old_instrument_token = t.instrument_token AND d.old_exchange = t.exchange)
-"""
-READ_ABSENT = """
-SELECT old_exchange, old_instrument_token::text, old_tradingsymbol FROM stock_ingestion_delta
-WHERE new_instrument_token IS NULL AND was_current
-"""
-
 
 def classify_changes(cursor: Any, run: Run) -> None:
-    """Classify the differences since the last list; changes.sql has the rules.
+    """Classify the differences since the last list, by the rules of changes.sql.
 
     Whether a row that one of the rejected may have been is gone is unclear.
     """
     _carry_on(cursor, run)
     unclear: list[Absent] = []
     if run.figures.rejected:
-        cursor.execute(READ_ABSENT)
+        cursor.execute(SQL["read_absent"])
         absent = [Absent(*row) for row in cursor.fetchall()]
         unclear = find_unclear(absent, run.figures.rejected)
     rules = {
@@ -103,7 +53,7 @@ def classify_changes(cursor: Any, run: Run) -> None:
         "unclear_exchanges": [row.exchange for row in unclear],
         "is_replay": not run.key.is_from_api,
     }
-    cursor.execute(CLASSIFY, rules)
+    cursor.execute(SQL["classify"], rules)
 
 
 def _carry_on(cursor: Any, run: Run) -> None:
@@ -111,15 +61,15 @@ def _carry_on(cursor: Any, run: Run) -> None:
     if run.last is None or run.table is None or run.changes is None:
         return
     columns = INSTRUMENT_TABLE.column_names
-    for statement in (CARRY_ON, CARRY_ON_ABSENT):
-        composed = compose(
-            statement,
+    for name in ("carry_on", "carry_on_absent"):
+        statement = compose(
+            SQL[name],
             columns=columns,
-            old_columns=[f"old_{name}" for name in columns],
-            table=run.table,
-            changes=run.changes,
+            old_columns=[f"old_{column}" for column in columns],
+            table=run.table.identifier,
+            changes=run.changes.identifier,
         )
-        cursor.execute(composed, {"last_run": run.last.run_id})
+        cursor.execute(statement, {"last_run": run.last.run_id})
 
 
 class Absent(NamedTuple):
@@ -145,15 +95,15 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
     untold: defaultdict[str | None, list[int | None]] = defaultdict(list)
     for row in rejected:
         texts = {text for field in row.row for text in re.split('[,"]', field)}
-        key = WrittenKey(*row.key) if row.key is not None else None
-        exchange = key.exchange if key is not None and _is_told(key.exchange) else None
+        key = WrittenKey(*(row.key or ("", "", "")))
+        exchange = key.exchange if _is_told(key.exchange) else None
         alike = [
             each
             for text in texts
             for each in named.get(text, ())
             if exchange in (None, each.exchange)
         ]
-        is_told = key is not None and (key.token.isdecimal() or _is_told(key.symbol))
+        is_told = key.token.isdecimal() or _is_told(key.symbol)
         if not alike and not is_told:
             untold[exchange].append(row.line_number)
         unclear.update(alike)

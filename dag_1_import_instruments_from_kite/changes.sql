@@ -1,7 +1,33 @@
+-- What changed from one good run to the next. The merge has put the differences into
+-- stock_ingestion_delta: new_* is the dump's row, old_* the table's; was_current says that the old
+-- row was of the newest list.
+
+-- name: create_kite_instrument_change
+CREATE TABLE IF NOT EXISTS kite_instrument_change (
+    run_id BIGINT NOT NULL REFERENCES ingestion_run ON DELETE CASCADE,
+    exchange VARCHAR(10) NOT NULL,
+    instrument_token BIGINT NOT NULL,
+    tradingsymbol VARCHAR(50) NOT NULL,
+    kind TEXT NOT NULL,
+    field TEXT,
+    old TEXT,
+    new TEXT,
+    -- Without a key nothing can be deleted while the table is published.
+    change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY
+);
+
+CREATE INDEX IF NOT EXISTS idx_kite_instrument_change_run_id
+    ON kite_instrument_change(run_id);
+
+CREATE INDEX IF NOT EXISTS idx_kite_instrument_change_tradingsymbol
+    ON kite_instrument_change(tradingsymbol, exchange);
+
+-- name: add_primary_key
+ALTER TABLE kite_instrument_change ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY;
+
+-- name: classify
 -- Classify the differences between the dump and the rows of the last good run, and keep them.
--- The merge has put the differences into stock_ingestion_delta: new_* is the dump's row, old_* the
--- table's; was_current says that the old row was of the newest list. docs/changes.md has the rules
--- with an example of each.
+-- docs/changes.md has the rules with an example of each.
 WITH came AS (      -- a token that the last list did not have
     SELECT * FROM stock_ingestion_delta
     WHERE new_instrument_token IS NOT NULL
@@ -137,4 +163,36 @@ WITH came AS (      -- a token that the last list did not have
       AND (term.field <> 'exchange_token' OR n.new_instrument_token = o.old_instrument_token)
 )
 INSERT INTO stock_ingestion_change
-SELECT * FROM change
+SELECT * FROM change;
+
+-- name: carry_on
+-- What the last list had without having its moment now: somebody else gave it another one since; or
+-- it was unclear whether the list had it (a rejected row may have been it), which this list tells.
+UPDATE stock_ingestion_delta AS d SET was_current = true
+WHERE NOT was_current AND (
+    (old_instrument_token, old_exchange) IN (
+        SELECT instrument_token, exchange FROM {changes}
+        WHERE run_id = %(last_run)s AND kind = 'unclear')
+    OR was_touched AND NOT EXISTS (      -- unless it had left before
+        SELECT FROM (SELECT kind FROM {changes}
+                     WHERE tradingsymbol = d.old_tradingsymbol AND exchange = d.old_exchange
+                       AND instrument_token = d.old_instrument_token
+                       AND kind IN ('listed', 'gone', 'expired')
+                     ORDER BY run_id DESC LIMIT 1) AS latest
+        WHERE kind <> 'listed'));
+
+-- name: carry_on_absent
+INSERT INTO stock_ingestion_delta ({old_columns}, was_current, was_touched)
+SELECT {columns}, true, false FROM {table} AS t
+WHERE (t.instrument_token, t.exchange) IN (
+        SELECT instrument_token, exchange FROM {changes}
+        WHERE run_id = %(last_run)s AND kind = 'unclear')
+  AND NOT EXISTS (SELECT FROM stock_ingestion_stage AS s
+                  WHERE s.instrument_token = t.instrument_token AND s.exchange = t.exchange)
+  AND NOT EXISTS (SELECT FROM stock_ingestion_delta AS d
+                  WHERE d.old_instrument_token = t.instrument_token
+                    AND d.old_exchange = t.exchange);
+
+-- name: read_absent
+SELECT old_exchange, old_instrument_token::text, old_tradingsymbol FROM stock_ingestion_delta
+WHERE new_instrument_token IS NULL AND was_current;

@@ -28,7 +28,7 @@ SHOWN_RUNS = 10
 
 # How many rows of the last list are in the table. Both moments were written in one transaction:
 # they are equal, whatever the time zones are. The history keeps those that have one in UTC.
-COUNT_ROWS = "(SELECT count(*) FROM {table} AS t WHERE t.{column} = {moment})"
+COUNT_ROWS = "(SELECT count(*) FROM {table} AS t WHERE t.{column} = last.moment)"
 
 # The newest moment that can be, and how many rows are later than that. The moments are read in the
 # session's time zone.
@@ -135,7 +135,8 @@ def _read_runs(manager: DatabaseManager, dag_ids: Sequence[int]) -> list[Recorde
     wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
 
     def read() -> list[RecordedRun]:
-        return [RecordedRun(*row) for row in manager.fetch_all(run_history.READ_RUNS, wanted)]
+        found = manager.fetch_all(run_history.SQL["read_runs"], wanted)
+        return [RecordedRun(*row) for row in found]
 
     running = [run for run in read() if run.status == "running"]
     ended = {run.run_id for run in running if run_lock.has_ended(run.host)}
@@ -161,7 +162,7 @@ def _describe_run(run: RecordedRun) -> str:
 def _find_remarks(runs: Sequence[RecordedRun]) -> list[str]:
     """What the table has no room for: errors, a replay, a list that came twice."""
     remarks = [f"Run {run.run_id} failed: {run.error}" for run in runs if run.status == "failed"]
-    good = [run for run in runs if run.succeeded and run.dag_id == runs[0].dag_id]
+    good = [run for run in runs if run.status == "succeeded" and run.dag_id == runs[0].dag_id]
     if good and good[0] is runs[0]:
         last, *before = good
         if last.source != API_SOURCE:
@@ -185,7 +186,7 @@ def _judge(manager: DatabaseManager, dag: DAG, now: _Now, has_history: bool) -> 
     table = feed.table if feed and feed.table.is_snapshot else None
     if has_history:
         # A file that was read into a table that is no snapshot has taken nothing away.
-        wanted = {"dag_ids": [dag.dag_id], "also_files": feed is None or table is not None}
+        wanted = {"dag_id": dag.dag_id, "also_files": feed is None or table is not None}
         load = manager.run_in_transaction(partial(_read_load, table=table, wanted=wanted))
         word, reason = _judge_load(load, table, freshness, since, now)
         loaded_at = load and load.served_at
@@ -197,15 +198,14 @@ def _judge(manager: DatabaseManager, dag: DAG, now: _Now, has_history: bool) -> 
 
 def _read_load(cursor: Any, table: Table | None, wanted: dict[str, Any]) -> LastLoad | None:
     """The DAG's last good run, and how much of a snapshot is in its table."""
-    moment, count = f"CASE WHEN {run_history.IS_REAL_MOMENT} THEN last.list_moment END", "NULL"
+    zone, count = "", "NULL"
     if table and (relation := find_relation(cursor, table.name)).exists:
         with only_own_functions(cursor):
-            moment += " AT TIME ZONE 'UTC'" if has_time_zone(cursor, table, relation) else ""
-        count = COUNT_ROWS.format(table=table.name, column=table.last_updated, moment=moment)
-    query = run_history.READ_LAST_LOADS.format(stored_rows=count, moment=f"({moment})")
-    cursor.execute(query, wanted)
+            zone = " AT TIME ZONE 'UTC'" if has_time_zone(cursor, table, relation) else ""
+        count = COUNT_ROWS.format(table=table.name, column=table.last_updated)
+    cursor.execute(run_history.SQL["read_last_load"].format(stored_rows=count, zone=zone), wanted)
     row = cursor.fetchone()
-    return LastLoad(*row[2:]) if row and row[2] is not None else None
+    return LastLoad(*row) if row else None
 
 
 def _judge_load(

@@ -9,19 +9,17 @@ from shared.exceptions import DatabaseError, TransientDatabaseError
 from shared.utils.merge_statements import STAGE_NAME
 
 # What may pass by itself: a lost or refused connection, and a lost race (ruling 22).
-_TRANSIENT_CODES = frozenset(
-    {
-        errorcodes.ADMIN_SHUTDOWN,
-        "57P05",  # idle session time-out (PostgreSQL 14)
-        errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-        errorcodes.CRASH_SHUTDOWN,
-        errorcodes.CANNOT_CONNECT_NOW,
-        errorcodes.TOO_MANY_CONNECTIONS,
-        errorcodes.SERIALIZATION_FAILURE,
-        errorcodes.DEADLOCK_DETECTED,
-    }
+_TRANSIENT_CODES = (
+    errorcodes.CLASS_CONNECTION_EXCEPTION,
+    errorcodes.ADMIN_SHUTDOWN,
+    "57P05",  # idle session time-out (PostgreSQL 14)
+    errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+    errorcodes.CRASH_SHUTDOWN,
+    errorcodes.CANNOT_CONNECT_NOW,
+    errorcodes.TOO_MANY_CONNECTIONS,
+    errorcodes.SERIALIZATION_FAILURE,
+    errorcodes.DEADLOCK_DETECTED,
 )
-_CONNECTION_EXCEPTION_CLASS = "08"
 
 _ADVICE = {
     errorcodes.INSUFFICIENT_PRIVILEGE: (
@@ -56,7 +54,6 @@ _ROW_SECURITY = (
     "Row security keeps DB_USER from writing a row: give it a policy on the table "
     "(CREATE POLICY ... FOR ALL ... USING (true) WITH CHECK (true)), or BYPASSRLS."
 )
-_OUR_CHECK = "A value does not fit its column exactly; it was not rounded."
 _NO_PARTITION = (
     "No partition of {table} takes a row of the list: make one, such as CREATE TABLE "
     "{table}_others PARTITION OF {table} DEFAULT."
@@ -112,27 +109,25 @@ def translate(error: Exception, where: str) -> Exception:
     said = _database_text(error)
     code = error.pgcode or ""
     is_lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) and not code
-    if is_lost or code in _TRANSIENT_CODES or code.startswith(_CONNECTION_EXCEPTION_CLASS):
+    if is_lost or code.startswith(_TRANSIENT_CODES):
         return TransientDatabaseError(f"The database {where} failed. PostgreSQL said: {said}")
     return DatabaseError(f"{_advise(error, code)} PostgreSQL said: {said}")
 
 
 def _advise(error: psycopg2.Error, code: str) -> str:
     """What to do about an error that is not one of the connection."""
-    diagnostics = error.diag
-    table, constraint = diagnostics.table_name, diagnostics.constraint_name
+    found = error.diag
+    table, constraint, column = found.table_name, found.constraint_name, found.column_name
     if table == STAGE_NAME and code == errorcodes.CHECK_VIOLATION:
-        return _OUR_CHECK
-    if diagnostics.source_function == "ExecFindPartition":
+        return "A value does not fit its column exactly; it was not rounded."
+    if found.source_function == "ExecFindPartition":
         return _NO_PARTITION.format(table=table)
-    if diagnostics.source_function == "ExecWithCheckOptions":
+    if found.source_function == "ExecWithCheckOptions":
         return _ROW_SECURITY
     # A domain's constraint has no table, what a function raises may have neither.
-    where = table or diagnostics.datatype_name
-    if code in _CONSTRAINTS and where and (constraint or diagnostics.column_name):
-        return _CONSTRAINTS[code].format(
-            table=where, constraint=constraint, column=diagnostics.column_name
-        )
+    where = table or found.datatype_name
+    if code in _CONSTRAINTS and where and (constraint or column):
+        return _CONSTRAINTS[code].format(table=where, constraint=constraint, column=column)
     return _ADVICE.get(code, "The database refused.")
 
 
@@ -155,15 +150,11 @@ def translate_connect(error: psycopg2.Error, where: str) -> Exception:
 
 def _database_text(error: psycopg2.Error) -> str:
     """What the database said: its message and detail, without the query that it was about."""
-    diagnostics = error.diag
-    if diagnostics.message_primary:
-        context = diagnostics.context or ""  # of a COPY: the line and the column
-        parts = (
-            diagnostics.message_primary,
-            diagnostics.message_detail,
-            diagnostics.message_hint,
-            context if context.startswith("COPY ") else None,
-        )
-        text = ". ".join(part.rstrip(".") for part in parts if part) + "."
-        return " ".join(text.splitlines())
-    return " ".join(str(error).split())
+    found = error.diag
+    if not found.message_primary:
+        return " ".join(str(error).split())
+    context = found.context or ""  # of a COPY: the line and the column
+    place = context if context.startswith("COPY ") else None
+    parts = (found.message_primary, found.message_detail, found.message_hint, place)
+    text = ". ".join(part.rstrip(".") for part in parts if part) + "."
+    return " ".join(text.splitlines())

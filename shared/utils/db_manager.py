@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.extensions
-import psycopg2.extras
 
 from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
@@ -20,23 +20,20 @@ from shared.utils.db_errors import translate, translate_connect
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.interruptible_cursor import InterruptibleCursor, cancel
 from shared.utils.libpq_environment import without_libpq_variables
-from shared.utils.relations import read_path
 from shared.utils.retry import RetryPolicy
-from shared.utils.sql import fetch_one
+from shared.utils.sql import load_sql
 from shared.utils.staged_merge import MergeResult, is_stored, merge_rows
 
 logger = logging.getLogger(__name__)
+
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
 Connection = psycopg2.extensions.connection
 Cursor = psycopg2.extensions.cursor
 T = TypeVar("T")
 
 # A dead server is noticed after about a minute, even in the middle of a statement.
-_KEEPALIVE: dict[str, Any] = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 class DatabaseManager:
@@ -55,6 +52,10 @@ class DatabaseManager:
         self._connection: Connection | None = None
         self._cursor: Cursor | None = None
         self._where = f"{config['database']} at {config['host']}:{config['port']}"
+        self._timeouts = [
+            f"{config.get(f'{name}_timeout_seconds', default) * 1000:.0f}ms"
+            for name, default in (("lock", 60.0), ("statement", 300.0))
+        ]
 
     def get_connection(self) -> Connection:
         """The open connection, or a new one, tried with backoff. Raises DatabaseError."""
@@ -84,33 +85,17 @@ class DatabaseManager:
         result = self.merge(INSTRUMENT_TABLE, instruments)
         return result.inserted, result.updated
 
-    def merge(
-        self,
-        table: Table,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        batch_size: int = 1000,
-        progress: Callable[[int, int], None] | None = None,
-        dry_run: bool = False,
-    ) -> MergeResult:
-        """Merge `rows` into `table` in one transaction; see staged_merge.merge_rows.
+    def merge(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> MergeResult:
+        """Merge `rows` into `table` in one transaction, with the options of merge_rows.
 
         Logs the counts (Property 9). Raises DatabaseError, with nothing stored, if it fails.
         """
         result = self.run_in_transaction(
-            lambda cursor: merge_rows(
-                cursor, table, rows, batch_size=batch_size, progress=progress, dry_run=dry_run
-            ),
+            lambda cursor: merge_rows(cursor, table, rows, **options),
             was_stored=lambda cursor, result: is_stored(cursor, table, result),
         )
-        logger.info(
-            "%s: %d rows: %d inserted, %d updated, %d superseded",
-            table.name,
-            len(rows),
-            result.inserted,
-            result.updated,
-            result.superseded,
-        )
+        counts = (len(rows), result.inserted, result.updated, result.superseded)
+        logger.info("%s: %d rows: %d inserted, %d updated, %d superseded", table.name, *counts)
         return result
 
     def fetch_all(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
@@ -136,13 +121,12 @@ class DatabaseManager:
 
     def get_instrument(self, instrument_token: int, exchange: str) -> dict[str, Any] | None:
         """The row with this key, a value for each column of the table; None if there is none."""
+        query = (
+            f"SELECT * FROM {INSTRUMENT_TABLE.name} WHERE instrument_token = %s AND exchange = %s"
+        )
 
         def work(cursor: Cursor) -> dict[str, Any] | None:
-            cursor.execute(
-                f"SELECT * FROM {INSTRUMENT_TABLE.name}"
-                " WHERE instrument_token = %s AND exchange = %s",
-                (instrument_token, exchange),
-            )
+            cursor.execute(query, (instrument_token, exchange))
             row = cursor.fetchone()
             names = [column.name for column in cursor.description or ()]
             return None if row is None else dict(zip(names, row))
@@ -194,7 +178,7 @@ class DatabaseManager:
         connection = self.get_connection()
         try:
             self._cursor = connection.cursor(cursor_factory=InterruptibleCursor)
-            self._set_up(self._cursor)
+            self._cursor.execute(SQL["set_up"], self._timeouts)
             yield self._cursor
             _refuse_failed(connection)
             call_interruptibly(connection.commit, cancel=partial(cancel, connection))
@@ -230,43 +214,23 @@ class DatabaseManager:
 
     def _connect(self) -> Connection:
         config = self._config
+        options: dict[str, Any] = {
+            **{name: config[name] for name in ("host", "port", "database", "user")},
+            "password": config.get("password") or None,
+            "sslmode": config.get("sslmode", "prefer"),
+            "connect_timeout": config.get("connect_timeout_seconds", 10),
+            "application_name": "stock_ingestion",
+            "client_encoding": "UTF8",
+            **_KEEPALIVE,
+        }
         try:
             with without_libpq_variables():
-                connection: Connection = call_interruptibly(
-                    lambda: psycopg2.connect(
-                        host=config["host"],
-                        port=config["port"],
-                        dbname=config["database"],
-                        user=config["user"],
-                        password=config.get("password") or None,
-                        sslmode=config.get("sslmode", "prefer"),
-                        connect_timeout=config.get("connect_timeout_seconds", 10),
-                        application_name="stock_ingestion",
-                        client_encoding="UTF8",
-                        **_KEEPALIVE,
-                    )
-                )
+                connection: Connection = call_interruptibly(lambda: psycopg2.connect(**options))
         except psycopg2.Error as exc:
             raise translate_connect(exc, self._where) from exc
         # The statements after the lock must see what the run before committed.
         connection.set_session(isolation_level="READ COMMITTED")
         return connection
-
-    def _set_up(self, cursor: Cursor) -> None:
-        """Bound every wait of the transaction, and pass over temporary tables of others.
-
-        What is set for the transaction alone also works behind a connection pooler.
-        """
-        cursor.execute(
-            "SELECT pg_catalog.set_config('search_path', %s, true),"
-            " pg_catalog.set_config('lock_timeout', %s, true),"
-            " pg_catalog.set_config('statement_timeout', %s, true)",
-            (
-                read_path(cursor),
-                f"{self._config.get('lock_timeout_seconds', 60.0) * 1000:.0f}ms",
-                f"{self._config.get('statement_timeout_seconds', 300.0) * 1000:.0f}ms",
-            ),
-        )
 
     def _abandon(self) -> None:
         """Close the connection, or leave it behind: closing waits for a statement that hangs."""
@@ -285,7 +249,7 @@ class DatabaseManager:
 
     def _count(self, condition: str, params: tuple[Any, ...]) -> int:
         query = f"SELECT count(*) FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
-        return int(self.run_in_transaction(lambda cursor: fetch_one(cursor, query, params))[0])
+        return int(self.fetch_all(query, params)[0][0])
 
 
 def _refuse_failed(connection: Connection) -> None:

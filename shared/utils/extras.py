@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import psycopg2
 from psycopg2 import errors
@@ -18,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
-from shared.utils.sql import settings
+from shared.utils.sql import load_sql, settings
 from shared.utils.staged_merge import lock_name
 from shared.utils.table_check import FoundTable, find_faults, find_missing_keys, read_table
 
@@ -27,54 +30,41 @@ logger = logging.getLogger(__name__)
 # Readers of a view do not wait behind a run that waits to replace it.
 LOCK_TIMEOUT = "1s"
 
-# What it is, its comment, its columns, and whether it reads these relations and no others.
-READ_VIEW_OR_INDEX = """
-SELECT c.relkind::text, coalesce(pg_catalog.obj_description(c.oid, 'pg_class'::name), ''),
-       ARRAY(SELECT attname::text FROM pg_attribute
-             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
-       ARRAY(SELECT DISTINCT d.refobjid
-             FROM pg_rewrite AS w
-             JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass::oid AND d.objid = w.oid
-              AND d.refclassid = 'pg_class'::regclass::oid AND d.refobjid <> w.ev_class
-             WHERE w.ev_class = c.oid ORDER BY 1)
-       OPERATOR(pg_catalog.=)
-       ARRAY(SELECT DISTINCT to_regclass(name)::oid
-             FROM pg_catalog.unnest(%(sources)s::text[]) AS name ORDER BY 1)
-FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)::oid
-"""
-
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
+# Of a table: what the database itself fills in is GENERATED or has a DEFAULT.
+_COLUMN = re.compile(r"^    (\w+) (\w++)(?:\((\d+)\))?+(?! GENERATED| DEFAULT)( NOT NULL)?", re.M)
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)
-_NAME = re.compile(r"CREATE (?:OR REPLACE VIEW|INDEX IF NOT EXISTS) (\S+)")
+_NAME = re.compile(r"CREATE (?:OR REPLACE )?(VIEW|INDEX) (?:IF NOT EXISTS )?(\S+)")
 _SOURCE = re.compile(r"\b(?:FROM|JOIN) (\w[\w.]*)")
 _MARK = "Made by stock_ingestion, version "
-
-
-class Upgrade(NamedTuple):
-    """The statement that gives a table of an earlier version what it lacks.
-
-    That is a column that may be NULL, by its name, or a primary key (""): nothing can be deleted
-    from a table without one while it is published.
-    """
-
-    lacks: str
-    statement: str
 
 
 @dataclass(frozen=True)
 class ExtraTable:
     """A table that a run writes to and can do without.
 
-    `script` makes it. `columns` are those that a run gives values, `key` is another one: they tell
-    it from a table that something else made. `privileges` are what the role needs on it. One that
-    lacks what `upgrades` add is used as it is until a role comes that may add it.
+    `script` makes it, with a line for each column. `privileges` are what the role needs on it.
+    `key` is a column beside those that a run gives values. `upgrades` are the statements that give
+    a table of an earlier version what it lacks: a column that may be NULL, by its name, or a
+    primary key (""), without which nothing can be deleted while the table is published. It is used
+    as it is until a role comes that may add that.
     """
 
     name: str
     script: str
-    columns: tuple[Column, ...]
     privileges: tuple[str, ...]
     key: tuple[str, ...] = ()
-    upgrades: tuple[Upgrade, ...] = ()
+    upgrades: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Those that a run gives values: they tell it from a table that something else made."""
+        return tuple(
+            Column(
+                name, kind.lower(), length=int(length) if length else None, nullable=not required
+            )
+            for name, kind, length, required in _COLUMN.findall(self.script.partition("\n)")[0])
+        )
 
 
 def find_extra(cursor: Cursor, table: ExtraTable) -> FoundTable | None:
@@ -84,11 +74,6 @@ def find_extra(cursor: Cursor, table: ExtraTable) -> FoundTable | None:
     """
     found, fault = _look_up(cursor, table)
     return None if fault else found
-
-
-def is_ours(cursor: Cursor, table: ExtraTable) -> bool:
-    """Whether the table is there, and not something else of its name."""
-    return find_extra(cursor, table) is not None
 
 
 def is_readable(cursor: Cursor, table: ExtraTable) -> bool:
@@ -124,7 +109,7 @@ def find_upgrades(table: ExtraTable, found: FoundTable) -> list[str]:
     """The statements that the table that was found still needs."""
     return [
         statement
-        for lacks, statement in table.upgrades
+        for lacks, statement in table.upgrades.items()
         if (lacks not in found.columns if lacks else not found.has_primary_key)
     ]
 
@@ -135,22 +120,21 @@ def ensure_views(cursor: Cursor, script: str) -> list[str]:
     A view is the program's if its comment says so, or, as an earlier version made it, if it has the
     script's columns. Returns the views that are lacking afterwards, each with the reason.
     """
-    if not _find_stale(cursor, script):
+    if next(_find_stale(cursor, script), None) is None:
         return []
     lock_name(cursor, "stock_ingestion views")  # another run may be making them
     lacking: dict[str, str] = {}
-    for statement in _find_stale(cursor, script):
-        name = _name_of(statement)
-        blocking = [source for source in _SOURCE.findall(statement) if source in lacking]
+    for stale in _find_stale(cursor, script):
+        blocking = [source for source in stale.sources if source in lacking]
         if blocking:
-            lacking[name] = f"it reads {blocking[0]}"
-        elif not _may_replace(cursor, statement):
-            lacking[name] = "something else has its name, rename that"
-        elif (refused := attempt(cursor, f"{statement}\n{_comment(statement)}")) is not None:
-            if statement.startswith("CREATE INDEX"):  # without it the same is found, later
-                logger.info("the index %s is not made: %s", name, _said(refused))
+            lacking[stale.name] = f"it reads {blocking[0]}"
+        elif stale.is_taken:
+            lacking[stale.name] = "something else has its name, rename that"
+        elif refused := attempt(cursor, f"{stale.statement}\n{stale.comment}"):
+            if stale.kind == "INDEX":  # without it the same is found, later
+                logger.info("the index %s is not made: %s", stale.name, _said(refused))
             else:
-                lacking[name] = _said(refused)
+                lacking[stale.name] = _said(refused)
     return [f"{name} ({reason})" for name, reason in lacking.items()]
 
 
@@ -174,7 +158,7 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
         return None, str(exc).rstrip(".")
     if found is None:
         return None, ""
-    added = {upgrade.lacks for upgrade in table.upgrades} - set(found.columns)
+    added = set(table.upgrades) - set(found.columns)
     columns = tuple(column for column in table.columns if column.name not in added)
     described = Table(table.name, columns, (), (), "", "", is_snapshot=False)
     faults = find_faults(described, found) + find_missing_keys(table.name, (table.key,), found)
@@ -185,34 +169,34 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
     return found, f"{table.name} was made by something else, rename it ({reason})"
 
 
-def _find_stale(cursor: Cursor, script: str) -> list[str]:
-    """The statements of `script` whose view or index is not there as they make it."""
-    return [text for text in _STATEMENT.findall(script) if not _is_current(cursor, text)]
+class _Stale(NamedTuple):
+    """A view or an index that is not there as its statement makes it; `is_taken`: not ours is."""
+
+    statement: str
+    kind: str
+    name: str
+    sources: list[str]
+    comment: str
+    is_taken: bool
 
 
-def _read_view_or_index(cursor: Cursor, statement: str) -> tuple[Any, ...] | None:
-    params = {"name": _name_of(statement), "sources": _SOURCE.findall(statement)}
-    cursor.execute(READ_VIEW_OR_INDEX, params)
-    return cursor.fetchone()
-
-
-def _is_current(cursor: Cursor, statement: str) -> bool:
-    """Also of what it reads: a view goes with a table that is renamed."""
-    row = _read_view_or_index(cursor, statement)
-    if row is None or "VIEW" not in statement.partition("\n")[0]:
-        return row is not None
-    kind, comment, _, reads_these = row
-    return bool(kind == "v" and comment == _mark(statement) and reads_these)
-
-
-def _may_replace(cursor: Cursor, statement: str) -> bool:
-    row = _read_view_or_index(cursor, statement)
-    if row is None:
-        return True
-    kind, comment, columns, _ = row
-    if kind != "v":
-        return False
-    return comment.startswith(_MARK) or bool(columns == _columns_of(cursor, statement))
+def _find_stale(cursor: Cursor, script: str) -> Iterator[_Stale]:
+    """What is stale; a view also of what it reads: it goes with a table that is renamed."""
+    for statement in _STATEMENT.findall(script):
+        ((kind, name),) = _NAME.findall(statement)
+        mark = _MARK + hashlib.sha256(statement.encode()).hexdigest()[:12]
+        sources = _SOURCE.findall(statement)
+        cursor.execute(SQL["read_view_or_index"], {"name": name, "sources": sources})
+        row = cursor.fetchone()
+        is_taken = False
+        if row is not None:
+            found, comment, columns, reads_these = row
+            if kind == "INDEX" or (found == "v" and comment == mark and reads_these):
+                continue
+            is_ours = comment.startswith(_MARK) or columns == _columns_of(cursor, statement)
+            is_taken = found != "v" or not is_ours
+        comment = f"COMMENT ON {kind} {name} IS '{mark}'"
+        yield _Stale(statement, kind, name, sources, comment, is_taken)
 
 
 def _columns_of(cursor: Cursor, statement: str) -> list[str]:
@@ -226,21 +210,6 @@ def _columns_of(cursor: Cursor, statement: str) -> list[str]:
         return []
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT extra")
-
-
-def _comment(statement: str) -> str:
-    kind = "INDEX" if statement.startswith("CREATE INDEX") else "VIEW"
-    return f"COMMENT ON {kind} {_name_of(statement)} IS '{_mark(statement)}'"
-
-
-def _mark(statement: str) -> str:
-    return _MARK + hashlib.sha256(statement.encode()).hexdigest()[:12]
-
-
-def _name_of(statement: str) -> str:
-    found = _NAME.match(statement)
-    assert found is not None
-    return found[1]
 
 
 def _said(error: psycopg2.Error) -> str:

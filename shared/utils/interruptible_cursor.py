@@ -23,18 +23,18 @@ class InterruptibleCursor(Cursor):
 
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's name
         """Run a statement."""
-        self._wait_for(lambda: super(InterruptibleCursor, self).execute(query, vars))
+        self._wait_for(super().execute, query, vars)
 
     def executemany(self, query: Any, vars_list: Any) -> None:
         """Run a statement for each set of parameters."""
-        self._wait_for(lambda: super(InterruptibleCursor, self).executemany(query, vars_list))
+        self._wait_for(super().executemany, query, vars_list)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         """Copy to or from a file."""
-        self._wait_for(lambda: super(InterruptibleCursor, self).copy_expert(sql, file, size))
+        self._wait_for(super().copy_expert, sql, file, size)
 
-    def _wait_for(self, statement: Callable[[], None]) -> None:
-        call_interruptibly(statement, cancel=partial(cancel, self.connection))
+    def _wait_for(self, method: Callable[..., None], *args: Any) -> None:
+        call_interruptibly(partial(method, *args), cancel=partial(cancel, self.connection))
 
 
 def cancel(connection: Connection) -> None:

@@ -10,30 +10,19 @@ tables as the session does: there functions have their schema, and operators the
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
-from shared.utils.sql import fetch_one, settings
+from shared.utils.sql import load_sql, settings
 
 logger = logging.getLogger(__name__)
 
-READ_SCHEMAS = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]"
-
-READ_PLACES = """
-SELECT n.nspname, c.oid::bigint
-FROM pg_catalog.unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
-JOIN pg_namespace AS n ON n.nspname = path.name AND n.nspname !~ '^pg_(temp|catalog)'::text
-LEFT JOIN pg_class AS c
-  ON c.relnamespace = n.oid AND c.relname = %s AND c.relkind NOT IN ('i', 'I')
-ORDER BY path.place
-"""
-
-OWN_NAMES_ALONE = "pg_catalog, pg_temp"
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True)
@@ -58,17 +47,6 @@ class Relation:
         return f"{self.schema}.{self.name}"
 
 
-def read_path(cursor: Cursor) -> str:
-    """A search_path for the transaction: the session's own, where temporary relations come last.
-
-    PostgreSQL's own names come first by themselves.
-    """
-    (found,) = fetch_one(cursor, READ_SCHEMAS)
-    schemas = [name for name in found if name != "pg_catalog" and not name.startswith("pg_temp")]
-    quoted = [sql.Identifier(name).as_string(cursor) for name in schemas]
-    return ", ".join([*quoted, "pg_temp"])
-
-
 def find_relation(cursor: Cursor, name: str) -> Relation:
     """Where `name` is, or where it would be made: the first schema of the search_path.
 
@@ -77,7 +55,7 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
     Raises DatabaseError if the path has no schema, two other schemas of it have the name, or a
     schema's name has a %.
     """
-    cursor.execute(READ_PLACES, (name,))
+    cursor.execute(SQL["read_places"], (name,))
     places = [Relation(schema, name, oid) for schema, oid in cursor.fetchall()]
     if not places:
         raise DatabaseError(
@@ -102,23 +80,9 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
     return there[0]
 
 
-def compose(statement: str, **parts: Relation | Sequence[str]) -> sql.Composed:
-    """A statement with {names} filled in: a relation's full name, or a list of columns."""
-    return sql.SQL(statement).format(
-        **{
-            name: part.identifier
-            if isinstance(part, Relation)
-            else sql.SQL(", ").join(map(sql.Identifier, part))
-            for name, part in parts.items()
-        }
-    )
-
-
-@contextmanager
-def only_own_functions(cursor: Cursor) -> Iterator[None]:
+def only_own_functions(cursor: Cursor) -> AbstractContextManager[None]:
     """A body whose statements find PostgreSQL's functions and operators, and no others.
 
     Tables need their schema there; only temporary ones are found without.
     """
-    with settings(cursor, search_path=OWN_NAMES_ALONE):
-        yield
+    return settings(cursor, search_path="pg_catalog, pg_temp")

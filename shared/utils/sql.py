@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
-
-# Of dates and moments: what Python can read. PostgreSQL knows earlier and later ones, and infinity.
-IN_PYTHON_YEARS = "BETWEEN '0001-01-02' AND '9999-12-30'"
 
 _READ_SETTING = "SELECT pg_catalog.current_setting(%s)"
 _CHANGE_SETTING = "SELECT pg_catalog.set_config(%s, %s, true)"
+
+# Comments below it explain the statement, and are not sent.
+_NAME = re.compile(r"^-- name: (\w+)\n(?:--.*\n)*", re.M)
+
+
+def load_sql(path: Path) -> dict[str, str]:
+    """The statements of a file by name: each begins with a line `-- name: ...`."""
+    _, *parts = _NAME.split(path.read_text(encoding="utf-8"))
+    return {name: text.strip().rstrip(";") for name, text in zip(parts[::2], parts[1::2])}
+
+
+def joined(parts: Iterable[sql.Composable]) -> sql.Composed:
+    """The parts with commas between."""
+    return sql.SQL(", ").join(parts)
+
+
+def listed(names: Iterable[str], alias: str = "") -> sql.Composed:
+    """The names as columns, of `alias` if that is given, with commas between."""
+    return joined(sql.Identifier(*filter(None, (alias, name))) for name in names)
+
+
+def compose(statement: str, **parts: Sequence[str] | sql.Composable) -> sql.Composed:
+    """A statement with {names} filled in; a part that is a sequence is a list of columns."""
+    return sql.SQL(statement).format(
+        **{
+            name: part if isinstance(part, sql.Composable) else listed(part)
+            for name, part in parts.items()
+        }
+    )
 
 
 def fetch_one(cursor: Cursor, query: Any, params: Any = None) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 Takes a cursor inside a transaction and never commits. After a merge the table holds every given
 row exactly, which is looked at before it is said; rows whose key was not given stay, unless a
-unique key of theirs was taken over. The statements are those of merge_statements.py.
+unique key of theirs was taken over. The statements are those of
+merge_statements.sql.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from psycopg2 import sql
@@ -20,43 +22,15 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Table
-from shared.utils import merge_statements as statements
 from shared.utils.copy_stream import copy_rows
-from shared.utils.merge_proof import END_WRITING, FIRE_DEFERRED, prove, warn_of_hooks
+from shared.utils.merge_proof import prove, warn_of_hooks
 from shared.utils.merge_statements import MergeStatements, planned_for
 from shared.utils.relations import Relation, find_relation, only_own_functions
-from shared.utils.sql import fetch_one
+from shared.utils.sql import fetch_one, load_sql
 
 logger = logging.getLogger(__name__)
 
-# One run at a time writes a table; held until the transaction ends (ruling 21).
-LOCK = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({table_id})")
-
-# The run's own moment: now, and later than the last list's even if a clock was set back
-# (ruling 18).
-MOMENT = sql.SQL(
-    """\
-SELECT greatest(clock_timestamp()::{moment_type},
-                %(previous)s::{moment_type} + interval '1 microsecond')"""
-)
-
-# Whether the table's moments have a time zone: then they are the same whatever zone a session has.
-READ_ZONED = """
-WITH RECURSIVE base (oid) AS (
-    SELECT atttypid FROM pg_attribute
-    WHERE attrelid = %(oid)s::oid AND attname = %(column)s
-    UNION ALL
-    SELECT typbasetype FROM base JOIN pg_type USING (oid) WHERE typtype = 'd'
-)
-SELECT coalesce(bool_or(oid = 'timestamptz'::regtype), false) FROM base
-"""
-
-# Room for the join of all rows: with the default of 4 MB it goes over the disk. Compiling a plan
-# takes longer than any of these statements; so does a look at more than 3,000 rows of the delta.
-PLANNING = """
-SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true),
-       set_config('default_statistics_target', '10', true)
-"""
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True)
@@ -92,13 +66,6 @@ class MergeResult:
         )
 
 
-# Called with the cursor and the moment of the last list (None: there is none, or the table is no
-# snapshot), before anything is changed.
-Observer = Callable[[Cursor, "datetime | None"], None]
-
-# Called with the cursor and what the merge has done, before that is looked at.
-Recorder = Callable[[Cursor, MergeResult], None]
-
 # Stands for a last list whose moment is to be read from the table.
 NEWEST_ROWS = datetime.min
 
@@ -110,8 +77,7 @@ def lock_table(cursor: Cursor, table: Table) -> None:
 
 def lock_name(cursor: Cursor, name: str) -> None:
     """Wait for other runs that hold the lock of this name, until the lock time-out."""
-    table_id = zlib.crc32(name.encode())
-    cursor.execute(LOCK.format(table_id=sql.Literal(table_id)))
+    cursor.execute(SQL["lock"], (zlib.crc32(name.encode()),))
 
 
 def merge_rows(
@@ -123,8 +89,8 @@ def merge_rows(
     progress: Callable[[int, int], None] | None = None,
     are_distinct: bool = False,
     last_moment: datetime | None = NEWEST_ROWS,
-    observe: Observer | None = None,
-    record: Recorder | None = None,
+    observe: Callable[[Cursor, datetime | None], None] | None = None,
+    record: Callable[[Cursor, MergeResult], None] | None = None,
     is_end: bool = False,
     dry_run: bool = False,
 ) -> MergeResult:
@@ -137,10 +103,11 @@ def merge_rows(
     at a time, after each of which `progress` is called with the rows streamed and the rows in all.
     `last_moment` is that of the last list (None: there was none), in UTC where the table's moments
     have a time zone; if it is not given, the newest rows are the last list. `observe` is called
-    before anything is changed, while the rows are in the temporary table STAGE_NAME and the
-    differences in DELTA_NAME; `record` when all is written, before the proof: no statement of the
-    transaction that could set something off comes after it (ruling 29).
-    `is_end` says that the transaction writes nothing after this: then nothing else can, either.
+    with the last list's moment (of a snapshot) before anything is changed, while the rows are in
+    the temporary table STAGE_NAME and the differences in DELTA_NAME; `record` when all is written,
+    before the proof: no statement of the transaction that could set something off comes after it
+    (ruling 29). `is_end` says that the transaction writes nothing after this: then nothing else
+    can, either.
     A `dry_run` works out the result, and changes and locks nothing.
 
     Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
@@ -149,20 +116,19 @@ def merge_rows(
     if not rows:
         return MergeResult()
     lock_table(cursor, table)
-    relation = find_relation(cursor, table.name)
+    merge = MergeStatements(table, find_relation(cursor, table.name))
     kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
-    merge = MergeStatements(table, relation)
     with only_own_functions(cursor):
         _stage(cursor, merge, kept, batch_size, progress)
         if table.is_snapshot and not dry_run:
-            cursor.execute(merge.render(statements.LOCK_TABLE))
+            cursor.execute(merge.render("lock_table"))
         previous, moment = _read_moments(cursor, merge, last_moment)
         inserted, changed = _compare(cursor, merge, previous)
         if observe is not None:
             observe(cursor, previous)
         if dry_run:
             superseded = _count_superseded(cursor, merge)
-            warn_of_hooks(cursor, relation)
+            warn_of_hooks(cursor, merge.relation)
     if not dry_run:
         superseded = _write(cursor, merge, {"moment": moment, "previous": previous})
     updated = len(kept) - inserted + repeated
@@ -171,9 +137,9 @@ def merge_rows(
         return result
     if record is not None:
         record(cursor, result)
-    cursor.execute(FIRE_DEFERRED)
+    cursor.execute(SQL["fire_deferred"])
     if is_end:
-        cursor.execute(END_WRITING)
+        cursor.execute(SQL["end_writing"])
     with only_own_functions(cursor):
         prove(cursor, merge, moment, kept)
     return result
@@ -188,13 +154,13 @@ def is_stored(cursor: Cursor, table: Table, result: MergeResult) -> bool:
     if not table.last_updated:
         return False
     merge = MergeStatements(table, find_relation(cursor, table.name))
-    return bool(fetch_one(cursor, merge.render(statements.IS_STORED), {"moment": result.moment})[0])
+    return bool(fetch_one(cursor, merge.render("is_stored"), {"moment": result.moment})[0])
 
 
 def has_time_zone(cursor: Cursor, table: Table, relation: Relation) -> bool:
     """Whether the moments of the table, which is at `relation`, have a time zone."""
     params = {"oid": relation.oid, "column": table.last_updated}
-    return bool(fetch_one(cursor, READ_ZONED, params)[0])
+    return bool(fetch_one(cursor, SQL["read_zoned"], params)[0])
 
 
 def _stage(
@@ -204,20 +170,19 @@ def _stage(
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    cursor.execute(PLANNING)
-    cursor.execute(merge.render(statements.DROP))
-    cursor.execute(merge.render(statements.CREATE_STAGE))
-    copy = merge.render(statements.COPY_TO_STAGE)
-    copy_rows(cursor, copy, rows, merge.table.column_names, batch_size, progress)
+    cursor.execute(SQL["planning"])
+    cursor.execute(merge.render("drop"))
+    cursor.execute(merge.render("create_stage"))
+    columns = merge.table.column_names
+    copy_rows(cursor, merge.render("copy_to_stage"), rows, columns, batch_size, progress)
 
 
 def _compare(cursor: Cursor, merge: MergeStatements, previous: datetime | None) -> tuple[int, int]:
     """Find the differences. Returns how many keys are new, and how many have other values now."""
-    delta = merge.render(statements.CREATE_DELTA, statements.CREATE_DELTA_OF_STAGED)
     with planned_for(cursor, merge.table):
-        cursor.execute(delta, {"previous": previous})
-    cursor.execute(merge.render(statements.ANALYZE_DELTA))
-    inserted, changed = fetch_one(cursor, merge.render(statements.COUNT_DELTA))
+        cursor.execute(merge.render("create_delta"), {"previous": previous})
+    cursor.execute(merge.render("analyze_delta"))
+    inserted, changed = fetch_one(cursor, merge.render("count_delta"))
     return inserted, changed
 
 
@@ -230,31 +195,29 @@ def _read_moments(
     if not table.is_snapshot:
         last_moment = None
     elif last_moment is NEWEST_ROWS:
-        (last_moment,) = fetch_one(cursor, merge.render(statements.NEWEST))
+        (last_moment,) = fetch_one(cursor, merge.render("newest"))
     elif last_moment is not None and is_zoned:
         last_moment = last_moment.replace(tzinfo=UTC)
-    statement = MOMENT.format(moment_type=sql.SQL("timestamptz" if is_zoned else "timestamp"))
+    statement = SQL["moment"].format(type="timestamptz" if is_zoned else "timestamp")
     return last_moment, fetch_one(cursor, statement, {"previous": last_moment})[0]
 
 
 def _write(cursor: Cursor, merge: MergeStatements, moments: Mapping[str, Any]) -> int:
     """Change the table. Returns how many rows were superseded."""
-    superseded = 0
-    for statement in merge.render_each(statements.MAKE_WAY):
-        superseded += fetch_one(cursor, statement)[0]
+    superseded = sum(fetch_one(cursor, each)[0] for each in merge.render_each("make_way"))
     if merge.table.is_snapshot:
-        cursor.execute(merge.render(statements.TOUCH), moments)
-    cursor.execute(merge.render(statements.UPDATE), moments)
-    cursor.execute(merge.render(statements.INSERT), moments)
-    return superseded
+        cursor.execute(merge.render("touch"), moments)
+    cursor.execute(merge.render("update"), moments)
+    cursor.execute(merge.render("insert"), moments)
+    return int(superseded)
 
 
 def _count_superseded(cursor: Cursor, merge: MergeStatements) -> int:
     if not merge.table.unique:
         return 0
-    superseded = sql.SQL("\nUNION\n").join(merge.render_each(statements.SUPERSEDED))
-    count: int = fetch_one(cursor, statements.COUNT_SUPERSEDED.format(superseded=superseded))[0]
-    return count
+    superseded = sql.SQL("\nUNION\n").join(merge.render_each("superseded"))
+    count = sql.SQL("SELECT count(*) FROM ({}) AS superseded").format(superseded)
+    return int(fetch_one(cursor, count)[0])
 
 
 def _last_of_each_key(
@@ -282,8 +245,7 @@ def _last_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> Sequence[Mapping[str, Any]]:
     """The last of the rows with the same values in `columns`."""
-    values_of = itemgetter(*columns)
-    last = {values_of(row): position for position, row in enumerate(rows)}
+    last = dict(zip(map(itemgetter(*columns), rows), range(len(rows))))
     return (
         rows if len(last) == len(rows) else [rows[position] for position in sorted(last.values())]
     )

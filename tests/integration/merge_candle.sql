@@ -32,7 +32,8 @@ SELECT "d"."new_token", "d"."new_begins_at", "d"."new_close", "d"."new_volume" F
 WHERE "d"."old_token" IS NULL;
 
 -- How many rows the run has, and how many of its changes are off.
-SELECT count("t"."token"), 0, count(*) FILTER (WHERE "t"."token" IS NULL OR ("s"."close", "s"."volume") IS DISTINCT FROM ("t"."close", "t"."volume"))
+SELECT count("t"."token"), 0,
+       count(*) FILTER (WHERE "t"."token" IS NULL OR ("s"."close", "s"."volume") IS DISTINCT FROM ("t"."close", "t"."volume"))
 FROM "pg_temp"."stock_ingestion_stage" AS s LEFT JOIN "public"."candle" AS t ON "t"."token" OPERATOR(pg_catalog.=) "s"."token" AND "t"."begins_at" OPERATOR(pg_catalog.=) "s"."begins_at";
 
 -- Where something may change rows on their way: all that are there.

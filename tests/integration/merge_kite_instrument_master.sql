@@ -22,7 +22,8 @@ SELECT "s"."instrument_token" AS "new_instrument_token", "s"."exchange" AS "new_
 FROM "pg_temp"."stock_ingestion_stage" AS s FULL JOIN "public"."kite_instrument_master" AS t ON "t"."instrument_token" OPERATOR(pg_catalog.=) "s"."instrument_token" AND "t"."exchange" OPERATOR(pg_catalog.=) "s"."exchange"
 WHERE "t"."instrument_token" IS NULL
    OR ("s"."instrument_token" IS NULL
-       AND (t."last_updated" OPERATOR(pg_catalog.=) %(previous)s OR (t."last_updated" > %(previous)s AND t."created_at" <= %(previous)s) IS TRUE))
+       AND (t."last_updated" OPERATOR(pg_catalog.=) %(previous)s
+            OR (t."last_updated" > %(previous)s AND t."created_at" <= %(previous)s) IS TRUE))
    OR ("s"."instrument_token" IS NOT NULL
        AND ((t."last_updated" OPERATOR(pg_catalog.=) %(previous)s) IS NOT TRUE
             OR ("s"."tradingsymbol", "s"."exchange_token", "s"."instrument_type", "s"."name", "s"."segment", "s"."expiry", "s"."strike", "s"."tick_size", "s"."lot_size") IS DISTINCT FROM ("t"."tradingsymbol", "t"."exchange_token", "t"."instrument_type", "t"."name", "t"."segment", "t"."expiry", "t"."strike", "t"."tick_size", "t"."lot_size")));

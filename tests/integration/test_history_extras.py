@@ -11,13 +11,11 @@ import pytest
 
 from dag_1_import_instruments_from_kite.changes import CHANGES
 from dag_1_import_instruments_from_kite.import_instruments import FEED
-from shared.models.table import Column
 from shared.store import prepare_extras
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import (
     ExtraTable,
-    Upgrade,
     ensure_extra_table,
     find_extra,
     find_upgrades,
@@ -313,7 +311,7 @@ def test_table_of_changes_without_a_key_works_for_a_role_that_may_not_add_it(
     assert cli.query("SELECT tradingsymbol FROM kite_instrument_change") == [("S1",)]
     check = cli.run("check")
     assert check.status == 0
-    (add_key,) = (upgrade.statement for upgrade in CHANGES.upgrades)
+    add_key = CHANGES.upgrades[""]
     assert f"is of an earlier version. Its owner's next run does: {add_key}" in check.stdout
     cli.query(add_key)
     assert "lacking" not in cli.run("check").stdout
@@ -334,7 +332,7 @@ def test_columns_that_tell_a_history_table_are_those_of_its_script(
         table.name,
     )
     own = [(column.name, column.nullable) for column in table.columns]
-    assert [row for row in stored if row[0] not in ("change_id", "host", *table.key)] == own
+    assert [row for row in stored if row[0] not in ("change_id", *table.key)] == own
 
 
 def test_check_before_the_first_run_lacks_nothing(cli: CommandLine) -> None:
@@ -390,12 +388,15 @@ def test_views_use_no_function_that_another_role_made_for_their_types(
 
 NOTES = ExtraTable(
     "note",
-    "CREATE TABLE note (note_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text,"
-    " host text)",
-    columns=(Column("text", "text", nullable=True), Column("host", "text", nullable=True)),
+    """\
+CREATE TABLE note (
+    note_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    text text,
+    host text
+)""",
     privileges=("SELECT", "INSERT"),
     key=("note_id",),
-    upgrades=(Upgrade("host", "ALTER TABLE note ADD COLUMN IF NOT EXISTS host text"),),
+    upgrades={"host": "ALTER TABLE note ADD COLUMN IF NOT EXISTS host text"},
 )
 
 
@@ -407,7 +408,7 @@ def look_up(manager: DatabaseManager) -> FoundTable:
 
 @pytest.fixture
 def old_notes(db_manager: DatabaseManager) -> DatabaseManager:
-    db_manager.execute_query(NOTES.script.replace(", host text", ""))
+    db_manager.execute_query(NOTES.script.replace(",\n    host text", ""))
     return db_manager
 
 
@@ -435,7 +436,7 @@ def test_older_table_is_used_as_it_is_by_a_role_that_may_not_change_it(
         assert manager.run_in_transaction(lambda cursor: is_readable(cursor, NOTES))
         found = look_up(manager)
     assert "host" not in found.columns
-    assert find_upgrades(NOTES, found) == [NOTES.upgrades[0].statement]
+    assert find_upgrades(NOTES, found) == [NOTES.upgrades["host"]]
 
 
 def test_upgrade_that_is_not_wanted_now(old_notes: DatabaseManager) -> None:

@@ -16,10 +16,7 @@ from shared.exceptions import DatabaseError
 from shared.models.table import Column, Table
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.merge_statements import (
-    COUNT_STAGED,
-    CREATE_DELTA_OF_STAGED,
     DELTA_NAME,
-    READ_BACK_STAGED,
     MergeStatements,
     planned_for,
 )
@@ -224,12 +221,12 @@ def test_keys_are_looked_up_whatever_the_planner_would_rather_do(
         merge = MergeStatements(CANDLES, Relation("public", "candle"))
         cursor.execute("DROP TABLE pg_temp.stock_ingestion_delta")
         with planned_for(cursor, CANDLES):
-            for statement in (CREATE_DELTA_OF_STAGED, COUNT_STAGED, READ_BACK_STAGED):
+            for statement in ("create_delta", "count_stored", "read_back"):
                 cursor.execute(b"EXPLAIN " + cursor.mogrify(merge.render(statement)))
                 plans.append("\n".join(line for (line,) in cursor.fetchall()))
         read = "SELECT current_setting('enable_hashjoin'), current_setting('enable_mergejoin')"
         assert fetch_one(cursor, read) == ("on", "on")
-        cursor.execute(merge.render(CREATE_DELTA_OF_STAGED))
+        cursor.execute(merge.render("create_delta"))
 
     candles.run_in_transaction(lambda cursor: merge_rows(cursor, CANDLES, rows, observe=explain))
     assert len(plans) == 3

@@ -11,12 +11,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from psycopg2 import sql
 
 from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.models.table import Column, Table
-from shared.utils import merge_statements as statements
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.merge_statements import DELTA_NAME, MergeStatements
 from shared.utils.relations import Relation
@@ -80,38 +78,32 @@ def counts(result: MergeResult) -> tuple[int, int, int]:
 
 def render_pinned(merge: MergeStatements, connection: Any) -> str:
     """The statements as a file of SQL, with a line of description each."""
-    make_way = dict(zip(merge.table.unique, merge.render_each(statements.MAKE_WAY)))
-    superseded = dict(zip(merge.table.unique, merge.render_each(statements.SUPERSEDED)))
+    make_way = dict(zip(merge.table.unique, merge.render_each("make_way")))
+    superseded = dict(zip(merge.table.unique, merge.render_each("superseded")))
     of_snapshot = {
-        "From here on nobody else writes, and everybody reads.": statements.LOCK_TABLE,
-        "Where no history tells it: the moment of the last list.": statements.NEWEST,
+        "From here on nobody else writes, and everybody reads.": "lock_table",
+        "Where no history tells it: the moment of the last list.": "newest",
     }
-    touch = {"Keys that are there, with nothing new about them but the moment.": statements.TOUCH}
-    is_stored = {"After an answer to COMMIT that was lost: is it stored?": statements.IS_STORED}
+    touch = {"Keys that are there, with nothing new about them but the moment.": "touch"}
+    is_stored = {"After an answer to COMMIT that was lost: is it stored?": "is_stored"}
     is_snapshot = merge.table.is_snapshot
     described: dict[str, Any] = {
-        "What another merge may have left in a pooled session.": statements.DROP,
-        "The rows of the run, gone when the transaction ends.": statements.CREATE_STAGE,
-        "Filled from the client, as text.": statements.COPY_TO_STAGE,
+        "What another merge may have left in a pooled session.": "drop",
+        "The rows of the run, gone when the transaction ends.": "create_stage",
+        "Filled from the client, as text.": "copy_to_stage",
         **(of_snapshot if is_snapshot else {}),
-        "What the run changes.": (statements.CREATE_DELTA, statements.CREATE_DELTA_OF_STAGED),
-        "So that the planner knows how much that is.": statements.ANALYZE_DELTA,
-        "How many keys are new, and how many have other values now.": statements.COUNT_DELTA,
+        "What the run changes.": "create_delta",
+        "So that the planner knows how much that is.": "analyze_delta",
+        "How many keys are new, and how many have other values now.": "count_delta",
         **{
             f"Stored rows let go of what the run gives to another key: {', '.join(unique)}.": each
             for unique, each in make_way.items()
         },
         **(touch if is_snapshot else {}),
-        "Keys that are there, with something new.": statements.UPDATE,
-        "Keys that are new.": statements.INSERT,
-        "How many rows the run has, and how many of its changes are off.": (
-            statements.COUNT_STORED,
-            statements.COUNT_STAGED,
-        ),
-        "Where something may change rows on their way: all that are there.": (
-            statements.READ_BACK,
-            statements.READ_BACK_STAGED,
-        ),
+        "Keys that are there, with something new.": "update",
+        "Keys that are new.": "insert",
+        "How many rows the run has, and how many of its changes are off.": "count_stored",
+        "Where something may change rows on their way: all that are there.": "read_back",
         **(is_stored if merge.table.last_updated else {}),
         **{
             f"In a dry run: the rows that would be superseded by their {', '.join(unique)}.": each
@@ -120,10 +112,8 @@ def render_pinned(merge: MergeStatements, connection: Any) -> str:
     }
 
     def render(statement: Any) -> str:
-        if isinstance(statement, sql.SQL):
+        if isinstance(statement, str):
             statement = merge.render(statement)
-        elif isinstance(statement, tuple):
-            statement = merge.render(*statement)
         text: str = statement.as_string(connection)
         return text
 
@@ -618,7 +608,7 @@ def test_touch_hashes_the_delta_whatever_the_statistics_expect(
     plans = []
 
     def explain(cursor: Any, previous: datetime | None) -> None:
-        touch = MergeStatements(INSTRUMENT_TABLE, MASTER).render(statements.TOUCH)
+        touch = MergeStatements(INSTRUMENT_TABLE, MASTER).render("touch")
         parameters = {"previous": previous, "moment": datetime(2199, 12, 31)}
         cursor.execute(b"EXPLAIN " + cursor.mogrify(touch, parameters))
         plans.append("\n".join(line for (line,) in cursor.fetchall()))

@@ -1,0 +1,135 @@
+-- name: create_ingestion_run
+-- The history of runs: a row for each run of a DAG that writes to this database, failed ones too.
+CREATE TABLE IF NOT EXISTS ingestion_run (
+    run_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dag_id INTEGER NOT NULL,
+    dag_name TEXT NOT NULL,
+    source TEXT NOT NULL,              -- 'api', or the file that was replayed
+    status TEXT NOT NULL,              -- 'running', 'succeeded' or 'failed'
+    started_at TIMESTAMPTZ NOT NULL,
+    ended_at TIMESTAMPTZ NOT NULL,
+    rows_fetched INTEGER,
+    rows_left_out INTEGER,
+    rows_rejected INTEGER,
+    rows_inserted INTEGER,
+    rows_updated INTEGER,
+    rows_superseded INTEGER,
+    list_moment TIMESTAMP,             -- last_updated of the rows that the run stored
+    dump_sha256 TEXT,
+    dump_bytes BIGINT,
+    durations JSONB,                   -- seconds by step
+    error TEXT,                        -- of a good run: why its changes are not known
+    host TEXT                          -- where it runs, and the file that it holds a lock on
+);
+
+-- name: add_host
+ALTER TABLE ingestion_run ADD COLUMN host TEXT;
+
+-- name: newest_run
+SELECT coalesce(max(run_id), 0) FROM ingestion_run;
+
+-- name: insert_run
+INSERT INTO ingestion_run (dag_id, dag_name, source, status, started_at, ended_at)
+VALUES (%(dag_id)s, %(dag_name)s, %(source)s, 'running', %(started_at)s, %(started_at)s)
+RETURNING run_id;
+
+-- name: insert_run_last
+-- After all others, whatever the sequence says.
+INSERT INTO ingestion_run (run_id, dag_id, dag_name, source, status, started_at, ended_at)
+OVERRIDING SYSTEM VALUE
+SELECT coalesce(max(run_id), 0) + 1, %(dag_id)s, %(dag_name)s, %(source)s, 'running',
+       %(started_at)s, %(started_at)s
+FROM ingestion_run
+RETURNING run_id;
+
+-- name: update_run
+UPDATE ingestion_run
+SET status = %(status)s, ended_at = clock_timestamp(), rows_fetched = %(fetched)s,
+    rows_left_out = %(left_out)s, rows_rejected = %(rejected)s, rows_inserted = %(inserted)s,
+    rows_updated = %(updated)s, rows_superseded = %(superseded)s, list_moment = %(moment)s,
+    dump_sha256 = %(sha256)s, dump_bytes = %(bytes)s, durations = %(durations)s, error = %(error)s
+WHERE run_id = %(run_id)s;
+
+-- name: is_overtaken
+-- Good runs are numbered in the order of their lists: one that was overtaken gets a new number.
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE dag_id = %s AND status = 'succeeded' AND run_id > %s);
+
+-- name: set_host
+UPDATE ingestion_run SET host = %s WHERE run_id = %s;
+
+-- name: give_up
+UPDATE ingestion_run SET status = 'failed', error = %s WHERE run_id = %s;
+
+-- name: renumber
+UPDATE ingestion_run SET run_id = DEFAULT WHERE run_id = %s RETURNING run_id;
+
+-- name: end_killed
+-- Runs of this DAG on this host that are still called running, while its lock was free.
+UPDATE ingestion_run SET status = 'failed', error = %(error)s
+WHERE dag_id = %(dag_id)s AND host = %(host)s AND status = 'running' AND run_id <> %(run_id)s;
+
+-- name: is_at_payload
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE run_id = %s AND status = 'running' AND dump_sha256 = %s);
+
+-- name: is_recorded
+-- By this the views and the next run find the list.
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE run_id = %(run_id)s AND status = %(status)s
+                 AND list_moment IS NOT DISTINCT FROM %(moment)s::timestamp);
+
+-- name: read_runs
+SELECT run_id, dag_id, source, status, started_at, ended_at,
+       rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name,
+       to_jsonb(ingestion_run) ->> 'host'  -- which an older table lacks
+FROM ingestion_run
+WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
+ORDER BY run_id DESC LIMIT %(limit)s;
+
+-- name: read_moment_and_clock
+SELECT %s::timestamptz, clock_timestamp();
+
+-- name: has_succeeded
+SELECT EXISTS (SELECT FROM ingestion_run
+               WHERE dag_id = %s AND started_at = %s AND status = 'succeeded');
+
+-- name: read_last_good_run
+-- Python knows no other years.
+SELECT run_id, source,
+       CASE WHEN started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN started_at
+            ELSE to_timestamp(0) END,
+       dump_sha256,
+       CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30' THEN list_moment END,
+       coalesce(rows_inserted::bigint + rows_updated, 0)
+FROM ingestion_run
+WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1;
+
+-- name: read_last_load
+-- What a DAG has stored last ({zone} is that of the list's moment), how much of it is in the table
+-- now ({stored_rows}), and since when there are its bytes. The list of a replayed file is old,
+-- unless the API gave the very same one; so is a list that an earlier run had, even one that
+-- failed. One statement: no run comes in between.
+WITH last AS (
+    SELECT *, CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30'
+                   THEN list_moment END{zone} AS moment
+    FROM ingestion_run
+    WHERE dag_id = %(dag_id)s AND status = 'succeeded' AND (%(also_files)s OR source = 'api')
+    ORDER BY run_id DESC LIMIT 1
+)
+SELECT last.run_id, last.source, last.started_at, last.ended_at, last.moment::timestamptz,
+       coalesce(last.rows_inserted::bigint + last.rows_updated, 0), {stored_rows},
+       served.started_at, first.run_id, first.started_at
+FROM last
+LEFT JOIN LATERAL (
+    SELECT started_at FROM ingestion_run AS run
+    WHERE run.dag_id = last.dag_id AND run.status = 'succeeded' AND run.source = 'api'
+      AND (run.run_id = last.run_id OR run.dump_sha256 = last.dump_sha256)
+    ORDER BY run.run_id DESC LIMIT 1
+) AS served ON true
+LEFT JOIN LATERAL (
+    SELECT run_id, started_at FROM ingestion_run AS run
+    WHERE run.dag_id = last.dag_id
+      AND (run.run_id = last.run_id OR run.dump_sha256 = last.dump_sha256)
+    ORDER BY run.started_at, run.run_id LIMIT 1
+) AS first ON true;
