@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from shared import run_lock
@@ -21,22 +22,12 @@ from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
 from shared.utils.run_history import LastLoad, RecordedRun
-from shared.utils.sql import fetch_one
+from shared.utils.sql import fetch_one, load_sql
 from shared.utils.staged_merge import has_time_zone
 
 SHOWN_RUNS = 10
 
-# How many rows of the last list are in the table. Both moments were written in one transaction:
-# they are equal, whatever the time zones are. The history keeps those that have one in UTC.
-COUNT_ROWS = "(SELECT count(*) FROM {table} AS t WHERE t.{column} = last.moment)"
-
-# The newest moment that can be, and how many rows are later than that. The moments are read in the
-# session's time zone.
-NEWEST_ROWS = """
-SELECT max(moment) FILTER (WHERE isfinite(moment) AND moment <= %(limit)s),
-       count(*) FILTER (WHERE moment > %(limit)s)
-FROM (SELECT {column}::timestamptz AS moment FROM {table}) AS t
-"""
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
 _NO_HISTORY = """\
 There is no history of runs: the newest rows had to tell. They cannot tell
@@ -202,8 +193,9 @@ def _read_load(cursor: Any, table: Table | None, wanted: dict[str, Any]) -> Last
     if table and (relation := find_relation(cursor, table.name)).exists:
         with only_own_functions(cursor):
             zone = " AT TIME ZONE 'UTC'" if has_time_zone(cursor, table, relation) else ""
-        count = COUNT_ROWS.format(table=table.name, column=table.last_updated)
-    cursor.execute(run_history.SQL["read_last_load"].format(stored_rows=count, zone=zone), wanted)
+        count = SQL["count_rows"].format(table=table.name, column=table.last_updated)
+    query = run_history.SQL["read_last_load"].format(stored_rows=f"({count})", zone=zone)
+    cursor.execute(query, wanted)
     row = cursor.fetchone()
     return LastLoad(*row) if row else None
 
@@ -246,7 +238,7 @@ def _judge_rows(
     """Without a history (DB_USER may not make one) the newest rows tell how old a snapshot is."""
     loaded_at, ahead = None, 0
     if table and find_relation(cursor, table.name).exists:
-        query = NEWEST_ROWS.format(table=table.name, column=table.last_updated)
+        query = SQL["newest_rows"].format(table=table.name, column=table.last_updated)
         loaded_at, ahead = fetch_one(cursor, query, {"limit": now.limit})
     if ahead:
         return "clock", f": rows ahead of the clock: {ahead:,}.\n{now.describe()}", loaded_at

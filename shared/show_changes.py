@@ -67,9 +67,9 @@ def _read(
 
 def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
     """The last run, and the changes of all of them."""
-    run = None
-    if reports and (started_at := reports[0].started_at):
-        run = {"run_id": reports[0].run_id, "started_at": started_at.isoformat()}
+    run: dict[str, Any] | None = None
+    if reports:
+        run = {"run_id": reports[0].run_id, "started_at": reports[0].started_at.isoformat()}
         if reports[0].remark:  # there are no changes then, since nothing could be compared
             run["remark"] = reports[0].remark
     changes = [{"run_id": r.run_id, **change} for r in reports for change in r.changes]
@@ -77,7 +77,6 @@ def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
 
 
 def _describe(report: ChangeReport) -> list[str]:
-    assert report.started_at is not None
     title = f"Run {report.run_id}, {report.started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
     if report.is_first:
         return [f"{title}: the first list, which the next one is compared with"]
