@@ -103,7 +103,7 @@ class Feed:
     """A DAG that brings rows from a source into a table. Its package exports one as FEED.
 
     `folder` is the DAG's: its id and name come from it, schema.sql is in it. `title` is what
-    messages call the rows ("instruments"), `source` whom they ask ("Kite"). A snapshot
+    messages call the rows ("candles"), `source` whom they ask ("Kite"). A snapshot
     (`table.is_snapshot`) is one payload, the whole list; another feed gives any number, and each is
     a transaction of its own. `fields` are the settings that it has beside those of every feed.
 

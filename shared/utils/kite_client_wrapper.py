@@ -191,7 +191,9 @@ class KiteClientWrapper:
             try:
                 return use(client)
             except kite_exceptions.KiteException as exc:
-                raise _translate(exc) from None  # its text may be a whole page: not for the log
+                # The text of a DataException may be a whole page: not for the log.
+                is_page = isinstance(exc, kite_exceptions.DataException)
+                raise _translate(exc) from (None if is_page else exc)
 
         return self._http.call(work, operation, retry=retry)
 
@@ -275,7 +277,7 @@ def _read_user(client: RawKiteConnect) -> str:
     except kite_exceptions.InputException as exc:
         raise AuthenticationError(
             f"Kite found the credentials missing or malformed ({_describe(exc)}). {_LOG_IN_AGAIN}"
-        ) from None
+        ) from exc
     if not isinstance(profile, Mapping):
         raise APIError("Kite's profile is not what it should be: expected an object.")
     return str(profile.get("user_id", ""))
@@ -291,7 +293,7 @@ def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> st
             f"Kite refused the login ({_describe(exc)}). "
             "A request token is good once, for a few minutes: open the login address again. "
             "If that fails too, check KITE_API_KEY and KITE_API_SECRET."
-        ) from None
+        ) from exc
     access_token = session.get("access_token") if isinstance(session, Mapping) else None
     if not isinstance(access_token, str) or not access_token:
         raise APIError("Kite's answer to the login holds no access token.")

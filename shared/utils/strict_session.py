@@ -164,7 +164,7 @@ def _refuse_head(response: requests.Response, source: Source) -> str:
     """
     status = response.status_code
     got = f"HTTP {status} ({response.reason})"
-    said = f"{source.name} answered {got}"
+    said = f"{source.name} answered HTTP {status} ({response.reason})"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if status in _TRANSIENT_STATUS:
         seconds = _retry_after(response.headers.get("Retry-After", ""))
