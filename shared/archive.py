@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from shared.exceptions import APIError, ConfigurationError
-from shared.feed import Feed, Payload, Run
+from shared.feed import API_SOURCE, Feed, Payload, Run
 from shared.foreign_text import escape_line
 from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.strict_session import LIST_BOUNDS, MB
@@ -123,7 +123,7 @@ def warn_of_missing(run: Run, last: LastRun | None, directory: Path) -> None:
 
     A run that was killed between its commit and its archive says nothing itself.
     """
-    if last is None or not last.is_from_api or last.dump_sha256 is None:
+    if last is None or last.source != API_SOURCE or last.dump_sha256 is None:
         return
     digest, days = last.dump_sha256[:12], run.parameters["archive_days"]
     try:

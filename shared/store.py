@@ -32,7 +32,7 @@ from shared.utils.staged_merge import (
     NEWEST_ROWS,
     MergeResult,
     is_stored,
-    lock_table,
+    lock_name,
     merge_rows,
 )
 from shared.utils.table_check import read_table
@@ -148,7 +148,7 @@ class _Transaction:
 
     def merge(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> MergeResult:
         run, feed = self._run, self._run.feed
-        lock_table(cursor, feed.table)  # first: runs are numbered in the order of their lists
+        lock_name(cursor, feed.table.name)  # first: runs are numbered in the order of their lists
         run.figures.changes = None  # of an attempt before
         # Without a history nothing is looked for under its names. What may not be written any more
         # may still be read: the last run on record is what the list is compared with.
@@ -205,7 +205,7 @@ class _Transaction:
         run, table = self._run, self._run.feed.table
         if not self._history.runs or run.run_id is None or self._payload is None:
             return is_stored(cursor, table, result)
-        lock_table(cursor, table)  # the attempt before may be about to end
+        lock_name(cursor, table.name)  # the attempt before may be about to end
         if self._is_last:
             return run_history.has_succeeded(cursor, run.key)
         return run_history.is_at_payload(cursor, run.run_id, run.figures.sha256)

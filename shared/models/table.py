@@ -40,11 +40,10 @@ class Table:
 
     def __post_init__(self) -> None:
         by_name = {column.name: column for column in self.columns}
-        for name in (name for key in (self.key, *self.unique) for name in key):
-            if name not in by_name:
-                raise ValueError(
-                    f"{self.name}: expected keys of its columns ({', '.join(by_name)}), got {name}"
-                )
+        wrong = [name for key in (self.key, *self.unique) for name in key if name not in by_name]
+        if wrong:
+            known = ", ".join(by_name)
+            raise ValueError(f"{self.name}: expected keys of its columns ({known}), got {wrong[0]}")
         for first in (by_name[key[0]] for key in self.unique):
             if first.sql_type not in ("text", "varchar") or (first.length or 36) < 36:
                 raise ValueError(
@@ -52,9 +51,8 @@ class Table:
                     f"or more, got {first.name}"
                 )
         if self.is_snapshot and not (self.last_updated and self.created_at):
-            raise ValueError(
-                f"{self.name}: expected a snapshot to have last_updated and created_at"
-            )
+            expected = "a snapshot to have last_updated and created_at"
+            raise ValueError(f"{self.name}: expected {expected}")
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -63,10 +63,7 @@ def find_changes(cursor: Cursor, run: Run) -> None:
     """Find what the differences mean; the run's figures get the counts."""
     feed = run.feed
     definitions = joined(
-        sql.SQL("{} {}").format(
-            sql.Identifier(column.name),
-            sql.SQL("text" if column.sql_type == "varchar" else column.sql_type),
-        )
+        compose(f"{{name}} {column.sql_type}", name=[column.name])
         for column in table_of(feed).columns
         if column.name != "run_id"
     )
@@ -134,7 +131,7 @@ def read_changes(
     statement = compose(
         SQL["read_changes"],
         columns=columns,
-        changes=sql.Identifier(table_of(feed).name),
+        changes=[table_of(feed).name],
         group=[grouping] if grouping else sql.SQL("NULL"),
         order=["kind", *identity, "field"],
     )

@@ -22,7 +22,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.models.table import Column, Table
 from shared.utils.relations import Relation
-from shared.utils.sql import joined, listed, load_sql, settings
+from shared.utils.sql import compose, joined, listed, load_sql, settings
 
 STAGE_NAME = "stock_ingestion_stage"
 DELTA_NAME = "stock_ingestion_delta"
@@ -67,9 +67,7 @@ class MergeStatements:
         # Rows that are all key have nothing else to compare.
         others = [name for name in names if name not in key] or list(names)
         now = sql.SQL("%(moment)s")
-        values: dict[str, sql.Composable] = {
-            name: sql.Identifier("d", f"new_{name}") for name in names
-        }
+        values: dict[str, sql.Composable] = {name: listed([f"new_{name}"], "d") for name in names}
         updated = {name: values[name] for name in others}
         if self.table.last_updated:
             updated |= {self.table.last_updated: now}
@@ -91,20 +89,15 @@ class MergeStatements:
             "stored_columns": listed([*names, *moments]),
             "stored_values": joined([*values.values(), *[now for _ in moments]]),
             "new_and_old": joined(
-                sql.SQL("{} AS {}").format(
-                    sql.Identifier(alias, name), sql.Identifier(f"{prefix}_{name}")
-                )
+                compose("{value} AS {name}", value=listed([name], alias), name=[f"{prefix}_{name}"])
                 for alias, prefix in (("s", "new"), ("t", "old"))
                 for name in names
             ),
             "same_key": _equal(key, "t", "s"),
             "new_has_key": _equal(key, "t", "d", "new_"),
-            "t_texts": joined(
-                sql.SQL("{}::text").format(sql.Identifier("t", name)) for name in names
-            ),
+            "t_texts": joined(compose("{t}::text", t=listed([name], "t")) for name in names),
             "assignments": joined(
-                sql.SQL("{} = {}").format(sql.Identifier(name), value)
-                for name, value in updated.items()
+                compose("{name} = {value}", name=[each], value=updated[each]) for each in updated
             ),
         }
 
@@ -124,11 +117,10 @@ def _define(column: Column) -> sql.Composed:
     A NUMERIC without a scale takes a value as it is; its CHECK refuses what would be rounded later.
     NaN has no scale; NULL has none either, and may pass.
     """
-    definition = f"{{0}} {column.sql_type}"
+    definition = f"{{name}} {column.sql_type}"
     if column.length is not None:
         definition += f"({column.length})"
     if column.scale is not None:
-        definition += (
-            f" CHECK ({{0}} IS NULL OR coalesce(min_scale({{0}}) <= {column.scale}, false))"
-        )
-    return sql.SQL(definition).format(sql.Identifier(column.name))
+        fits = f"coalesce(min_scale({{name}}) <= {column.scale}, false)"
+        definition += f" CHECK ({{name}} IS NULL OR {fits})"
+    return compose(definition, name=[column.name])

@@ -21,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.feed import API_SOURCE, Figures, RunKey
+from shared.feed import Figures, RunKey
 from shared.utils.extras import ExtraTable, find_extra
 from shared.utils.sql import fetch_one, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
@@ -98,11 +98,6 @@ class LastRun(NamedTuple):
     dump_sha256: str | None
     list_moment: datetime | None
     stored: int
-
-    @property
-    def is_from_api(self) -> bool:
-        """Whether its rows came from the source, not from a saved file."""
-        return self.source == API_SOURCE
 
 
 def is_kept(cursor: Cursor) -> bool:

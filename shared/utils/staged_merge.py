@@ -70,13 +70,8 @@ class MergeResult:
 NEWEST_ROWS = datetime.min
 
 
-def lock_table(cursor: Cursor, table: Table) -> None:
-    """Wait for other runs on this table, until the transaction's lock time-out."""
-    lock_name(cursor, table.name)
-
-
 def lock_name(cursor: Cursor, name: str) -> None:
-    """Wait for other runs that hold the lock of this name, until the lock time-out."""
+    """Wait for other runs that hold the lock of this name (a table's), until the time-out."""
     cursor.execute(SQL["lock"], (zlib.crc32(name.encode()),))
 
 
@@ -107,15 +102,14 @@ def merge_rows(
     the temporary table STAGE_NAME and the differences in DELTA_NAME; `record` when all is written,
     before the proof: no statement of the transaction that could set something off comes after it
     (ruling 29). `is_end` says that the transaction writes nothing after this: then nothing else
-    can, either.
-    A `dry_run` works out the result, and changes and locks nothing.
+    can, either. A `dry_run` works out the result, and changes and locks nothing.
 
     Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
     after they were written; psycopg2.Error if the database refuses.
     """
     if not rows:
         return MergeResult()
-    lock_table(cursor, table)
+    lock_name(cursor, table.name)
     merge = MergeStatements(table, find_relation(cursor, table.name))
     kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
     with only_own_functions(cursor):
@@ -150,7 +144,7 @@ def is_stored(cursor: Cursor, table: Table, result: MergeResult) -> bool:
 
     False also where no row tells it: the same merge again does no harm.
     """
-    lock_table(cursor, table)  # its own transaction may be about to end
+    lock_name(cursor, table.name)  # its own transaction may be about to end
     if not table.last_updated:
         return False
     merge = MergeStatements(table, find_relation(cursor, table.name))

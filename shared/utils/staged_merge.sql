@@ -1,5 +1,5 @@
 -- name: lock
--- One run at a time writes a table; held until the transaction ends (ruling 21).
+-- One run at a time writes a table: held until the transaction ends (ruling 21).
 SELECT pg_catalog.pg_advisory_xact_lock(%s);
 
 -- name: moment

@@ -15,7 +15,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.models.table import Column, Table
 from shared.utils.relations import Relation, find_relation
-from shared.utils.sql import fetch_one, load_sql
+from shared.utils.sql import compose, fetch_one, load_sql
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
@@ -156,9 +156,10 @@ def _widen(table: Table, found: FoundTable, column: Column, stored: FoundColumn)
     # A partitioned table itself stores nothing.
     has_fill = table.fillfactor is not None and found.kind == "r"
     fill = f"SET (fillfactor = {table.fillfactor}), " if has_fill else ""
-    return sql.SQL(
-        f"ALTER TABLE {{}} {fill}ALTER COLUMN {{}} TYPE numeric({precision}, {scale})"
-    ).format(sql.Identifier(table.name), sql.Identifier(column.name))
+    statement = (
+        f"ALTER TABLE {{table}} {fill}ALTER COLUMN {{name}} TYPE numeric({precision}, {scale})"
+    )
+    return compose(statement, table=[table.name], name=[column.name])
 
 
 def _wanted_columns(table: Table) -> tuple[Column, ...]:

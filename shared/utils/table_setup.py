@@ -16,7 +16,7 @@ from shared.exceptions import DatabaseError
 from shared.models.table import Table
 from shared.utils.relations import find_relation
 from shared.utils.sql import fetch_one, load_sql
-from shared.utils.staged_merge import lock_table
+from shared.utils.staged_merge import lock_name
 from shared.utils.table_check import (
     FoundColumn,
     FoundTable,
@@ -37,7 +37,7 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
 
     Raises DatabaseError, with every reason, if the table exists and cannot hold each row exactly.
     """
-    lock_table(cursor, table)  # two runs at once on an empty database: one creates, one finds
+    lock_name(cursor, table.name)  # two runs at once on an empty database: one creates, one finds
     found = read_table(cursor, table.name)
     if found is None:
         cursor.execute(schema_sql)

@@ -30,7 +30,7 @@ from shared.exceptions import DatabaseError, TransientDatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
-from shared.utils.staged_merge import lock_table, merge_rows
+from shared.utils.staged_merge import lock_name, merge_rows
 from tests.conftest import NO_PASSWORD, Server
 from tests.instruments import instrument
 from tests.integration.test_db_manager import waiting_process
@@ -420,7 +420,7 @@ def test_store_when_another_run_takes_too_long(watched: Watched) -> None:
         watched.manager(lock_timeout_seconds=0.05) as second,
         first.transaction() as cursor,
     ):
-        lock_table(cursor, INSTRUMENT_TABLE)
+        lock_name(cursor, INSTRUMENT_TABLE.name)
         message = failure_of(second)
     assert "lock timeout" in message
     watched.assert_before()
@@ -479,7 +479,7 @@ def test_store_when_it_deadlocks_with_another_session(
 
     def lock_the_other_way_round() -> None:
         with other.cursor() as cursor:
-            lock_table(cursor, INSTRUMENT_TABLE)  # granted once the run is the victim
+            lock_name(cursor, INSTRUMENT_TABLE.name)  # granted once the run is the victim
         other.rollback()
         finished.set()
 

@@ -18,7 +18,7 @@ from shared.models.table import Column, Table
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.merge_statements import DELTA_NAME, MergeStatements
 from shared.utils.relations import Relation
-from shared.utils.staged_merge import MergeResult, lock_table, merge_rows
+from shared.utils.staged_merge import MergeResult, lock_name, merge_rows
 from tests.conftest import Server
 from tests.instruments import instrument
 from tests.table_model import fields_of, key_of, read_table
@@ -492,11 +492,11 @@ def test_second_lock_on_the_same_table_waits_and_on_another_does_not(
 ) -> None:
     config = server.config(database, lock_timeout_seconds=0.02)
     with DatabaseManager(config) as other, db_manager.transaction() as cursor:
-        lock_table(cursor, INSTRUMENT_TABLE)
+        lock_name(cursor, INSTRUMENT_TABLE.name)
         with other.transaction() as second:
-            lock_table(second, SHOPS)
+            lock_name(second, SHOPS.name)
         with pytest.raises(DatabaseError, match="lock"), other.transaction() as second:
-            lock_table(second, INSTRUMENT_TABLE)
+            lock_name(second, INSTRUMENT_TABLE.name)
 
 
 # A table of another description, with two unique keys, neither of which has the key's columns.
