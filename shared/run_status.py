@@ -72,7 +72,7 @@ class _Now:
 class _Verdict:
     """Whether a DAG's data are fresh: `fresh`, `stale`, or `clock` where that cannot be told."""
 
-    id: int
+    dag_id: int
     name: str
     schedule: str
     verdict: str

@@ -247,7 +247,7 @@ def snapshot_is_loaded(house: House) -> None:
 
 def snapshot_is_judged_by_its_own_schedule(house: House) -> None:
     [verdict] = house.read("status", "--dag", "4")["dags"]
-    assert (verdict["id"], verdict["verdict"], verdict["schedule"]) == (4, "fresh", "daily")
+    assert (verdict["dag_id"], verdict["verdict"], verdict["schedule"]) == (4, "fresh", "daily")
     house.age_runs(4)
     document = house.read("status", "--dag", "4", status=1)
     [verdict] = document["dags"]
@@ -495,7 +495,7 @@ def test_dags_live_side_by_side(house: House, add_dag: AddDAG) -> None:
     changes = house.read("changes")["dags"]
     assert [(dag["dag_id"], len(dag["changes"])) for dag in changes] == [(1, 0), (4, 1), (8, 1)]
     verdicts = house.read("status", status=1)["dags"]
-    assert [(v["id"], v["verdict"], v["expected_since"][11:16]) for v in verdicts] == [
+    assert [(v["dag_id"], v["verdict"], v["expected_since"][11:16]) for v in verdicts] == [
         (1, "stale", "08:00"),
         (4, "fresh", "08:30"),
         (8, "fresh", "18:00"),

@@ -732,7 +732,7 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
     document = json.loads(output)
     assert document["dags"] == [
         {
-            "id": 1,
+            "dag_id": 1,
             "name": "import_instruments_from_kite",
             "schedule": "daily",
             "verdict": "fresh",
@@ -741,7 +741,7 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
             "expected_since": "2026-11-24T08:00:00+05:30",
         },
         {
-            "id": 2,
+            "dag_id": 2,
             "name": "other",
             "schedule": "daily",
             "verdict": "stale",
