@@ -102,6 +102,14 @@ def test_groups_may_be_days_and_may_be_missing(things: Things) -> None:
     assert "nothing changed" in things.run(SNAPSHOT, first, count_by=("day",))
 
 
+def test_rows_that_go_to_another_group_are_lost_to_theirs(things: Things, cli: CommandLine) -> None:
+    first, second = rows_of(*range(200), day="2026-01-01"), rows_of(*range(200, 400))
+    things.run(SNAPSHOT, [*first, *second], count_by=("day",))
+    with pytest.raises(DAGExecutionError, match=r"plausible: 2026-01-01 fell from 200 rows to 0"):
+        things.run(SNAPSHOT, rows_of(*range(400)), count_by=("day",))
+    assert cli.query("SELECT count(*) FROM thing WHERE day IS NULL") == [(200,)]
+
+
 def test_snapshot_whose_own_rules_leave_nothing(things: Things) -> None:
     with pytest.raises(DAGExecutionError, match=r"^The shop's list has no row to store: nothing"):
         things.run(SNAPSHOT, rows_of(1), prepare=lambda run, batch: [])
