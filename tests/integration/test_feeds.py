@@ -135,6 +135,16 @@ def test_change_of_a_number_is_one_of_its_value(things: Things, server: Any, dat
     ]
 
 
+def test_rows_that_are_all_key_come_and_go(things: Things, cli: CommandLine) -> None:
+    table = Table("thing", COLUMNS[:1], ("id",))
+    things.run(table, rows_of(1, 2))
+    assert "nothing changed" not in things.run(table, rows_of(2, 3))
+    assert cli.query("SELECT key, kind FROM ingestion_change ORDER BY key") == [
+        ("1", "removed"),
+        ("3", "added"),
+    ]
+
+
 # Several payloads
 
 
