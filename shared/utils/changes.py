@@ -71,6 +71,14 @@ def find_changes(cursor: Cursor, run: Run) -> None:
     if feed.before_merge is not None:
         feed.before_merge(cursor, run)
     else:
+        if run.changes is not None and run.runs is not None:
+            statement = compose(
+                SQL["carry_on"],
+                changes=run.changes.identifier,
+                runs=run.runs.identifier,
+                old_key=[f"old_{name}" for name in feed.table.key],
+            )
+            cursor.execute(statement, (feed.dag_id,))
         cursor.execute(_render_by_key(feed), {"scope": list(run.scope)})
     run.figures.changes = _count(cursor, SQL["count"])
 

@@ -39,6 +39,17 @@ SELECT value, sum(number) FROM (
     SELECT {new}, -1 FROM pg_temp.stock_ingestion_delta WHERE {key} IS NOT NULL) AS differing
 GROUP BY 1;
 
+-- name: carry_on
+-- What the last list had, and somebody else has given a later moment since; unless it had left
+-- before.
+UPDATE pg_temp.stock_ingestion_delta AS d SET was_current = true
+WHERE was_touched AND NOT was_current
+  AND pg_catalog.concat_ws(' ', {old_key}) NOT IN (
+      SELECT key FROM (
+          SELECT DISTINCT ON (key) key, kind FROM {changes} JOIN {runs} USING (run_id)
+          WHERE dag_id = %s AND kind IN ('added', 'removed') ORDER BY key, run_id DESC) AS latest
+      WHERE kind = 'removed');
+
 -- name: find_by_key
 -- By key. Rows that come and go are told of a snapshot alone: of another feed they are its data.
 INSERT INTO pg_temp.stock_ingestion_change (key, kind, field, old, new)

@@ -145,6 +145,22 @@ def test_rows_that_are_all_key_come_and_go(things: Things, cli: CommandLine) -> 
     ]
 
 
+def test_rows_that_somebody_else_has_touched_are_of_the_last_list(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    things.run(SNAPSHOT, rows_of(1, 2, 3, 4))
+    things.run(SNAPSHOT, rows_of(1, 2, 3))
+    cli.query("UPDATE thing SET last_updated = clock_timestamp() WHERE id <> 1 RETURNING 1")
+    things.run(SNAPSHOT, rows_of(1, 2))
+    things.run(SNAPSHOT, rows_of(1, 2, 4))
+    assert cli.query("SELECT run_id, key, kind FROM ingestion_change ORDER BY run_id") == [
+        (2, "4", "removed"),
+        (3, "3", "removed"),
+        (4, "4", "added"),
+    ]
+    assert "something else has changed" not in caplog.text
+
+
 # Several payloads
 
 
