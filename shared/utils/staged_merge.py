@@ -238,8 +238,13 @@ def _last_of_each_key(
 def _last_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> Sequence[Mapping[str, Any]]:
-    """The last of the rows with the same values in `columns`."""
+    """The last of the rows with the same values in `columns`; NULL is the same as no other."""
     last = dict(zip(map(itemgetter(*columns), rows), range(len(rows))))
-    return (
-        rows if len(last) == len(rows) else [rows[position] for position in sorted(last.values())]
-    )
+    if len(last) == len(rows):
+        return rows
+    counting = set(last.values())
+    return [
+        row
+        for position, row in enumerate(rows)
+        if position in counting or any(row[name] in (None, "") for name in columns)
+    ]

@@ -161,6 +161,20 @@ def test_rows_that_somebody_else_has_touched_are_of_the_last_list(
     assert "something else has changed" not in caplog.text
 
 
+def test_null_in_a_unique_key_is_the_same_as_no_other(things: Things, cli: CommandLine) -> None:
+    schema = SCHEMA.replace("day DATE", "day TEXT UNIQUE")
+    (things.folder / "schema.sql").write_text(schema)
+    table = Table(
+        "thing", (COLUMNS[0], Column("day", "text", nullable=True)), ("id",), unique=(("day",),)
+    )
+    things.run(
+        table,
+        [*rows_of(1, 2), *rows_of(3, 4, day="2026-01-01")],
+        prepare=lambda run, batch: [{**row, "day": row["day"] and "a"} for row in batch.rows],
+    )
+    assert cli.query("SELECT id, day FROM thing ORDER BY id") == [(1, None), (2, None), (4, "a")]
+
+
 # Several payloads
 
 
