@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -38,6 +38,7 @@ from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
 from shared.utils.sql import settings
+from shared.utils.staged_merge import last_of_each_key
 from shared.utils.table_setup import ensure_table, refuse_unsuited
 
 logger = logging.getLogger(__name__)
@@ -207,8 +208,11 @@ def _archive_folder(run: Run) -> Path:
     return folder
 
 
-def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
-    """The rows of a payload that are to be stored. Fills in figures, and writes the rejects."""
+def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
+    """The rows of a payload that are to be stored, each key once (ruling 28).
+
+    Fills in figures, and writes the rejects.
+    """
     assert run.config is not None
     feed, figures = run.feed, run.figures
     batch = payload.batch or feed.parse(payload.body)
@@ -229,7 +233,9 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
             selected = select(run, batch.rows)
             if selected is not batch.rows:
                 batch.rows.clear()  # they are many
-            rows = feed.prepare(run, replace(batch, rows=selected))
+            rows: Sequence[Mapping[str, Any]] = feed.prepare(run, replace(batch, rows=selected))
+            if not feed.are_distinct:
+                rows, _ = last_of_each_key(feed.table, rows)
         finally:
             if new := sorted(figures.rejected[before:], key=lambda row: row.line_number or 0):
                 figures.rejected[before:] = new
@@ -256,7 +262,7 @@ def _hash_all(before: str | None, payload: Payload) -> str:
     return hashlib.sha256(f"{before} {payload.sha256}".encode()).hexdigest()
 
 
-def _try_store(run: Run, database: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _try_store(run: Run, database: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Work out what would be stored; without a database the dry run ends here, and says so."""
     try:
         with DatabaseManager(database, retry=RetryPolicy(max_attempts=1)) as manager:

@@ -164,7 +164,7 @@ class _Transaction:
             rows,
             batch_size=run.parameters["batch_size"],
             progress=advance if self._is_last else None,
-            are_distinct=feed.are_distinct,
+            are_distinct=True,  # of each key there is one
             last_moment=run.last.list_moment if run.last and run.last.list_moment else NEWEST_ROWS,
             observe=self._observe,
             record=self._record,

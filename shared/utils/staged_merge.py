@@ -111,7 +111,7 @@ def merge_rows(
         return MergeResult()
     lock_name(cursor, table.name)
     merge = MergeStatements(table, find_relation(cursor, table.name))
-    kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
+    kept, repeated = (rows, 0) if are_distinct else last_of_each_key(table, rows)
     with only_own_functions(cursor):
         _stage(cursor, merge, kept, batch_size, progress)
         if table.is_snapshot and not dry_run:
@@ -214,7 +214,7 @@ def _count_superseded(cursor: Cursor, merge: MergeStatements) -> int:
     return int(fetch_one(cursor, count)[0])
 
 
-def _last_of_each_key(
+def last_of_each_key(
     table: Table, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Sequence[Mapping[str, Any]], int]:
     """The rows that count, and how many were followed by another one with their key.

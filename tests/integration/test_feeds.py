@@ -175,6 +175,18 @@ def test_null_in_a_unique_key_is_the_same_as_no_other(things: Things, cli: Comma
     assert cli.query("SELECT id, day FROM thing ORDER BY id") == [(1, None), (2, None), (4, "a")]
 
 
+def test_row_that_is_followed_by_another_with_its_key_is_repeated(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        said = things.run(SNAPSHOT, [(1, None, 7), (2, None, 7), (2, None, 8)])
+    assert "Stored 2 things in " in said
+    assert "repeated             1\ninserted             0\nupdated              2\n" in said
+    assert cli.query("SELECT id, price::int FROM thing ORDER BY id") == [(1, 7), (2, 8)]
+    assert cli.runs("rows_fetched, rows_inserted, rows_updated") == [(3, 2, 0), (3, 0, 2)]
+    assert "something else has changed" not in caplog.text
+
+
 # Several payloads
 
 
@@ -198,11 +210,12 @@ def test_payload_that_the_database_refuses_leaves_those_before_it(
 def test_figures_are_those_of_all_payloads(things: Things, cli: CommandLine) -> None:
     things.run(ROWS, rows_of(1, 2, 3))
     said = things.run(ROWS, [(1, None, 7)], rows_of(4), [(2, None, 8)], rows_of(5, 5))
-    for words in ("Stored 5 things", "inserted             2", "updated              3"):
+    counted = ("repeated             1", "inserted             2", "updated              2")
+    for words in ("Stored 4 things", *counted):
         assert words in said
     assert "       2  changed\n" in said  # of the first payload and the third
     columns = "rows_fetched, rows_inserted, rows_updated, status"
-    assert cli.runs(columns)[-1:] == [(5, 2, 3, "succeeded")]
+    assert cli.runs(columns)[-1:] == [(5, 2, 2, "succeeded")]
 
 
 def test_same_payloads_again_are_the_same_list(things: Things) -> None:
