@@ -20,6 +20,7 @@ from shared.run import run_feed
 from shared.utils import db_manager
 from shared.utils.changes import read_changes
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.run_history import LastRun
 from tests.command_line import CommandLine
 
 COLUMNS = (
@@ -272,3 +273,22 @@ def test_wrong_clock_deletes_no_kept_payload_whatever_their_number(things: Thing
             archive.keep(run, Payload(body), folder)
         archive.delete_old(run, folder)
     assert len(list(folder.iterdir())) == 4
+
+
+def test_payload_that_a_killed_run_was_keeping_is_missed(
+    things: Things, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, began, payload = things.folder / "archive", datetime(2026, 1, 1, tzinfo=UTC), b"1"
+    run = Run(
+        things.feed(ROWS, []),
+        RunKey(2, "import_things", API_SOURCE, began),
+        parameters={"archive_days": 30},
+    )
+    last = LastRun(1, API_SOURCE, began, Payload(payload).sha256, None, 1)
+    archive.keep(run, Payload(payload), folder)
+    archive.warn_of_missing(run, last, folder)
+    assert caplog.text == ""
+    [path] = folder.iterdir()
+    path.rename(path.with_suffix(".part"))
+    archive.warn_of_missing(run, last, folder)
+    assert "What run 1 loaded is not among the files" in caplog.text
