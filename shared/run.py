@@ -154,7 +154,8 @@ def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
 def _start(cursor: Any, key: RunKey, lock: run_lock.RunLock | None) -> int:
     run_id = run_history.start_run(cursor, key)
     if lock is not None:
-        run_history.set_host(cursor, run_id, key, lock.host, was_free=lock.was_free)
+        # Asked here, where no other run can have just recorded that it begins.
+        run_history.set_host(cursor, run_id, key, lock.host, is_alone=lock.is_alone())
     return run_id
 
 

@@ -65,7 +65,7 @@ UPDATE ingestion_run SET status = 'failed', error = %s WHERE run_id = %s;
 UPDATE ingestion_run SET run_id = DEFAULT WHERE run_id = %s RETURNING run_id;
 
 -- name: end_killed
--- Runs of this DAG on this host that are still called running, while its lock was free.
+-- Runs of this DAG on this host that are still called running, while nobody else holds its lock.
 UPDATE ingestion_run SET status = 'failed', error = %(error)s
 WHERE dag_id = %(dag_id)s AND host = %(host)s AND status = 'running' AND run_id <> %(run_id)s;
 
