@@ -300,7 +300,11 @@ def _record_failure(run: Run, error: BaseException) -> bool:
             return True
         if run.run_id is None:
             run.run_id = run_history.start_run(cursor, run.key)
-        _record_end(cursor, run, "failed", _reason(error))
+        # Its record may know of a payload that the run does not: COMMIT went unanswered.
+        if run_history.is_at_payload(cursor, run.run_id, run.figures.sha256):
+            run_history.give_up(cursor, run.run_id, _reason(error))
+        else:
+            _record_end(cursor, run, "failed", _reason(error))
         return False
 
     return bool(_record_quickly(run.config.database, work))

@@ -142,8 +142,13 @@ def put_last(cursor: Cursor, key: RunKey, run_id: int) -> int:
     if number is None:
         number = start_run(cursor, key)
         error = f"It goes on as run {number}: another run has ended meanwhile."
-        cursor.execute(SQL["give_up"], (error, run_id))
+        give_up(cursor, run_id, error)
     return number
+
+
+def give_up(cursor: Cursor, run_id: int, error: str) -> None:
+    """Record that a run has failed, and leave what it says of its rows as it is."""
+    cursor.execute(SQL["give_up"], (error, run_id))
 
 
 def _take_number(cursor: Cursor, statement: str, values: Any) -> int | None:

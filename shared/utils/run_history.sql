@@ -59,7 +59,9 @@ SELECT EXISTS (SELECT FROM ingestion_run
 UPDATE ingestion_run SET host = %s WHERE run_id = %s;
 
 -- name: give_up
-UPDATE ingestion_run SET status = 'failed', error = %s WHERE run_id = %s;
+-- What it says is stored stays.
+UPDATE ingestion_run SET status = 'failed', error = %s, ended_at = clock_timestamp()
+WHERE run_id = %s;
 
 -- name: renumber
 UPDATE ingestion_run SET run_id = DEFAULT WHERE run_id = %s RETURNING run_id;

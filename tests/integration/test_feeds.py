@@ -34,7 +34,7 @@ SCHEMA = """
 CREATE TABLE thing (id BIGINT PRIMARY KEY, day DATE, price NUMERIC(12, 4) CHECK (price < 1000),
                     last_updated TIMESTAMP, created_at TIMESTAMP)
 """
-PARAMETERS = {"batch_size": 1000, "retry_attempts": 2, "retry_delay_seconds": 0}
+PARAMETERS: dict[str, Any] = {"batch_size": 1000, "retry_attempts": 2, "retry_delay_seconds": 0}
 
 # Each payload is a list of rows: id, day, price.
 Rows = Sequence[tuple[Any, ...]]
@@ -54,11 +54,7 @@ class Things:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "schema.sql").write_text(SCHEMA)
-        archived = {"archive_directory": str(folder / "archive")}
-        config = {"enabled": True, "schedule": "daily", "description": ""}
-        (folder / "config.json").write_text(
-            json.dumps({**config, "parameters": {**PARAMETERS, **archived}})
-        )
+        self.parameters = {**PARAMETERS, "archive_directory": str(folder / "archive")}
         self.folder = folder
 
     def feed(self, table: Table, payloads: Sequence[Rows], **fields: Any) -> Feed:
@@ -67,6 +63,10 @@ class Things:
         return Feed(self.folder, "things", table, parse=parse, **fields)
 
     def run(self, table: Table, *payloads: Rows, **fields: Any) -> str:
+        config = {"enabled": True, "schedule": "daily", "description": ""}
+        (self.folder / "config.json").write_text(
+            json.dumps({**config, "parameters": self.parameters})
+        )
         return run_feed(self.feed(table, payloads, **fields))
 
 
@@ -225,9 +225,9 @@ def test_same_payloads_again_are_the_same_list(things: Things) -> None:
     assert "byte for byte, as that of run 2 " in things.run(ROWS, rows_of(3), rows_of(2))
 
 
-def test_payload_whose_commit_goes_unanswered_is_stored_once(
-    things: Things, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lost_answers(things: Things, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Thing 1 is stored; the answer to the COMMIT of a second one does not come."""
     things.run(ROWS, rows_of(1))
     call, lost = db_manager.call_interruptibly, []
 
@@ -239,10 +239,28 @@ def test_payload_whose_commit_goes_unanswered_is_stored_once(
         return answer
 
     monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    return lost
+
+
+def test_payload_whose_commit_goes_unanswered_is_stored_once(
+    things: Things, cli: CommandLine, lost_answers: list[Any]
+) -> None:
     assert "Stored 3 things" in things.run(ROWS, rows_of(2), rows_of(3, 4))
-    assert len(lost) == 1
+    assert len(lost_answers) == 1
     columns = "status, rows_inserted, rows_updated"
     assert cli.runs(columns)[-1:] == [("succeeded", 3, 0)]
+
+
+def test_payload_that_was_stored_without_an_answer_is_on_record(
+    things: Things, cli: CommandLine, lost_answers: list[Any]
+) -> None:
+    things.parameters["retry_attempts"] = 1
+    with pytest.raises(DAGExecutionError, match="server closed the connection"):
+        things.run(ROWS, rows_of(1), rows_of(2), rows_of(3))
+    assert cli.query("SELECT id FROM thing ORDER BY id") == [(1,), (2,)]
+    columns = "status, rows_fetched, rows_inserted, rows_updated"
+    assert cli.runs(columns)[-1:] == [("failed", 2, 1, 1)]
+    assert len(lost_answers) == 1
 
 
 def test_run_that_another_one_overtakes_keeps_its_changes(things: Things, cli: CommandLine) -> None:
