@@ -127,9 +127,10 @@ def warn_of_missing(run: Run, last: LastRun | None, directory: Path) -> None:
         return
     digest, days = last.dump_sha256[:12], run.parameters["archive_days"]
     try:
-        is_kept = any(digest in path.name for path, _ in _own_files(run.feed, directory))
+        names = [path.name for path, _ in _own_files(run.feed, directory)]
     except OSError:  # there is no such folder, as where none is kept
         return
+    is_kept = any(digest in name and name.endswith(".gz") for name in names)
     if not is_kept and run.key.started_at - last.started_at < timedelta(days=days):
         logger.warning(
             "What run %d loaded is not among the files in %s: that run was ended before it could "

@@ -224,6 +224,7 @@ class Run:
     run_id: int | None = None  # in the history, from the start on
     table: Relation | None = None  # where the feed's table is
     changes: Relation | None = None  # where that of its changes is, if it can be read
+    runs: Relation | None = None  # where the history is, if `changes` is there
     last: LastRun | None = None  # the last good run before
     is_compared_with_newest_rows: bool = False  # there is no run on record
     scope: Sequence[str] = ()  # the values of count_by's first column that it speaks of; all

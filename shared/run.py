@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -38,6 +38,7 @@ from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance, operation
 from shared.utils.retry import RetryPolicy
 from shared.utils.sql import settings
+from shared.utils.staged_merge import last_of_each_key
 from shared.utils.table_setup import ensure_table, refuse_unsuited
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,8 @@ def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
 def _start(cursor: Any, key: RunKey, lock: run_lock.RunLock | None) -> int:
     run_id = run_history.start_run(cursor, key)
     if lock is not None:
-        run_history.set_host(cursor, run_id, key, lock.host, was_free=lock.was_free)
+        # Asked here, where no other run can have just recorded that it begins.
+        run_history.set_host(cursor, run_id, key, lock.host, is_alone=lock.is_alone())
     return run_id
 
 
@@ -207,8 +209,11 @@ def _archive_folder(run: Run) -> Path:
     return folder
 
 
-def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
-    """The rows of a payload that are to be stored. Fills in figures, and writes the rejects."""
+def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
+    """The rows of a payload that are to be stored, each key once (ruling 28).
+
+    Fills in figures, and writes the rejects.
+    """
     assert run.config is not None
     feed, figures = run.feed, run.figures
     batch = payload.batch or feed.parse(payload.body)
@@ -229,7 +234,9 @@ def _prepare(run: Run, payload: Payload) -> list[dict[str, Any]]:
             selected = select(run, batch.rows)
             if selected is not batch.rows:
                 batch.rows.clear()  # they are many
-            rows = feed.prepare(run, replace(batch, rows=selected))
+            rows: Sequence[Mapping[str, Any]] = feed.prepare(run, replace(batch, rows=selected))
+            if not feed.are_distinct:
+                rows, _ = last_of_each_key(feed.table, rows)
         finally:
             if new := sorted(figures.rejected[before:], key=lambda row: row.line_number or 0):
                 figures.rejected[before:] = new
@@ -256,7 +263,7 @@ def _hash_all(before: str | None, payload: Payload) -> str:
     return hashlib.sha256(f"{before} {payload.sha256}".encode()).hexdigest()
 
 
-def _try_store(run: Run, database: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _try_store(run: Run, database: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Work out what would be stored; without a database the dry run ends here, and says so."""
     try:
         with DatabaseManager(database, retry=RetryPolicy(max_attempts=1)) as manager:
@@ -293,7 +300,11 @@ def _record_failure(run: Run, error: BaseException) -> bool:
             return True
         if run.run_id is None:
             run.run_id = run_history.start_run(cursor, run.key)
-        _record_end(cursor, run, "failed", _reason(error))
+        # Its record may know of a payload that the run does not: COMMIT went unanswered.
+        if run_history.is_at_payload(cursor, run.run_id, run.figures.sha256):
+            run_history.give_up(cursor, run.run_id, _reason(error))
+        else:
+            _record_end(cursor, run, "failed", _reason(error))
         return False
 
     return bool(_record_quickly(run.config.database, work))

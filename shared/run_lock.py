@@ -15,10 +15,17 @@ from shared.private_files import make_private_folder, private_opener
 
 @dataclass(frozen=True)
 class RunLock:
-    """`host` names the machine and the file; `was_free`: no other run of the DAG held it."""
+    """`host` names the machine and the file."""
 
     host: str
-    was_free: bool
+    descriptor: int
+
+    def is_alone(self) -> bool:
+        """Whether no other run of the DAG holds the lock now."""
+        try:
+            return _try(self.descriptor, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH)
 
 
 @contextlib.contextmanager
@@ -32,9 +39,8 @@ def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
         yield None
         return
     try:
-        was_free = _try(descriptor, fcntl.LOCK_EX)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield RunLock(f"{socket.gethostname()} {path}", was_free)
+        yield RunLock(f"{socket.gethostname()} {path}", descriptor)
     finally:
         os.close(descriptor)
 

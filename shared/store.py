@@ -156,6 +156,7 @@ class _Transaction:
         run.last = run_history.read_last_good_run(cursor, feed.dag_id) if has_runs else None
         has_changes = self._history.changes or (has_runs and is_readable(cursor, table_of(feed)))
         run.changes = find_relation(cursor, table_of(feed).name) if has_changes else None
+        run.runs = find_relation(cursor, run_history.TABLE.name) if has_changes else None
         run.table = find_relation(cursor, feed.table.name)
         return merge_rows(
             cursor,
@@ -163,7 +164,7 @@ class _Transaction:
             rows,
             batch_size=run.parameters["batch_size"],
             progress=advance if self._is_last else None,
-            are_distinct=feed.are_distinct,
+            are_distinct=True,  # of each key there is one
             last_moment=run.last.list_moment if run.last and run.last.list_moment else NEWEST_ROWS,
             observe=self._observe,
             record=self._record,

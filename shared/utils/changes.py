@@ -70,7 +70,15 @@ def find_changes(cursor: Cursor, run: Run) -> None:
     cursor.execute(compose(SQL["create"], definitions=definitions))
     if feed.before_merge is not None:
         feed.before_merge(cursor, run)
-    elif set(feed.table.column_names) - set(feed.table.key):
+    else:
+        if run.changes is not None and run.runs is not None:
+            statement = compose(
+                SQL["carry_on"],
+                changes=run.changes.identifier,
+                runs=run.runs.identifier,
+                old_key=[f"old_{name}" for name in feed.table.key],
+            )
+            cursor.execute(statement, (feed.dag_id,))
         cursor.execute(_render_by_key(feed), {"scope": list(run.scope)})
     run.figures.changes = _count(cursor, SQL["count"])
 
@@ -171,7 +179,7 @@ def _count(cursor: Cursor, statement: Any) -> Counter[str]:
 def _render_by_key(feed: Feed) -> sql.Composed:
     key = feed.table.key
     # Of each column that is not of the key: its name, the old value, the new one, in one form.
-    terms = joined(
+    terms = [
         compose(
             # 15.5 and 15.5000 are one value.
             "({name}, trim_scale({old})::text, trim_scale({new})::text)"
@@ -183,7 +191,7 @@ def _render_by_key(feed: Feed) -> sql.Composed:
         )
         for column in feed.table.columns
         if column.name not in key
-    )
+    ]
     return compose(
         SQL["find_by_key"],
         new_key=[f"new_{name}" for name in key],
@@ -192,5 +200,5 @@ def _render_by_key(feed: Feed) -> sql.Composed:
         old_first=[f"old_{key[0]}"],
         group=_group(feed, "old_"),
         is_snapshot=sql.Literal(feed.table.is_snapshot),
-        terms=terms,
+        terms=joined(terms or [sql.SQL("(NULL, NULL, NULL)")]),
     )

@@ -31,12 +31,24 @@ SELECT count(*) FROM (
 SELECT {group}, count(*) FROM pg_temp.stock_ingestion_stage GROUP BY 1;
 
 -- name: count_losses
--- By value: the rows that only the last list has, less those that only the payload has. Counted in
--- the differences: counting the last list itself would read the whole table.
-SELECT CASE WHEN {key} IS NULL THEN {old} ELSE {new} END,
-       count(*) FILTER (WHERE {key} IS NULL AND was_current)
-       - count(*) FILTER (WHERE {key} IS NOT NULL AND NOT was_current)
-FROM pg_temp.stock_ingestion_delta GROUP BY 1;
+-- By value: the rows of the last list, less those of the payload, where they differ: a row may have
+-- gone from one value to another. Counting the last list itself would read the whole table.
+SELECT value, sum(number) FROM (
+    SELECT {old} AS value, 1 AS number FROM pg_temp.stock_ingestion_delta WHERE was_current
+    UNION ALL
+    SELECT {new}, -1 FROM pg_temp.stock_ingestion_delta WHERE {key} IS NOT NULL) AS differing
+GROUP BY 1;
+
+-- name: carry_on
+-- What the last list had, and somebody else has given a later moment since; unless it had left
+-- before.
+UPDATE pg_temp.stock_ingestion_delta AS d SET was_current = true
+WHERE was_touched AND NOT was_current
+  AND pg_catalog.concat_ws(' ', {old_key}) NOT IN (
+      SELECT key FROM (
+          SELECT DISTINCT ON (key) key, kind FROM {changes} JOIN {runs} USING (run_id)
+          WHERE dag_id = %s AND kind IN ('added', 'removed') ORDER BY key, run_id DESC) AS latest
+      WHERE kind = 'removed');
 
 -- name: find_by_key
 -- By key. Rows that come and go are told of a snapshot alone: of another feed they are its data.

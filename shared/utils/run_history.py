@@ -115,17 +115,17 @@ def start_run(cursor: Cursor, key: RunKey) -> int:
     return _read_number(cursor, SQL["insert_run_last"], values) if number is None else number
 
 
-def set_host(cursor: Cursor, run_id: int, key: RunKey, host: str, *, was_free: bool) -> None:
+def set_host(cursor: Cursor, run_id: int, key: RunKey, host: str, *, is_alone: bool) -> None:
     """Record where the run is, and what it holds a lock on, where the table has room for that.
 
-    `was_free`: nobody held that lock. So what is still called running there was killed: it is
+    `is_alone`: nobody else holds that lock. So what is still called running there was killed: it is
     recorded as failed.
     """
     found = find_extra(cursor, TABLE)
     if found is None or "host" not in found.columns:
         return
     cursor.execute(SQL["set_host"], (host, run_id))
-    if was_free:
+    if is_alone:
         values = {"dag_id": key.dag_id, "host": host, "run_id": run_id, "error": ENDED_SILENTLY}
         cursor.execute(SQL["end_killed"], values)
 
@@ -142,8 +142,13 @@ def put_last(cursor: Cursor, key: RunKey, run_id: int) -> int:
     if number is None:
         number = start_run(cursor, key)
         error = f"It goes on as run {number}: another run has ended meanwhile."
-        cursor.execute(SQL["give_up"], (error, run_id))
+        give_up(cursor, run_id, error)
     return number
+
+
+def give_up(cursor: Cursor, run_id: int, error: str) -> None:
+    """Record that a run has failed, and leave what it says of its rows as it is."""
+    cursor.execute(SQL["give_up"], (error, run_id))
 
 
 def _take_number(cursor: Cursor, statement: str, values: Any) -> int | None:

@@ -59,13 +59,15 @@ SELECT EXISTS (SELECT FROM ingestion_run
 UPDATE ingestion_run SET host = %s WHERE run_id = %s;
 
 -- name: give_up
-UPDATE ingestion_run SET status = 'failed', error = %s WHERE run_id = %s;
+-- What it says is stored stays.
+UPDATE ingestion_run SET status = 'failed', error = %s, ended_at = clock_timestamp()
+WHERE run_id = %s;
 
 -- name: renumber
 UPDATE ingestion_run SET run_id = DEFAULT WHERE run_id = %s RETURNING run_id;
 
 -- name: end_killed
--- Runs of this DAG on this host that are still called running, while its lock was free.
+-- Runs of this DAG on this host that are still called running, while nobody else holds its lock.
 UPDATE ingestion_run SET status = 'failed', error = %(error)s
 WHERE dag_id = %(dag_id)s AND host = %(host)s AND status = 'running' AND run_id <> %(run_id)s;
 

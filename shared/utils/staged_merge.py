@@ -111,7 +111,7 @@ def merge_rows(
         return MergeResult()
     lock_name(cursor, table.name)
     merge = MergeStatements(table, find_relation(cursor, table.name))
-    kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
+    kept, repeated = (rows, 0) if are_distinct else last_of_each_key(table, rows)
     with only_own_functions(cursor):
         _stage(cursor, merge, kept, batch_size, progress)
         if table.is_snapshot and not dry_run:
@@ -214,7 +214,7 @@ def _count_superseded(cursor: Cursor, merge: MergeStatements) -> int:
     return int(fetch_one(cursor, count)[0])
 
 
-def _last_of_each_key(
+def last_of_each_key(
     table: Table, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Sequence[Mapping[str, Any]], int]:
     """The rows that count, and how many were followed by another one with their key.
@@ -238,8 +238,13 @@ def _last_of_each_key(
 def _last_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> Sequence[Mapping[str, Any]]:
-    """The last of the rows with the same values in `columns`."""
+    """The last of the rows with the same values in `columns`; NULL is the same as no other."""
     last = dict(zip(map(itemgetter(*columns), rows), range(len(rows))))
-    return (
-        rows if len(last) == len(rows) else [rows[position] for position in sorted(last.values())]
-    )
+    if len(last) == len(rows):
+        return rows
+    counting = set(last.values())
+    return [
+        row
+        for position, row in enumerate(rows)
+        if position in counting or any(row[name] in (None, "") for name in columns)
+    ]

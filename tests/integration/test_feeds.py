@@ -20,6 +20,7 @@ from shared.run import run_feed
 from shared.utils import db_manager
 from shared.utils.changes import read_changes
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.run_history import LastRun
 from tests.command_line import CommandLine
 
 COLUMNS = (
@@ -33,7 +34,7 @@ SCHEMA = """
 CREATE TABLE thing (id BIGINT PRIMARY KEY, day DATE, price NUMERIC(12, 4) CHECK (price < 1000),
                     last_updated TIMESTAMP, created_at TIMESTAMP)
 """
-PARAMETERS = {"batch_size": 1000, "retry_attempts": 2, "retry_delay_seconds": 0}
+PARAMETERS: dict[str, Any] = {"batch_size": 1000, "retry_attempts": 2, "retry_delay_seconds": 0}
 
 # Each payload is a list of rows: id, day, price.
 Rows = Sequence[tuple[Any, ...]]
@@ -53,11 +54,7 @@ class Things:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "schema.sql").write_text(SCHEMA)
-        archived = {"archive_directory": str(folder / "archive")}
-        config = {"enabled": True, "schedule": "daily", "description": ""}
-        (folder / "config.json").write_text(
-            json.dumps({**config, "parameters": {**PARAMETERS, **archived}})
-        )
+        self.parameters = {**PARAMETERS, "archive_directory": str(folder / "archive")}
         self.folder = folder
 
     def feed(self, table: Table, payloads: Sequence[Rows], **fields: Any) -> Feed:
@@ -66,6 +63,10 @@ class Things:
         return Feed(self.folder, "things", table, parse=parse, **fields)
 
     def run(self, table: Table, *payloads: Rows, **fields: Any) -> str:
+        config = {"enabled": True, "schedule": "daily", "description": ""}
+        (self.folder / "config.json").write_text(
+            json.dumps({**config, "parameters": self.parameters})
+        )
         return run_feed(self.feed(table, payloads, **fields))
 
 
@@ -102,6 +103,14 @@ def test_groups_may_be_days_and_may_be_missing(things: Things) -> None:
     assert "nothing changed" in things.run(SNAPSHOT, first, count_by=("day",))
 
 
+def test_rows_that_go_to_another_group_are_lost_to_theirs(things: Things, cli: CommandLine) -> None:
+    first, second = rows_of(*range(200), day="2026-01-01"), rows_of(*range(200, 400))
+    things.run(SNAPSHOT, [*first, *second], count_by=("day",))
+    with pytest.raises(DAGExecutionError, match=r"plausible: 2026-01-01 fell from 200 rows to 0"):
+        things.run(SNAPSHOT, rows_of(*range(400)), count_by=("day",))
+    assert cli.query("SELECT count(*) FROM thing WHERE day IS NULL") == [(200,)]
+
+
 def test_snapshot_whose_own_rules_leave_nothing(things: Things) -> None:
     with pytest.raises(DAGExecutionError, match=r"^The shop's list has no row to store: nothing"):
         things.run(SNAPSHOT, rows_of(1), prepare=lambda run, batch: [])
@@ -127,6 +136,58 @@ def test_change_of_a_number_is_one_of_its_value(things: Things, server: Any, dat
     ]
 
 
+def test_rows_that_are_all_key_come_and_go(things: Things, cli: CommandLine) -> None:
+    table = Table("thing", COLUMNS[:1], ("id",))
+    things.run(table, rows_of(1, 2))
+    assert "nothing changed" not in things.run(table, rows_of(2, 3))
+    assert cli.query("SELECT key, kind FROM ingestion_change ORDER BY key") == [
+        ("1", "removed"),
+        ("3", "added"),
+    ]
+
+
+def test_rows_that_somebody_else_has_touched_are_of_the_last_list(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    things.run(SNAPSHOT, rows_of(1, 2, 3, 4))
+    things.run(SNAPSHOT, rows_of(1, 2, 3))
+    cli.query("UPDATE thing SET last_updated = clock_timestamp() WHERE id <> 1 RETURNING 1")
+    things.run(SNAPSHOT, rows_of(1, 2))
+    things.run(SNAPSHOT, rows_of(1, 2, 4))
+    assert cli.query("SELECT run_id, key, kind FROM ingestion_change ORDER BY run_id") == [
+        (2, "4", "removed"),
+        (3, "3", "removed"),
+        (4, "4", "added"),
+    ]
+    assert "something else has changed" not in caplog.text
+
+
+def test_null_in_a_unique_key_is_the_same_as_no_other(things: Things, cli: CommandLine) -> None:
+    schema = SCHEMA.replace("day DATE", "day TEXT UNIQUE")
+    (things.folder / "schema.sql").write_text(schema)
+    table = Table(
+        "thing", (COLUMNS[0], Column("day", "text", nullable=True)), ("id",), unique=(("day",),)
+    )
+    things.run(
+        table,
+        [*rows_of(1, 2), *rows_of(3, 4, day="2026-01-01")],
+        prepare=lambda run, batch: [{**row, "day": row["day"] and "a"} for row in batch.rows],
+    )
+    assert cli.query("SELECT id, day FROM thing ORDER BY id") == [(1, None), (2, None), (4, "a")]
+
+
+def test_row_that_is_followed_by_another_with_its_key_is_repeated(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        said = things.run(SNAPSHOT, [(1, None, 7), (2, None, 7), (2, None, 8)])
+    assert "Stored 2 things in " in said
+    assert "repeated             1\ninserted             0\nupdated              2\n" in said
+    assert cli.query("SELECT id, price::int FROM thing ORDER BY id") == [(1, 7), (2, 8)]
+    assert cli.runs("rows_fetched, rows_inserted, rows_updated") == [(3, 2, 0), (3, 0, 2)]
+    assert "something else has changed" not in caplog.text
+
+
 # Several payloads
 
 
@@ -150,11 +211,12 @@ def test_payload_that_the_database_refuses_leaves_those_before_it(
 def test_figures_are_those_of_all_payloads(things: Things, cli: CommandLine) -> None:
     things.run(ROWS, rows_of(1, 2, 3))
     said = things.run(ROWS, [(1, None, 7)], rows_of(4), [(2, None, 8)], rows_of(5, 5))
-    for words in ("Stored 5 things", "inserted             2", "updated              3"):
+    counted = ("repeated             1", "inserted             2", "updated              2")
+    for words in ("Stored 4 things", *counted):
         assert words in said
     assert "       2  changed\n" in said  # of the first payload and the third
     columns = "rows_fetched, rows_inserted, rows_updated, status"
-    assert cli.runs(columns)[-1:] == [(5, 2, 3, "succeeded")]
+    assert cli.runs(columns)[-1:] == [(5, 2, 2, "succeeded")]
 
 
 def test_same_payloads_again_are_the_same_list(things: Things) -> None:
@@ -163,9 +225,9 @@ def test_same_payloads_again_are_the_same_list(things: Things) -> None:
     assert "byte for byte, as that of run 2 " in things.run(ROWS, rows_of(3), rows_of(2))
 
 
-def test_payload_whose_commit_goes_unanswered_is_stored_once(
-    things: Things, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lost_answers(things: Things, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Thing 1 is stored; the answer to the COMMIT of a second one does not come."""
     things.run(ROWS, rows_of(1))
     call, lost = db_manager.call_interruptibly, []
 
@@ -177,10 +239,28 @@ def test_payload_whose_commit_goes_unanswered_is_stored_once(
         return answer
 
     monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    return lost
+
+
+def test_payload_whose_commit_goes_unanswered_is_stored_once(
+    things: Things, cli: CommandLine, lost_answers: list[Any]
+) -> None:
     assert "Stored 3 things" in things.run(ROWS, rows_of(2), rows_of(3, 4))
-    assert len(lost) == 1
+    assert len(lost_answers) == 1
     columns = "status, rows_inserted, rows_updated"
     assert cli.runs(columns)[-1:] == [("succeeded", 3, 0)]
+
+
+def test_payload_that_was_stored_without_an_answer_is_on_record(
+    things: Things, cli: CommandLine, lost_answers: list[Any]
+) -> None:
+    things.parameters["retry_attempts"] = 1
+    with pytest.raises(DAGExecutionError, match="server closed the connection"):
+        things.run(ROWS, rows_of(1), rows_of(2), rows_of(3))
+    assert cli.query("SELECT id FROM thing ORDER BY id") == [(1,), (2,)]
+    columns = "status, rows_fetched, rows_inserted, rows_updated"
+    assert cli.runs(columns)[-1:] == [("failed", 2, 1, 1)]
+    assert len(lost_answers) == 1
 
 
 def test_run_that_another_one_overtakes_keeps_its_changes(things: Things, cli: CommandLine) -> None:
@@ -211,3 +291,22 @@ def test_wrong_clock_deletes_no_kept_payload_whatever_their_number(things: Thing
             archive.keep(run, Payload(body), folder)
         archive.delete_old(run, folder)
     assert len(list(folder.iterdir())) == 4
+
+
+def test_payload_that_a_killed_run_was_keeping_is_missed(
+    things: Things, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, began, payload = things.folder / "archive", datetime(2026, 1, 1, tzinfo=UTC), b"1"
+    run = Run(
+        things.feed(ROWS, []),
+        RunKey(2, "import_things", API_SOURCE, began),
+        parameters={"archive_days": 30},
+    )
+    last = LastRun(1, API_SOURCE, began, Payload(payload).sha256, None, 1)
+    archive.keep(run, Payload(payload), folder)
+    archive.warn_of_missing(run, last, folder)
+    assert caplog.text == ""
+    [path] = folder.iterdir()
+    path.rename(path.with_suffix(".part"))
+    archive.warn_of_missing(run, last, folder)
+    assert "What run 1 loaded is not among the files" in caplog.text

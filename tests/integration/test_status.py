@@ -724,6 +724,20 @@ def test_run_that_goes_on_and_one_that_was_killed(cli: CommandLine, tmp_path: Pa
     assert "\nRun 2 failed: It ended without a word: it was killed" in result.stdout
 
 
+def test_run_is_alone_as_long_as_no_other_one_lives(tmp_path: Path) -> None:
+    with run_lock.hold(tmp_path, 1) as first:
+        assert first is not None
+        assert first.is_alone()
+        with run_lock.hold(tmp_path, 1) as second:
+            assert second is not None
+            assert not first.is_alone()
+            assert not second.is_alone()
+            assert not run_lock.has_ended(first.host)
+        assert first.is_alone()
+        assert not run_lock.has_ended(first.host)
+    assert run_lock.has_ended(first.host)
+
+
 def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
     load_at(cli, "2026-11-24 08:31", GOOD)
     cli.kite.expire_token()
