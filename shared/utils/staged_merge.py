@@ -13,9 +13,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
@@ -31,6 +30,7 @@ from shared.utils.sql import fetch_one, load_sql
 logger = logging.getLogger(__name__)
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def merge_rows(
         return MergeResult()
     lock_name(cursor, table.name)
     merge = MergeStatements(table, find_relation(cursor, table.name))
-    kept, repeated = (rows, 0) if are_distinct else _last_of_each_key(table, rows)
+    kept, repeated = (rows, 0) if are_distinct else last_of_each_key(table, rows)
     with only_own_functions(cursor):
         _stage(cursor, merge, kept, batch_size, progress)
         if table.is_snapshot and not dry_run:
@@ -214,9 +214,7 @@ def _count_superseded(cursor: Cursor, merge: MergeStatements) -> int:
     return int(fetch_one(cursor, count)[0])
 
 
-def _last_of_each_key(
-    table: Table, rows: Sequence[Mapping[str, Any]]
-) -> tuple[Sequence[Mapping[str, Any]], int]:
+def last_of_each_key(table: Table, rows: Sequence[Row]) -> tuple[Sequence[Row], int]:
     """The rows that count, and how many were followed by another one with their key.
 
     Of rows that share a unique key under different keys the last counts, too; those before it
@@ -235,11 +233,11 @@ def _last_of_each_key(
     return kept, repeated
 
 
-def _last_rows(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
-) -> Sequence[Mapping[str, Any]]:
-    """The last of the rows with the same values in `columns`."""
-    last = dict(zip(map(itemgetter(*columns), rows), range(len(rows))))
-    return (
-        rows if len(last) == len(rows) else [rows[position] for position in sorted(last.values())]
-    )
+def _last_rows(rows: Sequence[Row], columns: Sequence[str]) -> Sequence[Row]:
+    """The last of the rows with the same values in `columns`; one with a NULL is like no other."""
+    keys = list(zip(*([row[name] for row in rows] for name in columns)))
+    last = dict(zip(keys, range(len(rows))))
+    if len(last) == len(rows):
+        return rows
+    lone = (position for position, key in enumerate(keys) if None in key)
+    return [rows[position] for position in sorted({*last.values(), *lone})]
