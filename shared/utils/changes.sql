@@ -31,12 +31,13 @@ SELECT count(*) FROM (
 SELECT {group}, count(*) FROM pg_temp.stock_ingestion_stage GROUP BY 1;
 
 -- name: count_losses
--- By value: the rows that only the last list has, less those that only the payload has. Counted in
--- the differences: counting the last list itself would read the whole table.
-SELECT CASE WHEN {key} IS NULL THEN {old} ELSE {new} END,
-       count(*) FILTER (WHERE {key} IS NULL AND was_current)
-       - count(*) FILTER (WHERE {key} IS NOT NULL AND NOT was_current)
-FROM pg_temp.stock_ingestion_delta GROUP BY 1;
+-- By value: the rows of the last list, less those of the payload; a row may have changed its value.
+-- Counted in the differences: counting the last list itself would read the whole table.
+SELECT value, sum(n)
+FROM pg_temp.stock_ingestion_delta
+CROSS JOIN LATERAL (VALUES ({old}, was_current::integer), ({new}, -({key} IS NOT NULL)::integer))
+           AS side (value, n)
+GROUP BY value;
 
 -- name: find_by_key
 -- By key. Rows that come and go are told of a snapshot alone: of another feed they are its data.

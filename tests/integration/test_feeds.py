@@ -104,6 +104,20 @@ def test_groups_may_be_days_and_may_be_missing(things: Things) -> None:
     assert "nothing changed" in things.run(SNAPSHOT, first, count_by=("day",))
 
 
+def test_row_that_goes_to_another_group_is_lost_to_its_own(
+    things: Things, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (rows_of(*range(150), day=f"2026-01-0{n}") for n in (1, 2))
+    things.run(SNAPSHOT, first, count_by=("day",))
+    with pytest.raises(DAGExecutionError, match="2026-01-01 fell from 150 rows to 74 since"):
+        things.run(SNAPSHOT, [*first[:74], *second[74:]], count_by=("day",))
+    caplog.clear()
+    things.run(SNAPSHOT, [*first[:75], *second[75:]], count_by=("day",))
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+    with pytest.raises(DAGExecutionError, match=r"fell from 150 rows to 70 since"):
+        things.run(SNAPSHOT, [*first[:35], *second[115:]], count_by=("day",))
+
+
 def test_snapshot_whose_own_rules_leave_nothing(things: Things) -> None:
     with pytest.raises(DAGExecutionError, match=r"^The shop's list has no row to store: nothing"):
         things.run(SNAPSHOT, rows_of(1), prepare=lambda run, batch: [])
