@@ -236,7 +236,7 @@ def test_payload_that_the_database_refuses_leaves_those_before_it(
 
 
 def test_figures_are_those_of_all_payloads(things: Things, cli: CommandLine) -> None:
-    things.run(ROWS, rows_of(1, 2, 3))
+    assert "\nnothing changed in rows stored before\n" in things.run(ROWS, rows_of(1, 2, 3))
     said = things.run(ROWS, [(1, None, 7)], rows_of(4), [(2, None, 8)], rows_of(5, 5))
     for words in ("Stored 4 things", "repeated             1", "updated              2"):
         assert words in said

@@ -451,7 +451,7 @@ def test_run_of_a_disabled_dag_by_name_says_so(
     assert run("--dag", "1", "--dag", "2") is ExitStatus.USAGE_OR_CONFIGURATION
     assert dags.ran == []
     assert capsys.readouterr().err == (
-        'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/config.json to run it.\n'
+        'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/local.json to run it.\n'
     )
 
 
