@@ -101,15 +101,19 @@ def parse_arguments() -> argparse.Namespace:
     word = words.pop(0) if words and not words[0].startswith("-") else None
     commands = {command.name: command for command in _built_in_commands()}
     faults: Sequence[StockIngestionError] = ()
-    if word not in commands if word else {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(words) if word is None else word not in commands:
         try:
             faults = add_commands(discover_dags(PROJECT_ROOT), commands)
         except ConfigurationError as exc:
             _make_run_parser(commands).error(str(exc))
-    if word and word not in commands:
-        _make_run_parser(commands).refuse(word, " ".join(map(str, faults)))
-    parser = _make_command_parser(commands[word]) if word else _make_run_parser(commands)
-    arguments = parser.read(words)
+    parser = _make_run_parser(commands)
+    if word is not None and word not in commands:
+        parser.refuse(word, " ".join(map(str, faults)))
+    try:
+        parser = parser if word is None else _make_command_parser(commands[word])
+        arguments = parser.read(words)
+    except Exception as exc:  # what a DAG adds for its command is its own
+        parser.error(f"the command {word} is broken: {type(exc).__name__}: {exc}")
     if arguments.sandbox_fault and not arguments.sandbox:
         parser.error("--sandbox-fault needs --sandbox")
     return arguments
@@ -136,7 +140,7 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
 
 
 def _make_command_parser(command: Command) -> Parser:
-    parser = Parser(f"{PROGRAM} {command.name}", f"{command.help[0].upper()}{command.help[1:]}.")
+    parser = Parser(f"{PROGRAM} {command.name}", f"{command.help[:1].upper()}{command.help[1:]}.")
     parser.set_defaults(function=command.function, command=command.name, dag=[])
     command.add_arguments(parser)
     _add_surroundings(parser, has_sandbox=command.function not in (_list_dags, _log_in))
@@ -202,6 +206,7 @@ def execute_dag_wrapper(
     try:
         with _signals.as_sent():
             result = func()
+            message = "" if result is None else str(result)
     except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
@@ -210,7 +215,7 @@ def execute_dag_wrapper(
         expected = isinstance(exc, StockIngestionError)
         return dag_id, False, str(exc) if expected else f"{type(exc).__name__}: {exc}"
     logger.info("%s: succeeded in %.3f s", context, time.perf_counter() - begin)
-    return dag_id, True, "" if result is None else str(result)
+    return dag_id, True, message
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ What it yields is merged over the configuration of this DAG.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -147,6 +147,8 @@ def _open_part(parts: ExitStack, dag: DAG, kite: KiteServer, day: date) -> None:
         sys.modules[loader.name] = module  # a dataclass looks for it there
         loader.exec_module(module)
         values = parts.enter_context(module.open_part(kite, day))
+        if not isinstance(values, Mapping):
+            raise TypeError(f"expected open_part to yield a mapping, got {values!r}")
         name = f"the sandbox part of DAG {dag.dag_id}"
         parts.enter_context(override_config(name, values, dag.folder))
     except (Exception, SystemExit) as exc:

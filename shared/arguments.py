@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import date
+from functools import partial
 from typing import NoReturn
 
 from shared.config.logging_config import redact
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         """End the program with status 2: nothing is known by this word."""
         import difflib
 
-        name = word.partition("=")[0]
+        name = word.partition("=")[0] or "''"
         if name in self._commands:
             self.error(f"{name} is a command, its options follow it: {self.prog} {name} ...")
         known = [*self._option_string_actions, *self._commands]
@@ -73,12 +75,21 @@ def add_commands(dags: Sequence[DAG], commands: dict[str, Command]) -> list[Stoc
     """
     feeds, errors = load_feeds(dags)
     owners = dict.fromkeys(commands, "execute_dags.py")
-    for owner, command in ((feed.folder.name, each) for feed in feeds for each in feed.commands):
+    for owner, dag_id, command in (
+        (feed.folder.name, feed.dag_id, each) for feed in feeds for each in feed.commands
+    ):
         if command.name in owners:
             raise ConfigurationError(
                 f"{owner} and {owners[command.name]} both have a command {command.name}: give one "
                 "of them another name."
             )
         owners[command.name] = owner
-        commands[command.name] = command
+        add_arguments = partial(_add_arguments, command, dag_id)
+        commands[command.name] = replace(command, add_arguments=add_arguments)
     return errors
+
+
+def _add_arguments(command: Command, dag_id: int, parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a DAG's command, which is about this DAG: a sandbox has its part."""
+    parser.set_defaults(dag=[dag_id])
+    command.add_arguments(parser)

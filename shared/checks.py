@@ -13,7 +13,7 @@ from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, DatabaseError, StockIngestionError
 from shared.feed import Feed
 from shared.kite_login import describe_death
-from shared.store import find_lacking
+from shared.store import find_lacking, prove_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
@@ -94,6 +94,7 @@ def _check_table(name: str, manager: DatabaseManager, feed: Feed) -> None:
     found, faults = manager.run_in_transaction(read)
     if faults:
         raise DatabaseError(f"a run would fail: {'; '.join(faults)}.")
+    manager.run_in_transaction(partial(prove_schema, feed=feed))
     say(f"ok      {name}: {found}")
 
 

@@ -8,6 +8,7 @@ and harms no other.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,10 +53,14 @@ class DAG:
     def load(self) -> Callable[..., Any]:
         """What runs the DAG: its own function, or the run of its feed.
 
-        Raises ConfigurationError or DAGExecutionError if there is neither.
+        Raises ConfigurationError or DAGExecutionError if there is none that a call would run.
         """
         function = getattr(self._import(), self.name, None)
         if callable(function):
+            if fault := _find_call_fault(function):
+                raise DAGExecutionError(
+                    f"DAG {self.dag_id}: {self.folder.name}: {self.name} {fault}."
+                )
             return function  # type: ignore[no-any-return]
         feed = self.load_feed()
         if feed is None:
@@ -169,6 +174,21 @@ def _all_before(dag_id: int, after: Mapping[int, Sequence[int]]) -> set[int]:
             found.add(before)
             todo += after.get(before, ())
     return found
+
+
+def _find_call_fault(function: Callable[..., Any]) -> str | None:
+    """Why a call without arguments would not run the function."""
+    if inspect.iscoroutinefunction(function):
+        return "is async, and nobody awaits it"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return "is a generator, and nobody runs it"
+    try:
+        inspect.signature(function).bind()
+    except TypeError as exc:
+        return f"must be callable without arguments: {exc}"
+    except ValueError:  # a builtin does not say
+        pass
+    return None
 
 
 def _import_package(folder: Path) -> ModuleType:

@@ -119,6 +119,8 @@ class Feed:
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
     says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
+
+    Raises ValueError if `count_by` names no column, or `only` no parameter of such values.
     """
 
     folder: Path
@@ -141,6 +143,14 @@ class Feed:
     changes_daily: bool = False
     empty_note: str = ""
     archive_name: str = ""
+
+    def __post_init__(self) -> None:
+        if wrong := set(self.count_by).difference(self.table.column_names):
+            raise ValueError(f"count_by: expected columns of {self.table.name}, got {min(wrong)}")
+        paths = {item.path for item in self.fields} if self.count_by else set()
+        if self.only and f"parameters.{self.only}" not in paths:
+            expected = "a parameter in fields that lists values of the first column of count_by"
+            raise ValueError(f"only: expected {expected}, got {self.only}")
 
     @property
     def settings(self) -> tuple[Field, ...]:

@@ -29,7 +29,7 @@ from shared.exceptions import (
 from shared.feed import API_SOURCE, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.store import History, predict, prepare_extras, store
+from shared.store import History, predict, prepare_extras, read_schema, store
 from shared.summary import describe, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -107,7 +107,7 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
             _begin(run, manager, lock)
         manager.close()  # an idle connection may be cut while the source is asked
         if feed.table.is_snapshot:
-            [payload] = _payloads(run)
+            [payload] = list(_payloads(run))
             _load_snapshot(run, manager, payload)
         else:
             _load_all(run, manager, _payloads(run))
@@ -159,14 +159,14 @@ def _start(cursor: Any, key: RunKey, lock: run_lock.RunLock | None) -> int:
     return run_id
 
 
-def read_schema(feed: Feed) -> str:
-    """The script that makes the feed's table."""
-    return (feed.folder / "schema.sql").read_text(encoding="utf-8")
-
-
 def _payloads(run: Run) -> Iterator[Payload]:
     if run.options.from_file is None:
-        yield from run.feed.fetch(run)
+        given = 0
+        for payload in run.feed.fetch(run):
+            given += 1
+            yield payload
+        if run.feed.table.is_snapshot and given != 1:
+            raise DAGExecutionError(f"expected a snapshot as one payload of fetch, got {given}")
         return
     with operation("read saved file", run.durations):
         payload = archive.read_saved(run.feed, run.options.from_file)

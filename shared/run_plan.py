@@ -32,7 +32,7 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
         if not dag.enabled and not also_disabled:
             raise ConfigurationError(
                 f'DAG {dag.dag_id} is disabled: set "enabled": true in '
-                f"{dag.folder.name}/config.json to run it."
+                f"{dag.folder.name}/local.json to run it."
             )
     return selected
 

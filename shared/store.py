@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from shared.exceptions import ConfigurationError
 from shared.feed import Feed, Payload, Run, Stage
 from shared.gate import Plausibility
 from shared.utils import run_history
@@ -36,7 +37,7 @@ from shared.utils.staged_merge import (
     merge_rows,
 )
 from shared.utils.table_check import read_table
-from shared.utils.table_setup import refuse_unsuited
+from shared.utils.table_setup import ensure_table, refuse_unsuited
 
 
 class History(NamedTuple):
@@ -68,6 +69,30 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
     return History(runs=True, changes=no_changes is None), " ".join(faults)
 
 
+def read_schema(feed: Feed) -> str:
+    """The script that makes the feed's table. Raises ConfigurationError if it cannot be read."""
+    try:
+        return (feed.folder / "schema.sql").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(
+            f"{feed.folder.name}/schema.sql, which makes {feed.table.name}, cannot be read: {exc}"
+        ) from exc
+
+
+def prove_schema(cursor: Any, feed: Feed) -> None:
+    """Make the table, if it is not there, and take it away again.
+
+    Raises ConfigurationError or DatabaseError if a run could not make it.
+    """
+    if read_table(cursor, feed.table.name) is not None:
+        return
+    cursor.execute("SAVEPOINT before_table")
+    try:
+        ensure_table(cursor, feed.table, read_schema(feed))
+    finally:
+        cursor.execute("ROLLBACK TO SAVEPOINT before_table")
+
+
 def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
     """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
 
@@ -78,7 +103,7 @@ def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
         cursor.execute("SAVEPOINT before_history")
         try:
             if read_table(cursor, feed.table.name) is None:
-                cursor.execute((feed.folder / "schema.sql").read_text(encoding="utf-8"))
+                cursor.execute(read_schema(feed))
             _, lacking = prepare_extras(cursor, feed, upgrade=False)
         finally:
             cursor.execute("ROLLBACK TO SAVEPOINT before_history")

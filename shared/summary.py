@@ -34,7 +34,8 @@ def describe(run: Run) -> str:
         listed = ", ".join(f"{name} {count:,}" for name, count in figures.left_out.most_common())
         lines += ["", *_fill(f"left out by parameters.{run.feed.only}: {listed}")]
     if figures.merge is not None and figures.changes is not None:
-        lines += ["", *_changes(figures.changes)]
+        last = "since the last list" if run.feed.table.is_snapshot else "in rows stored before"
+        lines += ["", *_changes(figures.changes, last)]
     if figures.rejected:
         lines += ["", *_reject_lines(run)]
     tables = [_table(column, counts) for column, counts in figures.counts.items() if counts]
@@ -153,10 +154,10 @@ def _counts(run: Run) -> list[str]:
     return [f"{name:<12}{count:>10,}" for name, count in counts.items()]
 
 
-def _changes(changes: Counter[str]) -> list[str]:
+def _changes(changes: Counter[str], last: str) -> list[str]:
     if not changes:
-        return ["nothing changed since the last list"]
-    lines = ["changes since the last list:"]
+        return [f"nothing changed {last}"]
+    lines = [f"changes {last}:"]
     return lines + [f"{count:>8,}  {kind}" for kind, count in changes.most_common()]
 
 

@@ -24,9 +24,9 @@ class Table:
     either moment may be left out (""). `fillfactor` is that of schema.sql, in percent: a table that
     is written anew gets it.
 
-    Raises ValueError if a key names no column, a snapshot lacks a moment, or a unique key does not
-    begin with a text of 36 characters or more: a row that lets go of its key gets a passing text in
-    it.
+    Raises ValueError if a key names no column, a column of `key` is nullable (such a row is not
+    found again), a snapshot lacks a moment, or a unique key does not begin with a text of 36
+    characters or more: a row that lets go of its key gets a passing text in it.
     """
 
     name: str
@@ -44,6 +44,8 @@ class Table:
         if wrong:
             known = ", ".join(by_name)
             raise ValueError(f"{self.name}: expected keys of its columns ({known}), got {wrong[0]}")
+        if nullable := [name for name in self.key if by_name[name].nullable]:
+            raise ValueError(f"{self.name}: expected a key without NULL, got {nullable[0]}")
         for first in (by_name[key[0]] for key in self.unique):
             if first.sql_type not in ("text", "varchar") or (first.length or 36) < 36:
                 raise ValueError(

@@ -35,12 +35,15 @@ OLDEST_SERVER = 130000  # min_scale() and DROP DATABASE ... FORCE came with Post
 def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
     """Run `schema_sql` if the table does not exist; widen a NUMERIC of too few digits.
 
-    Raises DatabaseError, with every reason, if the table exists and cannot hold each row exactly.
+    Raises DatabaseError, with every reason, if the table cannot hold each row exactly.
     """
     lock_name(cursor, table.name)  # two runs at once on an empty database: one creates, one finds
     found = read_table(cursor, table.name)
     if found is None:
         cursor.execute(schema_sql)
+        if (made := read_table(cursor, table.name)) is None:
+            raise DatabaseError(f"The script that makes the table {table.name} does not make it.")
+        refuse_unsuited(cursor, table, made)
         logger.info("created the table %s", table.name)
         return
     if find_faults(table, found):

@@ -13,10 +13,12 @@ import psycopg2
 import pytest
 
 from shared import archive
-from shared.exceptions import DAGExecutionError
+from shared.config.fields import Field, dates
+from shared.exceptions import DAGExecutionError, StockIngestionError
 from shared.feed import API_SOURCE, Batch, Feed, Payload, Run, RunKey
 from shared.models.table import Column, Table
 from shared.run import run_feed
+from shared.store import prove_schema
 from shared.utils import db_manager
 from shared.utils.changes import read_changes
 from shared.utils.db_manager import DatabaseManager
@@ -58,15 +60,15 @@ class Things:
         self.folder = folder
 
     def feed(self, table: Table, payloads: Sequence[Rows], **fields: Any) -> Feed:
+        config = {"enabled": True, "schedule": "daily", "description": ""}
+        (self.folder / "config.json").write_text(
+            json.dumps({**config, "parameters": self.parameters})
+        )
         given = [Payload(json.dumps(rows).encode()) for rows in payloads]
         fields = {"fetch": lambda run: iter(given), "source": "The shop", **fields}
         return Feed(self.folder, "things", table, parse=parse, **fields)
 
     def run(self, table: Table, *payloads: Rows, **fields: Any) -> str:
-        config = {"enabled": True, "schedule": "daily", "description": ""}
-        (self.folder / "config.json").write_text(
-            json.dumps({**config, "parameters": self.parameters})
-        )
         return run_feed(self.feed(table, payloads, **fields))
 
 
@@ -120,10 +122,82 @@ def test_snapshot_whose_own_rules_leave_nothing(things: Things) -> None:
 def test_snapshot_is_one_payload(
     things: Things, cli: CommandLine, payloads: Sequence[Rows]
 ) -> None:
-    with pytest.raises(DAGExecutionError, match=r"values to unpack"):
-        things.run(SNAPSHOT, *payloads)
+    said = f"expected a snapshot as one payload of fetch, got {len(payloads)}"
+    for dry_run in (True, False):
+        with pytest.raises(DAGExecutionError, match=said):
+            run_feed(things.feed(SNAPSHOT, payloads), dry_run=dry_run)
     assert cli.runs("status") == [("failed",)]
     assert cli.query("SELECT to_regclass('thing')") == [(None,)]
+
+
+def test_row_that_comes_twice_is_counted_once(things: Things, cli: CommandLine) -> None:
+    for dry_run in (False, True):
+        feed = things.feed(SNAPSHOT, [[*rows_of(1, 2), (1, None, "7")]])
+        said = run_feed(feed, dry_run=dry_run)
+        assert "2 things" in said
+        assert "repeated             1\n" in said
+    assert cli.runs("rows_inserted, rows_updated") == [
+        (2, 0)
+    ]  # status compares them with the table
+    assert cli.query("SELECT id, price::text FROM thing ORDER BY id") == [
+        (1, "7.0000"),
+        (2, "1.5000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (None, "dag_2_import_things/schema.sql, which makes thing, cannot be read: "),
+        ("CREATE TABLE things (id BIGINT)", "makes the table thing does not make it"),
+        (SCHEMA.replace("BIGINT", "INT"), "cannot take the rows of a run: id is integer"),
+        ("CREATE TABEL thing", 'syntax error at or near "TABEL"'),
+    ],
+    ids=["missing", "another table", "unsuited", "syntax"],
+)
+def test_script_that_makes_no_table_for_the_rows(
+    things: Things, cli: CommandLine, server: Any, database: str, schema: str | None, said: str
+) -> None:
+    path = things.folder / "schema.sql"
+    path.unlink() if schema is None else path.write_text(schema)
+    feed = things.feed(SNAPSHOT, [rows_of(1)])
+    manager = DatabaseManager(server.config(database))
+    with manager, pytest.raises(StockIngestionError, match=said):
+        manager.run_in_transaction(lambda cursor: prove_schema(cursor, feed))
+    with pytest.raises(DAGExecutionError, match=said):
+        run_feed(feed)
+    assert cli.query("SELECT to_regclass('thing'), to_regclass('things')") == [(None, None)]
+
+
+def test_proof_of_the_script_leaves_no_table(
+    things: Things, cli: CommandLine, server: Any, database: str
+) -> None:
+    feed = things.feed(SNAPSHOT, [])
+    with DatabaseManager(server.config(database)) as manager:
+        manager.run_in_transaction(lambda cursor: prove_schema(cursor, feed))
+    assert cli.query("SELECT to_regclass('thing')") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"count_by": ("id", "dya")}, "count_by: expected columns of thing, got dya"),
+        (
+            {"only": "days", "count_by": ("day",)},
+            "only: expected a parameter in fields .*, got days",
+        ),
+        (
+            {"only": "days", "fields": (Field("parameters.days", dates),)},
+            "only: expected .*, got days",
+        ),
+    ],
+    ids=["count_by", "only", "only without count_by"],
+)
+def test_description_that_no_run_could_follow(
+    things: Things, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        things.feed(SNAPSHOT, [], **fields)
 
 
 def test_change_of_a_number_is_one_of_its_value(things: Things, server: Any, database: str) -> None:
@@ -209,7 +283,7 @@ def test_payload_that_the_database_refuses_leaves_those_before_it(
 
 
 def test_figures_are_those_of_all_payloads(things: Things, cli: CommandLine) -> None:
-    things.run(ROWS, rows_of(1, 2, 3))
+    assert "\nnothing changed in rows stored before\n" in things.run(ROWS, rows_of(1, 2, 3))
     said = things.run(ROWS, [(1, None, 7)], rows_of(4), [(2, None, 8)], rows_of(5, 5))
     counted = ("repeated             1", "inserted             2", "updated              2")
     for words in ("Stored 4 things", *counted):

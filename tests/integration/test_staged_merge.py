@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -68,7 +69,7 @@ def connection(server: Server, database: str) -> Iterator[Any]:
     connection.close()
 
 
-def shop(key: int, name: str, code: str, balance: str = "0") -> dict[str, Any]:
+def shop(key: int, name: str, code: str | None, balance: str = "0") -> dict[str, Any]:
     return {"id": key, "name": name, "code": code, "balance": Decimal(balance)}
 
 
@@ -529,6 +530,22 @@ def test_merge_of_another_table_when_both_unique_keys_move(
         (2, "c", "x", Decimal(0)),
         (3, "a", "y", Decimal("1.5")),
     ]
+
+
+def test_rows_without_a_unique_key_are_all_kept(
+    db_manager: DatabaseManager, read_shops: Callable[[], list[Any]]
+) -> None:
+    db_manager.execute_query(SHOPS_SQL)
+    columns = [replace(column, nullable=column.name == "code") for column in SHOPS.columns]
+    table = replace(SHOPS, columns=tuple(columns))
+    rows = [shop(1, "a", "x"), shop(2, "b", None), shop(3, "c", None), shop(4, "d", "x")]
+    for _ in range(2):
+        db_manager.merge(table, rows)
+        assert [row[:3] for row in read_shops()] == [
+            (2, "b", None),
+            (3, "c", None),
+            (4, "d", "x"),
+        ]
 
 
 def test_merge_of_another_table_when_one_row_takes_over_two(

@@ -196,9 +196,15 @@ def test_same_id_twice_is_a_fault_of_both_that_names_both_folders(tmp_path: Path
         ("import sys; sys.exit(0)", "cannot be loaded: SystemExit"),
         ("def other(): pass", "has no function broken and no FEED: its __init__.py must export"),
         ("broken = 5", "has no function broken and no FEED"),
+        ("async def broken(): pass", "dag_1_broken: broken is async, and nobody awaits it"),
+        ("def broken(): yield", "dag_1_broken: broken is a generator, and nobody runs it"),
+        ("def broken(x): pass", "dag_1_broken: broken must be callable without arguments: .*'x'"),
         ("FEED = 5", r"dag_1_broken must be a Feed .*, got 5"),
     ],
-    ids=["syntax", "import", "raises", "exits", "other-function", "no-function", "no-feed"],
+    ids=[
+        *("syntax", "import", "raises", "exits", "other-function", "no-function"),
+        *("async", "generator", "argument", "no-feed"),
+    ],
 )
 def test_broken_code_is_a_fault_at_its_run_alone(code: str, message: str, tmp_path: Path) -> None:
     write_dag(tmp_path, "dag_1_broken", code)

@@ -307,6 +307,28 @@ def test_commands_of_one_name(
     assert message in refusal(monkeypatch, capsys, "--help")
 
 
+def test_command_whose_arguments_cannot_be_made(
+    dags: Dags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_feed(dags, "dag_2_rows")
+    path = dags.root / "dag_2_rows" / "__init__.py"
+    path.write_text(path.read_text().replace('"symbol"', '"--sandbox"').replace("find a row", ""))
+    said = refusal(monkeypatch, capsys, "find", "x")
+    assert "execute_dags.py: the command find is broken: ArgumentError: argument --sandbox" in said
+
+
+def test_command_of_a_dag_is_about_it(dags: Dags, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox opens the parts of the DAGs in `dag`, of one that is not enabled too."""
+    add_feed(dags, "dag_2_rows")
+    assert parse(monkeypatch, "find", "ABC", "--sandbox").dag == [2]
+
+
+def test_empty_word_is_no_run_of_all_dags(
+    dags: Dags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "execute_dags.py: '' is not known; " in refusal(monkeypatch, capsys, "")
+
+
 def test_built_in_command_loads_no_dag(dags: Dags, run: Run) -> None:
     dags.add("dag_1_a")
     (dags.root / "dag_1_a" / "__init__.py").write_text("raise SystemExit('loaded')")
@@ -429,7 +451,7 @@ def test_run_of_a_disabled_dag_by_name_says_so(
     assert run("--dag", "1", "--dag", "2") is ExitStatus.USAGE_OR_CONFIGURATION
     assert dags.ran == []
     assert capsys.readouterr().err == (
-        'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/config.json to run it.\n'
+        'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/local.json to run it.\n'
     )
 
 

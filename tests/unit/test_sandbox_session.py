@@ -155,6 +155,12 @@ def test_part_of_a_dag_adds_routes_and_values_of_its_own(folder: Path, tmp_path:
         pytest.param("raise SystemExit(3)", "SystemExit: 3", id="exit"),
         pytest.param("", "has no attribute 'open_part'", id="nothing"),
         pytest.param("def open_part(kite, day):\n    1 / 0", "ZeroDivisionError", id="error"),
+        pytest.param(
+            "from contextlib import contextmanager\n\n"
+            "@contextmanager\ndef open_part(kite, day):\n    yield",
+            "expected open_part to yield a mapping, got None",
+            id="no values",
+        ),
     ],
 )
 def test_broken_part_is_told(folder: Path, tmp_path: Path, part: str, reason: str) -> None:

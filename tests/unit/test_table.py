@@ -13,6 +13,7 @@ COLUMNS = (
     Column("name", "varchar", length=36),
     Column("code", "varchar", length=35),
     Column("note", "text"),
+    Column("size", "integer", nullable=True),
 )
 
 
@@ -28,6 +29,7 @@ def test_unique_keys_that_begin_with_a_long_text(unique: tuple[tuple[str, ...], 
     ("options", "message"),
     [
         pytest.param({"key": ("nr",)}, "got nr", id="key"),
+        pytest.param({"key": ("id", "size")}, "a key without NULL, got size", id="nullable"),
         pytest.param({"unique": (("name", "nr"),)}, "got nr", id="unique key"),
         pytest.param({"unique": (("code",),)}, "36 characters or more, got code", id="short"),
         pytest.param({"unique": (("id", "name"),)}, "36 characters or more, got id", id="number"),
