@@ -1,7 +1,5 @@
 """Arguments of the command line: errors of one line, with the nearest word; the DAGs' commands."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Collection, Sequence
 from datetime import date

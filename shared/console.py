@@ -1,7 +1,5 @@
 """Progress on standard output: a live bar at a terminal, plain lines elsewhere (ruling 11)."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Which DAGs a call of the command line runs, in which order, and how."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`changes`: what runs have changed, by kind with the first of each, or all of it as JSON."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping, Sequence

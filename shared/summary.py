@@ -1,7 +1,5 @@
 """What a run has done, in words, and its rejected rows in a file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import logging

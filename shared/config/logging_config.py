@@ -5,8 +5,6 @@ goes to a rotating file, with stack traces. What is printed goes through `as_mes
 (rulings 12 and 35).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -72,9 +70,8 @@ def _written_forms(secret: str) -> set[str]:
 
 
 def _as_pattern(form: str) -> str:
-    """What matches a secret: a short one as a word of its own only, since a password of "1234" must
-    not change the figures of a summary; a long one also if a message was cut within it.
-    """
+    # A short one only as a word of its own: a password of "1234" must not change the figures of a
+    # summary. A long one also if a message was cut within it.
     escaped = re.escape(form)
     if len(form) > _LONG:
         return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
@@ -96,7 +93,7 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class _SafeHandlerMixin:
-    """Tells once, in a line, that a log cannot be written (disk full), and lets the run go on."""
+    """Says once, in a line, that a log cannot be written (disk full), and lets the run go on."""
 
     _has_failed = False
 
@@ -141,8 +138,7 @@ def setup_file_logging(
 ) -> Path | None:
     """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
 
-    Returns the file's path, or None, after a warning, if it cannot be written: a full disk or a
-    missing permission must not keep the daily list from being stored.
+    Returns the file's path, or None, after a warning, if it cannot be written: the run goes on.
     """
     path = directory / LOG_FILE_NAME
     try:

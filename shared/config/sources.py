@@ -3,8 +3,6 @@
 Whether the values are right is not asked here (see checks.py).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -56,18 +54,14 @@ def read_process_environment() -> dict[str, str]:
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in the file at `path`, which messages call `name`.
-
-    Raises ConfigurationError if it is missing, cannot be read, or holds something else.
-    """
+    """The JSON object in a file, which messages call `name`. Raises ConfigurationError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as exc:
         raise ConfigurationError(f"{name} is missing: restore it from the repository.") from exc
     except json.JSONDecodeError as exc:
-        raise ConfigurationError(
-            f"{name} is not valid JSON: line {exc.lineno}, column {exc.colno}: {exc.msg}."
-        ) from exc
+        place = f"line {exc.lineno}, column {exc.colno}"
+        raise ConfigurationError(f"{name} is not valid JSON: {place}: {exc.msg}.") from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{name} cannot be read: {exc}.") from exc
     if not isinstance(values, dict):
@@ -80,8 +74,7 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Put the values of `over` into `base`, key by key, at any depth."""
     for key, value in over.items():
         if isinstance(value, Mapping):
-            if not isinstance(base.get(key), dict):
-                base[key] = {}
+            base[key] = base[key] if isinstance(base.get(key), dict) else {}
             merge(base[key], value)
         else:
             base[key] = value
@@ -92,8 +85,8 @@ def substitute(
 ) -> Any:
     """A copy of `value` with `${VAR}` and `${VAR:-default}` substituted in any string of it.
 
-    Variables that are not set stay as they are written. Their names are added to `unset`, by the
-    path of the value that wants them ("database.host").
+    Those that are not set stay, and are added to `unset` by the path of the value
+    ("database.host").
     """
     if isinstance(value, dict):
         return {

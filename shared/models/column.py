@@ -3,8 +3,6 @@
 The rules of a column are here alone; reading a list and checking rows follow them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

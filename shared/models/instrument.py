@@ -60,9 +60,7 @@ class Instrument:
         return vars(self).copy()  # a copy of vars() is half as large as a dict made anew
 
     @classmethod
-    def from_kite_response(
-        cls, data: Mapping[str, Any], *, moment: datetime | None = None
-    ) -> Instrument:
+    def from_kite_response(cls, data: Mapping[str, Any], *, moment: datetime | None = None) -> Self:
         """Create Instrument from Kite API response.
 
         `data` holds Kite's fields, as text or already converted; a field that is not there, or is

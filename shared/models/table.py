@@ -3,8 +3,6 @@
 A DAG describes its own table with it; how rows are merged is shared (utils/staged_merge.py).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from shared.models.column import Column

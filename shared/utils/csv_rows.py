@@ -6,8 +6,6 @@ numbers are exact, a blank field is None. Spaces right after a comma are formatt
 keeps its own.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -136,7 +134,7 @@ def _row_class(names: tuple[str, ...]) -> type:
 
 
 class _RowReader:
-    """Reads lines as rows, a whole column at a time: that is faster than field by field."""
+    """Reads lines as rows, a whole column at a time, which is faster than field by field."""
 
     def __init__(
         self, columns: Sequence[Column], header: Sequence[str], key: Sequence[str], is_checked: bool

@@ -1,7 +1,5 @@
 """psycopg2's errors in the project's words, with the database's own text kept."""
 
-from __future__ import annotations
-
 import psycopg2
 from psycopg2 import errorcodes
 
@@ -99,13 +97,8 @@ _CONNECTION_ADVICE = (
 )
 
 
-def translate(error: Exception, where: str) -> Exception:
-    """The project's error for one of psycopg2; any other error comes back as it is.
-
-    `where` names server, port and database, and never holds a secret.
-    """
-    if not isinstance(error, psycopg2.Error):
-        return error
+def translate(error: psycopg2.Error, where: str) -> DatabaseError:
+    """The project's error for one of psycopg2; `where` names server, port and database."""
     said = _database_text(error)
     code = error.pgcode or ""
     is_lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) and not code
@@ -115,7 +108,6 @@ def translate(error: Exception, where: str) -> Exception:
 
 
 def _advise(error: psycopg2.Error, code: str) -> str:
-    """What to do about an error that is not one of the connection."""
     found = error.diag
     table, constraint, column = found.table_name, found.constraint_name, found.column_name
     if table == STAGE_NAME and code == errorcodes.CHECK_VIOLATION:
@@ -131,7 +123,7 @@ def _advise(error: psycopg2.Error, code: str) -> str:
     return _ADVICE.get(code, "The database refused.")
 
 
-def translate_connect(error: psycopg2.Error, where: str) -> Exception:
+def translate_connect(error: psycopg2.Error, where: str) -> DatabaseError:
     """The project's error for a connection to `where` that could not be made."""
     said = _database_text(error)
     if 'database "' in said and "does not exist" in said:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg2
-import psycopg2.extensions
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
@@ -28,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
-Connection = psycopg2.extensions.connection
-Cursor = psycopg2.extensions.cursor
 T = TypeVar("T")
 
 # A dead server is noticed after about a minute, even in the middle of a statement.
@@ -78,10 +78,7 @@ class DatabaseManager:
         return self.run_in_transaction(work) if data else 0
 
     def upsert_instruments(self, instruments: list[dict[str, Any]]) -> tuple[int, int]:
-        """Upsert instruments into kite_instrument_master; returns (inserted_count, updated_count).
-
-        Raises DatabaseError if that fails.
-        """
+        """Upsert as `merge` does; returns (inserted_count, updated_count). Raises DatabaseError."""
         result = self.merge(INSTRUMENT_TABLE, instruments)
         return result.inserted, result.updated
 
@@ -121,23 +118,18 @@ class DatabaseManager:
 
     def get_instrument(self, instrument_token: int, exchange: str) -> dict[str, Any] | None:
         """The row with this key, a value for each column of the table; None if there is none."""
-        query = (
-            f"SELECT * FROM {INSTRUMENT_TABLE.name} WHERE instrument_token = %s AND exchange = %s"
-        )
+        condition = "instrument_token = %s AND exchange = %s"
 
         def work(cursor: Cursor) -> dict[str, Any] | None:
+            query = f"SELECT * FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
             cursor.execute(query, (instrument_token, exchange))
-            row = cursor.fetchone()
             names = [column.name for column in cursor.description or ()]
-            return None if row is None else dict(zip(names, row))
+            return next((dict(zip(names, row)) for row in cursor), None)
 
         return self.run_in_transaction(work)
 
     def run_in_transaction(
-        self,
-        work: Callable[[Cursor], T],
-        *,
-        was_stored: Callable[[Cursor, T], bool] | None = None,
+        self, work: Callable[[Cursor], T], *, was_stored: Callable[[Cursor, T], bool] | None = None
     ) -> T:
         """`work` in a transaction of its own, repeated as a whole if the fault may pass by itself.
 
@@ -166,8 +158,7 @@ class DatabaseManager:
         """A transaction: committed at the end of the body, rolled back if an error leaves it.
 
         It is not repeated, as run_in_transaction repeats it; within another one it is a part of it.
-        Raises DatabaseError for what the database refuses; errors that are not the database's leave
-        as they came.
+        Raises DatabaseError for what the database refuses; other errors leave as they came.
         """
         if self._cursor is not None:
             try:
@@ -180,14 +171,19 @@ class DatabaseManager:
             self._cursor = connection.cursor(cursor_factory=InterruptibleCursor)
             self._cursor.execute(SQL["set_up"], self._timeouts)
             yield self._cursor
-            _refuse_failed(connection)
+            # COMMIT would then roll back, without a word.
+            if connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+                raise DatabaseError(
+                    "A statement of this transaction failed, and its error was passed over: "
+                    "nothing was stored."
+                )
             call_interruptibly(connection.commit, cancel=partial(cancel, connection))
-        except Exception as exc:
+        except psycopg2.Error as exc:
             self._roll_back(connection)
-            translated = translate(exc, self._where)
-            if translated is exc:
-                raise
-            raise translated from exc
+            raise translate(exc, self._where) from exc
+        except Exception:
+            self._roll_back(connection)
+            raise
         except BaseException:
             # A signal: without its connection the server rolls back, and nothing is waited for.
             self._abandon()
@@ -250,15 +246,6 @@ class DatabaseManager:
     def _count(self, condition: str, params: tuple[Any, ...]) -> int:
         query = f"SELECT count(*) FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
         return int(self.fetch_all(query, params)[0][0])
-
-
-def _refuse_failed(connection: Connection) -> None:
-    """Raise DatabaseError where COMMIT would roll back in silence: an error was passed over."""
-    if connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
-        raise DatabaseError(
-            "A statement of this transaction failed, and its error was passed over: nothing was "
-            "stored."
-        )
 
 
 def execute_with_transaction(

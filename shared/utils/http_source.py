@@ -3,8 +3,6 @@
 Any number of threads may use one source at once.
 """
 
-from __future__ import annotations
-
 import http.client
 import math
 import threading
@@ -16,12 +14,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from shared.exceptions import (
-    APIError,
-    StockIngestionError,
-    TooManyRequestsError,
-    TransientAPIError,
-)
+from shared.exceptions import APIError, StockIngestionError, TooManyRequestsError, TransientAPIError
 from shared.feed import Batch, Payload
 from shared.utils.interruptible import (
     DeadlineExceededError,
@@ -79,7 +72,7 @@ class Pacer:
                 self._next = max(self._next, self._clock() + seconds)
 
     def _take_turn(self) -> float:
-        """0 if the turn is the caller's, otherwise the seconds until it may ask again."""
+        """The seconds until the caller may ask again; 0 if it is its turn."""
         with self._lock:
             now = self._clock()
             if now < self._next:
@@ -188,7 +181,10 @@ class HttpSource:
         def attempt() -> T:
             if self._pacer is not None:
                 self._pacer.wait()
-            session = self._take_session()
+            try:
+                session = self._idle.pop()
+            except IndexError:
+                session = StrictSession(self.source, self._progress)
             try:
                 result = call_interruptibly(
                     lambda: work(session), deadline_seconds=self._deadline_seconds
@@ -204,12 +200,6 @@ class HttpSource:
             return result
 
         return (retry or self._retry).run(attempt, operation=operation)
-
-    def _take_session(self) -> StrictSession:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return StrictSession(self.source, self._progress)
 
     def _translate(self, error: Exception) -> StockIngestionError:
         """The project's error for what the HTTP client raised; never with a foreign page's text."""
@@ -230,16 +220,14 @@ class HttpSource:
 
 def _reason(error: BaseException) -> str:
     """The innermost reason in a chain of wrapped network errors: 'Connection refused'."""
-    seen: BaseException = error
-    while True:
-        inner = getattr(seen, "reason", None) or (seen.args[-1] if seen.args else None)
-        if not isinstance(inner, BaseException) and isinstance(seen.__cause__, OSError):
-            inner = seen.__cause__  # a NewConnectionError has only a text of it
-        if isinstance(inner, BaseException) and inner is not seen:
-            seen = inner
-            continue
-        if isinstance(seen, http.client.IncompleteRead):
-            return "the connection was closed too early"
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        return f"{type(seen).__name__}: {str(seen)[:200]}"
+    inner: Any = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
+        if not isinstance(inner, BaseException) and isinstance(error.__cause__, OSError):
+            inner = error.__cause__  # a NewConnectionError has only a text of it
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection was closed too early"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {str(error)[:200]}"

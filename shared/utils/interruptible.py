@@ -1,7 +1,5 @@
 """Blocking calls and sleeps that end: at a deadline, and at once when a signal comes."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import threading
@@ -29,11 +27,10 @@ def call_interruptibly(
 ) -> T:
     """Run `func` in a thread of its own and return its result, or raise its error.
 
-    A C library that waits for a server (libpq) keeps Python from acting on SIGTERM or Ctrl-C, and
-    the time-out of an HTTP client is per read: neither can be ended from within. So the calling
-    thread waits here, where signals and the clock reach it. When it is interrupted, `cancel`, if
-    given, is called to end the work, and is waited for up to 5 seconds, so that the connection is
-    free for a rollback. Work that has not begun by then never begins.
+    While libpq waits for a server, Python acts on no signal, and the time-out of an HTTP client is
+    per read. So the calling thread waits here, where signals and the clock reach it. When it is
+    interrupted, `cancel` is called to end the work, which is waited for up to 5 seconds, so that
+    the connection is free for a rollback. Work that has not begun by then never begins.
 
     Raises DeadlineExceededError after `deadline_seconds`; the thread is left behind then.
     """

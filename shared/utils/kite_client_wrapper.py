@@ -8,20 +8,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 
-from shared.exceptions import (
-    APIError,
-    AuthenticationError,
-    StockIngestionError,
-    TransientAPIError,
-)
+from shared.exceptions import APIError, AuthenticationError, StockIngestionError, TransientAPIError
 from shared.feed import Payload
 from shared.utils.http_source import HttpSource
 from shared.utils.kite_csv import parse_dump
@@ -29,6 +22,7 @@ from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import (
     LIST_BOUNDS,
+    LOCAL_HOSTS,
     OTHER_BOUNDS,
     Answer,
     Bounds,
@@ -54,9 +48,7 @@ class KiteClientWrapper:
     """Wrapper around Kite Connect for data ingestion; several threads may use one.
 
     `root` is the address of the API; `options` are those of HttpSource: time-out, deadline, retry,
-    pace and progress (which is told of the dump alone).
-
-    `payload` is the last dump that was fetched, with what was read in it.
+    pace and progress (of the dump alone). `payload` is the last dump that was fetched.
     """
 
     def __init__(
@@ -111,8 +103,7 @@ class KiteClientWrapper:
     def log_in(self, request_token: str) -> str:
         """Exchange a request token for an access token, which this client then uses.
 
-        Returns the access token. It is one attempt: a request token is good once, and an answer
-        that was lost may have used it up.
+        It is tried once: a request token is good once, and a lost answer may have used it up.
 
         Raises AuthenticationError if Kite refuses the request token or the API secret, and
         TransientAPIError or APIError if Kite cannot be asked.
@@ -125,11 +116,7 @@ class KiteClientWrapper:
         return self._access_token
 
     def ask(
-        self,
-        route: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        bounds: Bounds = OTHER_BOUNDS,
+        self, route: str, params: Mapping[str, Any] | None = None, *, bounds: Bounds = OTHER_BOUNDS
     ) -> bytes:
         """The bytes that Kite answers to a GET of any route: JSON or CSV, whole.
 
@@ -201,8 +188,7 @@ class KiteClientWrapper:
 class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no types
     """kiteconnect's client for bytes, and for routes that it does not know.
 
-    This is the one seam to the client, and a test pins it: its parser, which goes through float and
-    loses the whole list to one bad row, is replaced by one that hands the body on untouched.
+    Its parser, which goes through float and loses the whole list to one bad row, is replaced.
     """
 
     _routes: dict[str, str]
@@ -271,10 +257,9 @@ def _refuse_unknown_error(answer: Answer) -> None:
 
 
 def _read_user(client: RawKiteConnect) -> str:
-    """The user's id. A request for the profile has no other input than the credentials."""
     try:
         profile = client.profile()
-    except kite_exceptions.InputException as exc:
+    except kite_exceptions.InputException as exc:  # the credentials are its only input
         raise AuthenticationError(
             f"Kite found the credentials missing or malformed ({_describe(exc)}). {_LOG_IN_AGAIN}"
         ) from exc
@@ -284,7 +269,6 @@ def _read_user(client: RawKiteConnect) -> str:
 
 
 def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> str:
-    """The access token that Kite has for a request token."""
     client.access_token = None  # an old one is not sent
     try:
         session = client.generate_session(request_token, api_secret)
@@ -304,10 +288,7 @@ def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> st
 def _warn_if_readable(root: str) -> None:
     """Warn of an http:// address outside this machine."""
     parts = urlsplit(root)
-    is_this_machine = parts.hostname == "localhost"
-    with suppress(ValueError):  # a name
-        is_this_machine = is_this_machine or ip_address(parts.hostname or "").is_loopback
-    if parts.scheme == "http" and not is_this_machine:
+    if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
         logger.warning(
             "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
             "and change the list.",
@@ -335,5 +316,5 @@ def _translate(error: Any) -> StockIngestionError:
 def _describe(error: Any) -> str:
     """What an error of Kite's says, cut to a length that is fit for a message."""
     text = str(error)
-    shown = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
-    return f"HTTP {error.code}, {type(error).__name__}: {shown}"
+    end = "..." if len(text) > _LONGEST_MESSAGE else ""
+    return f"HTTP {error.code}, {type(error).__name__}: {text[:_LONGEST_MESSAGE]}{end}"

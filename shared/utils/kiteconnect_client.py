@@ -4,8 +4,6 @@
 half of its time, and 22 MB, of which a job that downloads files has no use.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from types import ModuleType

@@ -4,8 +4,6 @@ An operation logs its start, and its end with status and duration (Property 11);
 logged once, where it happened, with the operation's name and the stack trace (Property 13).
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """An HTTP session that believes no answer that is not whole, or too large (ruling 34)."""
 
-from __future__ import annotations
-
 import http.client
 import math
 import re
@@ -21,7 +19,7 @@ from shared.foreign_text import shorten
 from shared.utils.interruptible import DeadlineExceededError
 
 # Called with the bytes that have come, and how many were announced (None: not known).
-Progress = Callable[[int, "int | None"], None]
+Progress = Callable[[int, int | None], None]
 
 
 class Bounds(NamedTuple):
@@ -38,6 +36,7 @@ class Bounds(NamedTuple):
 LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _CHUNK_BYTES = 64 * 1024
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -66,27 +65,21 @@ class Source(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A whole answer: status, media type in lower case, body, and the body's gzip if it was one."""
+    """A whole answer: its media type is in lower case, `packed` is its gzip if it came as one."""
 
     status: int
-    reason: str
+    outcome: str  # the status in words
     media_type: str
     body: bytes
     packed: bytes | None
-
-    @property
-    def outcome(self) -> str:
-        """The status in words, for messages."""
-        return f"HTTP {self.status} ({self.reason})"
 
 
 class StrictSession(requests.Session):
     """A session that tells an answer that was cut short from a whole one.
 
-    requests and urllib3 accept a gzip stream without its end mark, a body whose end nothing tells,
-    and any size. Here an answer counts only if its end is proven: by Content-Length, by its chunks,
-    or as one whole gzip member. An answer that says "try later" is raised as such, without its
-    text: an error page can echo the request's headers, the token with them.
+    requests and urllib3 accept a gzip stream without its end mark, a body of unknown length, and
+    any size. Here an answer's end must be proven: by Content-Length, by its chunks, or as one whole
+    gzip member. No error has an answer's text: a page can echo the request's token.
 
     Redirects are not followed, and ~/.netrc does not replace the token (ruling 36).
     """
@@ -97,8 +90,7 @@ class StrictSession(requests.Session):
         self._progress = progress
         self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
-        # No proxy leads to this machine itself.
-        self.trust_env = urlsplit(source.root).hostname not in ("127.0.0.1", "localhost", "::1")
+        self.trust_env = urlsplit(source.root).hostname not in LOCAL_HOSTS  # no proxy leads there
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
     def abandon(self) -> None:
@@ -107,10 +99,7 @@ class StrictSession(requests.Session):
         self.close()
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would send what the request holds to the other address.
-
-        It would also read a redirect's body, whatever its size, where it is told not to follow.
-        """
+        """None: requests would send the token to the other address, or read a body of any size."""
 
     def ask(self, method: str, url: str, *, bounds: Bounds = OTHER_BOUNDS, **kwargs: Any) -> Answer:
         """Send a request; `kwargs` are those of `requests.Session.request`.
@@ -120,7 +109,8 @@ class StrictSession(requests.Session):
         """
         source = self._source
         with self._begin(method, url, **kwargs, stream=True) as response:
-            media_type = _refuse_head(response, source)
+            outcome = f"HTTP {response.status_code} ({response.reason})"
+            media_type = _refuse_head(response, source, outcome)
             progress = self._progress if bounds.media_type else None
             if bounds.media_type not in media_type:
                 bounds, progress = OTHER_BOUNDS, None
@@ -141,7 +131,7 @@ class StrictSession(requests.Session):
             )
         packed = bytes(received) if is_packed else None
         body = bytes(received) if packed is None else _unpack(packed, bounds, source)
-        return Answer(response.status_code, response.reason, media_type, body, packed)
+        return Answer(response.status_code, outcome, media_type, body, packed)
 
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request and read the answer's head."""
@@ -157,14 +147,13 @@ class StrictSession(requests.Session):
             ) from None
 
 
-def _refuse_head(response: requests.Response, source: Source) -> str:
-    """The media type, in lower case, of an answer whose body may be read.
+def _refuse_head(response: requests.Response, source: Source, outcome: str) -> str:
+    """The media type, in lower case, of an answer whose body is worth reading.
 
-    Raises TransientAPIError or APIError for one that is of no use whatever its body is.
+    Raises TransientAPIError or APIError for any other.
     """
     status = response.status_code
-    got = f"HTTP {status} ({response.reason})"
-    said = f"{source.name} answered HTTP {status} ({response.reason})"
+    said = f"{source.name} answered {outcome}"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if status in _TRANSIENT_STATUS:
         seconds = _retry_after(response.headers.get("Retry-After", ""))
@@ -182,7 +171,7 @@ def _refuse_head(response: requests.Response, source: Source) -> str:
     is_part = "Content-Range" in response.headers
     if status < 300 and (status != 200 or is_part):  # of a cache in between: the next may be whole
         raise TransientAPIError(
-            f"Expected a whole answer from {source.name} (HTTP 200), got {got}."
+            f"Expected a whole answer from {source.name} (HTTP 200), got {outcome}."
         )
     if status != 200:
         if "json" not in media_type:
@@ -265,7 +254,7 @@ def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
     _refuse_size(len(content), bounds.unpacked, source)
     if not unpacker.eof:
         raise TransientAPIError(f"{source.answer} was cut short: its gzip stream has no end.")
-    if unpacker.unused_data:  # another member may have been cut off behind it
+    if unpacker.unused_data:  # another member may have been cut off
         raise TransientAPIError(
             f"{source.answer} is damaged: its gzip stream goes on after its end."
         )
@@ -273,7 +262,6 @@ def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
 
 
 def _refuse_size(size: int, megabytes: int, source: Source) -> None:
-    """Raise APIError if so many bytes are more than so many MB."""
     if size > megabytes * MB:
         raise APIError(
             f"{source.answer} is larger than {megabytes} MB, more than any that is expected: "
