@@ -109,10 +109,7 @@ def _find_owner(sources: Sequence[Source], path: str) -> str:
 
 
 def _convert(item: Field, values: dict[str, Any]) -> str:
-    """Convert the field's value, or give it its default. Returns what to say of the default.
-
-    Raises ValueError that says what is wrong.
-    """
+    """Convert the field's value, or give it its default. Returns what to say of the default."""
     outer, _, name = item.path.rpartition(".")
     section = values.setdefault(outer, {}) if outer else values
     if not isinstance(section, dict):

@@ -74,10 +74,10 @@ def _read(target: Path) -> bytes:
 
 
 def _take_over_owner(descriptor: int, target: Path, shown: str) -> None:
-    """Give the open file, which is private, the owner, the group and the mode that `target` has.
+    """Give the open file `target`'s owner, group and mode; one that all could read becomes private.
 
-    Where everybody could read `target`, it becomes private. Where it is not there, root makes it
-    for the owner of its folder. Raises ConfigurationError if this user may not give files away.
+    Where it is missing, root makes it for the owner of its folder. Raises ConfigurationError if
+    this user may not give files away.
     """
     is_there = target.exists()
     model = (target if is_there else target.parent).stat()

@@ -206,7 +206,6 @@ ROOT_FIELDS = (
     Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )
 
-# Every DAG's.
 DAG_FIELDS = (
     Field("enabled", boolean, True),
     Field("schedule", schedule, DAILY),
@@ -217,7 +216,6 @@ DAG_FIELDS = (
     Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
 )
 
-# Every feed's, beside its own.
 FEED_FIELDS = (
     Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
     Field("parameters.retry_attempts", integer(1, 100), 3),

@@ -1,8 +1,7 @@
-"""Where log lines go, how they look, and that no secret is among them.
+"""Where log lines go, how they look, and that no secret is among them (rulings 12 and 35).
 
 Warnings and errors go to standard error, one line each; everything from the configured level on
-goes to a rotating file, with stack traces. What is printed goes through `as_message`, too
-(rulings 12 and 35).
+goes to a rotating file, with stack traces.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ _MASK = "***"
 _AS_UTF_8: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LONG = 16
 _SHORT = 8
-# Headers and parameters that carry secrets, whoever's they are.
+# Headers and parameters that carry secrets.
 _CREDENTIALS = re.compile(
     r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
     r"[^\s&'\"<>,;)]+"

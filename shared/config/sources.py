@@ -1,7 +1,4 @@
-"""Reads what a configuration is made of: the environment, `.env` and JSON files.
-
-Whether the values are right is not asked here (see checks.py).
-"""
+"""Reads what a configuration is made of: the environment, `.env` and JSON files."""
 
 import json
 import logging

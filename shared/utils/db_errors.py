@@ -62,7 +62,7 @@ _REFERENCE = (
     "DEFERRABLE INITIALLY DEFERRED: it follows the row then, and none of yours is lost "
     "(docs/errors.md shows it)."
 )
-# What a table's owner may have added to it, and real lists break.
+# Of what a table's owner may have added.
 _CONSTRAINT = (
     "{constraint} of {table}, which is no constraint of this program's, refuses a row of the list: "
     "change it or drop it, then run again."
@@ -126,18 +126,15 @@ def _advise(error: psycopg2.Error, code: str) -> str:
 def translate_connect(error: psycopg2.Error, where: str) -> DatabaseError:
     """The project's error for a connection to `where` that could not be made."""
     said = _database_text(error)
+    end = f"PostgreSQL said: {said}"
     if 'database "' in said and "does not exist" in said:
-        return DatabaseError(
-            f"The database {where} does not exist: create it (createdb), or check DB_NAME. "
-            f"PostgreSQL said: {said}"
-        )
+        way_out = "create it (createdb), or check DB_NAME"
+        return DatabaseError(f"The database {where} does not exist: {way_out}. {end}")
     for text, advice in _CONNECTION_ADVICE:
         if text in said:
-            return DatabaseError(f"No connection to {where}. {advice} PostgreSQL said: {said}")
-    return TransientDatabaseError(
-        f"No connection to {where}: is the server up, and are DB_HOST and DB_PORT right? "
-        f"PostgreSQL said: {said}"
-    )
+            return DatabaseError(f"No connection to {where}. {advice} {end}")
+    question = "is the server up, and are DB_HOST and DB_PORT right?"
+    return TransientDatabaseError(f"No connection to {where}: {question} {end}")
 
 
 def _database_text(error: psycopg2.Error) -> str:

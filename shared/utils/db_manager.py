@@ -39,10 +39,9 @@ _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_coun
 class DatabaseManager:
     """Manages PostgreSQL database connections and operations.
 
-    `config` has host, port, database, user and password, and may have sslmode,
-    connect_timeout_seconds, lock_timeout_seconds and statement_timeout_seconds. `retry` says how
-    often a refused or lost connection, a deadlock or a serialization failure is tried again; a
-    transaction is then repeated as a whole (ruling 22).
+    `config` has host, port, database, user and password, and may have sslmode and the seconds of
+    connect, lock and statement time-outs. `retry` says how often a refused or lost connection, a
+    deadlock or a serialization failure is tried again, as a whole transaction (ruling 22).
     """
 
     def __init__(self, config: Mapping[str, Any], *, retry: RetryPolicy | None = None) -> None:
@@ -66,10 +65,7 @@ class DatabaseManager:
         self.run_in_transaction(lambda cursor: cursor.execute(query, params))
 
     def execute_many(self, query: str, data: list[tuple[Any, ...]]) -> int:
-        """Execute a query for each tuple of parameters, all or none; returns the rows affected.
-
-        Raises DatabaseError if one fails.
-        """
+        """Execute a query for each tuple, all or none; the rows affected. Raises DatabaseError."""
 
         def work(cursor: Cursor) -> int:
             cursor.executemany(query, data)
@@ -85,7 +81,7 @@ class DatabaseManager:
     def merge(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> MergeResult:
         """Merge `rows` into `table` in one transaction, with the options of merge_rows.
 
-        Logs the counts (Property 9). Raises DatabaseError, with nothing stored, if it fails.
+        Logs the counts (Property 9). Raises DatabaseError, with nothing stored.
         """
         result = self.run_in_transaction(
             lambda cursor: merge_rows(cursor, table, rows, **options),
@@ -133,9 +129,8 @@ class DatabaseManager:
     ) -> T:
         """`work` in a transaction of its own, repeated as a whole if the fault may pass by itself.
 
-        Where an attempt came to its end, and only the answer to its COMMIT was lost, `was_stored`
-        is asked first: if it finds that attempt's data, its result is returned, not repeated.
-        Within an open `transaction()` it is a part of that one, and not repeated.
+        Where only the answer to a COMMIT was lost, `was_stored` is asked first: if it finds the
+        attempt's data, that result is returned. Within an open `transaction()` it is part of it.
         """
         if self._cursor is not None:
             with self.transaction() as cursor:

@@ -1,7 +1,4 @@
-"""Ask a source over HTTP: whole answers only, retried, paced, and ended by a deadline.
-
-Any number of threads may use one source at once.
-"""
+"""Ask a source over HTTP: whole answers only, retried, paced, and ended by a deadline."""
 
 import http.client
 import math
@@ -62,10 +59,7 @@ class Pacer:
             self._sleep(seconds)
 
     def slow_down(self, seconds: float | None) -> None:
-        """Let no request begin within the seconds that the source asked for (None: it did not say).
-
-        What is too long to be waited for is passed over.
-        """
+        """Let no request begin within the wait that a source asked for, unless that is too long."""
         seconds = _PAUSE_SECONDS if seconds is None else seconds
         if seconds <= MAX_RETRY_AFTER_SECONDS:
             with self._lock:
@@ -82,11 +76,10 @@ class Pacer:
 
 
 class HttpSource:
-    """A source of bytes at one address, which several threads may ask at once.
+    """A source of bytes at one address, `root`, which several threads may ask at once.
 
-    `root` is the address that routes are joined to. `timeout_seconds` bounds each connect and each
-    read, `deadline_seconds` a whole attempt (ruling 25). `progress` is called with the bytes of a
-    large answer that have come, and how many were announced (None if that is not known).
+    `timeout_seconds` bounds each connect and each read, `deadline_seconds` a whole attempt (ruling
+    25). `progress` is told of answers within bounds that name a media type.
     """
 
     def __init__(
@@ -166,16 +159,12 @@ class HttpSource:
         return self.call(work, f"GET {urlsplit(url).path}")
 
     def call(
-        self,
-        work: Callable[[StrictSession], T],
-        operation: str,
-        *,
-        retry: RetryPolicy | None = None,
+        self, work: Callable[[StrictSession], T], operation: str, retry: RetryPolicy | None = None
     ) -> T:
-        """Do `work`, which sends one request, with a session that nobody else has meanwhile.
+        """Do `work`, which sends one request, with a session that nobody else uses meanwhile.
 
-        What may pass by itself is tried again, on a connection of its own: the one before may be
-        about to be closed. Raises StockIngestionError in place of whatever the HTTP client raises.
+        After a fault that may pass it is done again, on a new connection: the old one may be about
+        to be closed. Raises StockIngestionError in place of the HTTP client's errors.
         """
 
         def attempt() -> T:

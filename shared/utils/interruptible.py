@@ -42,7 +42,7 @@ def call_interruptibly(
         has_ended = _wait(future, deadline_seconds)
     except BaseException:
         if not future.cancel() and cancel is not None:
-            # In a thread, too: where the server hangs, asking it to cancel hangs as well.
+            # In a thread, too: a server that hangs does not answer this, either.
             threading.Thread(target=_quietly, args=(cancel,), daemon=True).start()
             _wait(future, 5.0)
         raise
@@ -67,8 +67,7 @@ def _run(future: Future[T], func: Callable[[], T]) -> None:
 def _wait(future: Future[Any], seconds: float | None) -> bool:
     """Wait for the end of `future`, at most `seconds`; return whether it has ended."""
     end = math.inf if seconds is None else time.monotonic() + seconds
-    # In slices: a signal that the system hands to another thread does not end this wait, and its
-    # handler runs only when this thread wakes up.
+    # In slices: a signal that another thread gets does not end this wait.
     while (left := end - time.monotonic()) > 0:
         with contextlib.suppress(TimeoutError):
             future.exception(min(left, _SLICE_SECONDS))

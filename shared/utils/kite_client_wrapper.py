@@ -1,14 +1,13 @@
-"""The Kite session: prove it, ask for bytes, read the whole list, translate what goes wrong.
-
-Knows no database. Every call is kiteconnect's own, and is retried where that may help (ruling 22).
-"""
+"""The Kite session: prove it, ask for bytes, read the whole list, translate what goes wrong."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,7 +21,6 @@ from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
 from shared.utils.retry import RetryPolicy
 from shared.utils.strict_session import (
     LIST_BOUNDS,
-    LOCAL_HOSTS,
     OTHER_BOUNDS,
     Answer,
     Bounds,
@@ -74,21 +72,13 @@ class KiteClientWrapper:
     @classmethod
     def from_config(cls, api: Mapping[str, Any], **options: Any) -> KiteClientWrapper:
         """The wrapper for the configuration's `api` section; `options` are those of __init__."""
-        return cls(
-            api["kite_api_key"],
-            api["kite_api_secret"],
-            api["kite_access_token"],
-            root=api["root"],
-            timeout_seconds=api["timeout_seconds"],
-            deadline_seconds=api["deadline_seconds"],
-            **options,
-        )
+        settings = {name.removeprefix("kite_"): value for name, value in api.items()}
+        return cls(**settings, **options)
 
     def authenticate(self) -> bool:
-        """Prove the session with the API's cheapest call, the profile.
+        """Prove the session with the API's cheapest call, the profile. Returns True.
 
-        Returns True. Raises AuthenticationError if the session is dead or refused, and
-        TransientAPIError or APIError if the API cannot be asked.
+        Raises AuthenticationError if it is dead or refused, APIError if the API cannot be asked.
         """
         self._is_proven = False
         self.user_id = self._call(_read_user, "authenticate with Kite")
@@ -104,9 +94,8 @@ class KiteClientWrapper:
         """Exchange a request token for an access token, which this client then uses.
 
         It is tried once: a request token is good once, and a lost answer may have used it up.
-
-        Raises AuthenticationError if Kite refuses the request token or the API secret, and
-        TransientAPIError or APIError if Kite cannot be asked.
+        Raises AuthenticationError if Kite refuses the token or the API secret, APIError if Kite
+        cannot be asked.
         """
         self._access_token = self._call(
             lambda client: _exchange(client, request_token, self._api_secret),
@@ -122,9 +111,7 @@ class KiteClientWrapper:
 
             ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
-        Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
-        session died since; TransientAPIError if the answer cannot be had after all attempts;
-        APIError if Kite refuses the request, or the answer is larger than `bounds`.
+        Raises as fetch_instruments does; APIError also if the answer is larger than `bounds`.
         """
         self._require_session()
         path = urlsplit(self._http.locate(route)).path
@@ -133,12 +120,11 @@ class KiteClientWrapper:
     def fetch_instruments(self) -> list[dict[str, Any]]:
         """Fetch the complete instrument list.
 
-        Returns one dict for each row that can be read: the eleven stored columns under Kite's
-        names, with exact Decimals, dates, and None for blanks, and the `line_number` in the dump.
-        The other rows, with their reasons, are in `payload.batch.rejected`.
+        Returns the rows as `parse_dump` reads them; the rejected ones are in `payload.batch`.
 
         Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
-        session died since; TransientAPIError or APIError if the list cannot be had.
+        session died since; TransientAPIError if Kite gave no answer after all attempts, APIError if
+        it refused.
         """
         self._require_session()
 
@@ -224,10 +210,9 @@ class _Transport:
         self._bounds = bounds
 
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        """A whole answer that is good, or an error that kiteconnect knows as one.
+        """A whole answer that is good, or an error that kiteconnect knows, by its `error_type`.
 
-        kiteconnect looks at no HTTP status, knows a media type in lower case alone, and an error
-        by its `error_type`. Raises TransientAPIError or APIError for any other answer.
+        It looks at no HTTP status. Raises TransientAPIError or APIError for any other answer.
         """
         answer = self._session.ask(method, url, bounds=self._bounds, **kwargs)
         _refuse_unknown_error(answer)
@@ -288,7 +273,10 @@ def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> st
 def _warn_if_readable(root: str) -> None:
     """Warn of an http:// address outside this machine."""
     parts = urlsplit(root)
-    if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
+    is_local = parts.hostname == "localhost"
+    with suppress(ValueError):  # a name
+        is_local = is_local or ip_address(parts.hostname or "").is_loopback
+    if parts.scheme == "http" and not is_local:
         logger.warning(
             "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
             "and change the list.",

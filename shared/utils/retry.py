@@ -62,8 +62,7 @@ def retry_with_backoff(
     """Call `func` until it succeeds, at most `max_attempts` times, and return its result.
 
     Only TransientError is retried (ruling 22). The n-th delay is `base_delay` * 2**(n-1) seconds,
-    or what the source asked for if that is longer, and at most MAX_DELAY_SECONDS. A source that
-    asks for more than MAX_RETRY_AFTER_SECONDS is not asked again. The last error is raised as it
-    came.
+    or what the source asked for if that is longer, and at most MAX_DELAY_SECONDS; more than
+    MAX_RETRY_AFTER_SECONDS ends the attempts. The last error is raised as it came.
     """
     return RetryPolicy(max_attempts, base_delay, sleep).run(func, operation=operation)

@@ -23,10 +23,7 @@ Progress = Callable[[int, int | None], None]
 
 
 class Bounds(NamedTuple):
-    """How large an answer of a media type may be, in MB: as it comes, and unpacked.
-
-    An answer of another media type is no larger than OTHER_BOUNDS.
-    """
+    """The most MB of an answer, raw and unpacked; OTHER_BOUNDS if its media type is another one."""
 
     raw: int
     unpacked: int
@@ -36,7 +33,6 @@ class Bounds(NamedTuple):
 LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _CHUNK_BYTES = 64 * 1024
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -90,7 +86,8 @@ class StrictSession(requests.Session):
         self._progress = progress
         self._is_abandoned = False
         self.headers["Accept-Encoding"] = "gzip"
-        self.trust_env = urlsplit(source.root).hostname not in LOCAL_HOSTS  # no proxy leads there
+        # No proxy leads to this machine itself.
+        self.trust_env = urlsplit(source.root).hostname not in ("127.0.0.1", "localhost", "::1")
         self.auth = lambda request: request  # with none of its own, requests asks ~/.netrc for one
 
     def abandon(self) -> None:
@@ -104,8 +101,8 @@ class StrictSession(requests.Session):
     def ask(self, method: str, url: str, *, bounds: Bounds = OTHER_BOUNDS, **kwargs: Any) -> Answer:
         """Send a request; `kwargs` are those of `requests.Session.request`.
 
-        The answer is whole, with status 200 or, as JSON, with one that says what was wrong with the
-        request. Raises TransientAPIError or APIError for any other.
+        Returns a whole answer: of status 200, or an error's as JSON. Raises TransientAPIError or
+        APIError for any other.
         """
         source = self._source
         with self._begin(method, url, **kwargs, stream=True) as response:
@@ -126,15 +123,13 @@ class StrictSession(requests.Session):
                 if progress is not None:
                     progress(len(received), total)
         if total is not None and len(received) != total:
-            raise TransientAPIError(
-                f"{source.answer} was cut short: {len(received)} of {total} bytes came."
-            )
+            came = f"{len(received)} of {total} bytes came"
+            raise TransientAPIError(f"{source.answer} was cut short: {came}.")
         packed = bytes(received) if is_packed else None
         body = bytes(received) if packed is None else _unpack(packed, bounds, source)
         return Answer(response.status_code, outcome, media_type, body, packed)
 
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request and read the answer's head."""
         try:
             return self.request(*args, **kwargs)
         except (TypeError, ValueError) as exc:
@@ -170,9 +165,8 @@ def _refuse_head(response: requests.Response, source: Source, outcome: str) -> s
         )
     is_part = "Content-Range" in response.headers
     if status < 300 and (status != 200 or is_part):  # of a cache in between: the next may be whole
-        raise TransientAPIError(
-            f"Expected a whole answer from {source.name} (HTTP 200), got {outcome}."
-        )
+        wanted = f"a whole answer from {source.name} (HTTP 200)"
+        raise TransientAPIError(f"Expected {wanted}, got {outcome}.")
     if status != 200:
         if "json" not in media_type:
             raise APIError(f"{said}.")
@@ -189,10 +183,8 @@ def _is_packed(response: requests.Response, source: Source) -> bool:
     """Whether the body is gzip. Raises APIError if it is packed in another way."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):
-        raise APIError(
-            "Expected an answer that is plain or gzip, got Content-Encoding "
-            f"{shorten(encoding)}: {source.way_out}."
-        )
+        got = f"Content-Encoding {shorten(encoding)}"
+        raise APIError(f"Expected an answer that is plain or gzip, got {got}: {source.way_out}.")
     return encoding.endswith("gzip")
 
 
@@ -201,7 +193,7 @@ def _announced_length(
 ) -> int | None:
     """The length in bytes that the body must have; None if its chunks or its gzip tell its end.
 
-    Raises TransientAPIError if nothing does: it is whatever came until the connection closed.
+    Raises TransientAPIError if nothing tells it.
     """
     headers = response.headers
     is_sound = (
@@ -241,10 +233,9 @@ class _WholeLines:
 
 
 def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
-    """The content of a gzip stream of one member, which gzip.decompress would not insist on.
+    """The content of a whole gzip stream of one member; gzip.decompress would also take several.
 
-    Raises TransientAPIError unless it has its end mark and nothing after it, APIError if it is
-    larger than its bound.
+    Raises TransientAPIError for another stream, APIError if the content is too large.
     """
     unpacker = zlib.decompressobj(wbits=31)
     try:
@@ -255,18 +246,15 @@ def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
     if not unpacker.eof:
         raise TransientAPIError(f"{source.answer} was cut short: its gzip stream has no end.")
     if unpacker.unused_data:  # another member may have been cut off
-        raise TransientAPIError(
-            f"{source.answer} is damaged: its gzip stream goes on after its end."
-        )
+        fault = "its gzip stream goes on after its end"
+        raise TransientAPIError(f"{source.answer} is damaged: {fault}.")
     return content
 
 
 def _refuse_size(size: int, megabytes: int, source: Source) -> None:
     if size > megabytes * MB:
-        raise APIError(
-            f"{source.answer} is larger than {megabytes} MB, more than any that is expected: "
-            f"{source.way_out}."
-        )
+        bound = f"{megabytes} MB, more than any that is expected"
+        raise APIError(f"{source.answer} is larger than {bound}: {source.way_out}.")
 
 
 def _retry_after(value: str) -> float | None:
