@@ -12,10 +12,7 @@ from shared.feed import RunOptions
 
 
 def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = False) -> list[DAG]:
-    """The DAGs with the wanted ids; without any, all enabled ones.
-
-    Raises ConfigurationError if one is unknown, or disabled (unless `also_disabled`), or none is.
-    """
+    """The DAGs with the wanted ids; without any, all enabled ones. Raises ConfigurationError."""
     known = sorted({dag.dag_id for dag in dags} - {NO_ID})
     if unknown := [dag_id for dag_id in wanted if dag_id not in known]:
         ids = ", ".join(map(str, known)) or "none"
@@ -35,8 +32,7 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
 def plan_runs(dags: Sequence[DAG], options: RunOptions) -> list[tuple[DAG, Callable[[], Any]]]:
     """The DAGs in the order in which they run, each with what runs it.
 
-    One that cannot be loaded fails when its turn comes. Raises ConfigurationError for options that
-    cannot be followed.
+    One that cannot be loaded fails in its turn. Raises ConfigurationError for wrong options.
     """
     if options.from_file is not None and len(dags) != 1:
         ids = ", ".join(str(dag.dag_id) for dag in dags)

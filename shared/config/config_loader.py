@@ -95,16 +95,12 @@ class ConfigLoader:
 
     @staticmethod
     def load_root_config() -> dict[str, Any]:
-        """Load root-level configuration: `api`, `database`, `logging`, `calendar`.
-
-        Raises ConfigurationError if a file is missing or invalid.
-        """
+        """Load root-level configuration. Raises ConfigurationError if it is missing or invalid."""
         return _load({PROJECT_ROOT / "config": ROOT_FIELDS})
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
-        """Load DAG-specific configuration: `enabled`, `schedule`, `description`, `after`,
-        `grace_minutes`, and `parameters` (those of every feed checked, others as they are).
+        """Load DAG-specific configuration; parameters that only the DAG knows stay as they are.
 
         Raises ConfigurationError if the config file is missing or invalid.
         """
@@ -124,9 +120,8 @@ class ConfigLoader:
     ) -> tuple[RootConfig, DAGConfig]:
         """Load what a DAG runs on: the root config with the DAG's own merged over it.
 
-        `own_fields` are all the settings that the DAG has beside those of every DAG: a feed's are
-        FEED_FIELDS, SNAPSHOT_FIELDS if it is a snapshot, and its own. Without any, its parameters
-        are handed on as they are. Without `needs_api` Kite's credentials are left empty.
+        `own_fields` are the DAG's settings besides those of every DAG; without any, its parameters
+        stay as they are. Without `needs_api` Kite's credentials are left empty.
 
         Raises ConfigurationError that names every fault of both files.
         """

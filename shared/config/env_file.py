@@ -30,13 +30,11 @@ _BINDING = re.compile(
 def reserved(path: Path) -> Iterator[Callable[[str, str], None]]:
     """A function that sets a variable (its name, its value), for which all is prepared.
 
-    A second file with the owner, the rights and room for the content lies beside the one at `path`
-    before the body begins: no token is asked for that could not be kept. The function may be called
-    once: the last line for the name gets the value, or a new line at the end does, and the new file
-    takes the old one's place in one step (mode 600 if there was none).
+    Room for a copy, with the file's owner and rights, is taken before the body begins: no token is
+    asked for that could not be kept. The function may be called once: the last line for the name
+    gets the value, or a new line does, and the copy replaces the file in one step.
 
-    Both raise ConfigurationError if the file cannot be written, and the function if the value would
-    not be read back as it is.
+    Both raise ConfigurationError if the file cannot be written, or the value cannot be in it.
     """
     target = path.resolve()  # a link stays a link
     with ExitStack() as clean_up:

@@ -137,7 +137,7 @@ def setup_file_logging(
 ) -> Path | None:
     """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
 
-    Returns the file's path, or None, after a warning, if it cannot be written: the run goes on.
+    Returns the file's path, or None, after a warning, if it cannot be written.
     """
     path = directory / LOG_FILE_NAME
     try:

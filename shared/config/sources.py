@@ -23,10 +23,7 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def read_environment(env_file: Path) -> dict[str, str]:
-    """The variables of `.env`, overruled by those of the process.
-
-    Raises ConfigurationError if the file is there and cannot be read.
-    """
+    """The variables of `.env`, overruled by the process's. Raises ConfigurationError."""
     if env_file.exists() and not env_file.is_file():
         raise ConfigurationError(f"{env_file.name} is not a file: remove it (see .env.example).")
     try:
@@ -37,9 +34,8 @@ def read_environment(env_file: Path) -> dict[str, str]:
             warn_once(env_file, f"{env_file.name} can be read by others: {hint}")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{env_file.name} cannot be read: {exc}.") from exc
-    set_in_file = {name: value for name, value in from_file.items() if value is not None}
+    set_in_file = {name: value for name, value in from_file.items() if value}
     environment = {**set_in_file, **read_process_environment()}
-    # As soon as they are known, whatever the JSON files do with them.
     register_secrets(environment[name] for name in SECRET_VARIABLES if name in environment)
     register_secrets(_proxy_passwords(environment))
     return environment

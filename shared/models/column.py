@@ -193,10 +193,6 @@ def _holds_integers(column: Column, numbers: Collection[int]) -> bool:
     return lowest <= min(numbers) and max(numbers) <= highest
 
 
-def _holds_decimals(column: Column, numbers: Collection[Decimal]) -> bool:
-    return all(map(partial(_fits, column), numbers))
-
-
 def _fits(column: Column, number: Decimal) -> bool:
     """Whether NUMERIC(precision, scale) holds the number as it is."""
     exponent = number.as_tuple().exponent
@@ -220,7 +216,7 @@ def _holds_moments(column: Column, moments: Collection[datetime]) -> bool:
 _HOLDS: Mapping[type, Callable[[Column, Collection[Any]], bool]] = {
     str: _holds_texts,
     int: _holds_integers,
-    Decimal: _holds_decimals,
+    Decimal: lambda column, numbers: all(map(partial(_fits, column), numbers)),
     date: lambda column, dates: True,
     datetime: _holds_moments,
 }
@@ -254,10 +250,7 @@ class ColumnCheck:
 
 
 def check_row(columns: Sequence[Column], row: Mapping[str, Any]) -> None:
-    """Check a value for each column; one that is not in `row` counts as None.
-
-    Raises ValidationError that names the first column that cannot hold its value.
-    """
+    """Raise ValidationError for the first column that cannot hold its value (None if missing)."""
     for column in columns:
         column.check(row.get(column.name))
 

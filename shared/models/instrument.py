@@ -105,9 +105,6 @@ def _convert(name: str, value: Any) -> Any:
 
 
 def check_instrument(data: Mapping[str, Any]) -> bool:
-    """Check the typed fields of an instrument against what the table can hold.
-
-    Returns True. Raises ValidationError with the field, what was expected and what came.
-    """
+    """Check that the table can hold the fields. Returns True. Raises ValidationError."""
     check_row(INSTRUMENT_TABLE.columns, data)
     return True

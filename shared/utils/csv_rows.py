@@ -66,7 +66,10 @@ def parse_csv(
     Raises TransientAPIError if the body is empty, an HTML page, or ends within a row (a download
     that was cut short), APIError if it is another kind of file or lacks a column.
     """
-    lines = _read_lines(body)
+    text = io.TextIOWrapper(
+        io.BytesIO(body), encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
+    lines = _cut_lines(text) if _has_long_line(body) else text
     header, number = _read_header(body, lines, columns, title)
     reader = _RowReader(columns, header, key, is_checked)
     batch = Batch([])
@@ -187,14 +190,6 @@ class _RowReader:
         return RejectedRow(number, reason, fields, key)
 
 
-def _read_lines(body: bytes) -> Iterator[str]:
-    """The lines with their ends: LF, CRLF or CR. Too long a line is cut, and is still too long."""
-    text = io.TextIOWrapper(
-        io.BytesIO(body), encoding="utf-8-sig", errors="surrogateescape", newline=""
-    )
-    return _cut_lines(text) if _has_long_line(body) else text
-
-
 def _has_long_line(body: bytes) -> bool:
     """Whether a line may be too long, found by jumps from line end to line end."""
     start = 0
@@ -208,6 +203,7 @@ def _has_long_line(body: bytes) -> bool:
 
 
 def _cut_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines; of one that is too long, as much as shows it."""
     while line := text.readline(_LONGEST_LINE + 1):
         rest = line
         while len(rest) > _LONGEST_LINE and not rest.endswith(("\n", "\r")):

@@ -81,7 +81,7 @@ class DatabaseManager:
     def merge(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> MergeResult:
         """Merge `rows` into `table` in one transaction, with the options of merge_rows.
 
-        Logs the counts (Property 9). Raises DatabaseError, with nothing stored.
+        Logs the counts (Property 9). Raises DatabaseError: nothing is stored then.
         """
         result = self.run_in_transaction(
             lambda cursor: merge_rows(cursor, table, rows, **options),
@@ -173,11 +173,10 @@ class DatabaseManager:
                     "nothing was stored."
                 )
             call_interruptibly(connection.commit, cancel=partial(cancel, connection))
-        except psycopg2.Error as exc:
+        except Exception as exc:
             self._roll_back(connection)
-            raise translate(exc, self._where) from exc
-        except Exception:
-            self._roll_back(connection)
+            if isinstance(exc, psycopg2.Error):
+                raise translate(exc, self._where) from exc
             raise
         except BaseException:
             # A signal: without its connection the server rolls back, and nothing is waited for.
@@ -199,11 +198,8 @@ class DatabaseManager:
         self.close()
 
     def _open(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        return self._connection
-
-    def _connect(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
         config = self._config
         options: dict[str, Any] = {
             **{name: config[name] for name in ("host", "port", "database", "user")},
@@ -221,6 +217,7 @@ class DatabaseManager:
             raise translate_connect(exc, self._where) from exc
         # The statements after the lock must see what the run before committed.
         connection.set_session(isolation_level="READ COMMITTED")
+        self._connection = connection
         return connection
 
     def _abandon(self) -> None:

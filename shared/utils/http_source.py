@@ -35,10 +35,7 @@ _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 
 
 class Pacer:
-    """Lets no more than so many requests a second begin, over all threads that share it.
-
-    `clock` gives seconds, `sleep` takes them.
-    """
+    """Lets at most so many requests a second begin, over all threads that share it."""
 
     def __init__(
         self,
@@ -55,7 +52,13 @@ class Pacer:
 
     def wait(self) -> None:
         """Return when the caller's request may begin."""
-        while (seconds := self._take_turn()) > 0:
+        while True:
+            with self._lock:
+                now = self._clock()
+                if now >= self._next:
+                    self._next = now + self._interval_seconds
+                    return
+                seconds = self._next - now
             self._sleep(seconds)
 
     def slow_down(self, seconds: float | None) -> None:
@@ -64,15 +67,6 @@ class Pacer:
         if seconds <= MAX_RETRY_AFTER_SECONDS:
             with self._lock:
                 self._next = max(self._next, self._clock() + seconds)
-
-    def _take_turn(self) -> float:
-        """The seconds until the caller may ask again; 0 if it is its turn."""
-        with self._lock:
-            now = self._clock()
-            if now < self._next:
-                return self._next - now
-            self._next = now + self._interval_seconds
-            return 0.0
 
 
 class HttpSource:
@@ -113,7 +107,7 @@ class HttpSource:
     ) -> bytes:
         """The body of the answer to a GET of `route`: a path or an address below `root`, or `root`.
 
-        Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
+        Raises TransientAPIError after all attempts, APIError if the source refuses.
         """
         return self._read(lambda answer: answer.body, route, params, headers, bounds)
 
@@ -192,9 +186,8 @@ class HttpSource:
 
     def _translate(self, error: Exception) -> StockIngestionError:
         """The project's error for what the HTTP client raised; never with a foreign page's text."""
-        name, root = self.source.name, self.source.root
+        name, root, seconds = self.source.name, self.source.root, self._deadline_seconds
         if isinstance(error, DeadlineExceededError):
-            seconds = self._deadline_seconds
             return TransientAPIError(f"{name}'s answer did not end within {seconds:g} seconds.")
         if isinstance(error, requests.exceptions.SSLError):
             return APIError(f"No trusted connection to {root}: {_reason(error)}")

@@ -111,7 +111,8 @@ class KiteClientWrapper:
 
             ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
-        Raises as fetch_instruments does; APIError also if the answer is larger than `bounds`.
+        Raises AuthenticationError if the session is not proven (Property 1) or has died,
+        TransientAPIError after all attempts, APIError if Kite refuses or the answer is too large.
         """
         self._require_session()
         path = urlsplit(self._http.locate(route)).path
@@ -122,9 +123,7 @@ class KiteClientWrapper:
 
         Returns the rows as `parse_dump` reads them; the rejected ones are in `payload.batch`.
 
-        Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
-        session died since; TransientAPIError if Kite gave no answer after all attempts, APIError if
-        it refused.
+        Raises as `ask` does.
         """
         self._require_session()
 
@@ -172,10 +171,7 @@ class KiteClientWrapper:
 
 
 class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no types
-    """kiteconnect's client for bytes, and for routes that it does not know.
-
-    Its parser, which goes through float and loses the whole list to one bad row, is replaced.
-    """
+    """kiteconnect's client for bytes: its parser uses floats, and fails for one bad row."""
 
     _routes: dict[str, str]
 

@@ -39,14 +39,11 @@ _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Source(NamedTuple):
-    """Who is asked: the name in messages, the address, and the setting that holds it.
+    """Who is asked; `media_types` is a pattern of those that its answers have (not HTML)."""
 
-    `media_types` is a pattern of those that its answers have; by default any but HTML.
-    """
-
-    name: str
+    name: str  # in messages
     root: str
-    setting: str = "its address"
+    setting: str = "its address"  # what holds the root
     media_types: str = ""
 
     @property
@@ -143,10 +140,7 @@ class StrictSession(requests.Session):
 
 
 def _refuse_head(response: requests.Response, source: Source, outcome: str) -> str:
-    """The media type, in lower case, of an answer whose body is worth reading.
-
-    Raises TransientAPIError or APIError for any other.
-    """
+    """The media type, in lower case, of an answer worth reading; raises APIError for others."""
     status = response.status_code
     said = f"{source.name} answered {outcome}"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -191,10 +185,7 @@ def _is_packed(response: requests.Response, source: Source) -> bool:
 def _announced_length(
     response: requests.Response, source: Source, *, is_packed: bool
 ) -> int | None:
-    """The length in bytes that the body must have; None if its chunks or its gzip tell its end.
-
-    Raises TransientAPIError if nothing tells it.
-    """
+    """The bytes that must come; None if chunks or gzip tell the end. Raises TransientAPIError."""
     headers = response.headers
     is_sound = (
         _LENGTH.fullmatch(headers.get("Content-Length", "0"))
@@ -233,10 +224,7 @@ class _WholeLines:
 
 
 def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
-    """The content of a whole gzip stream of one member; gzip.decompress would also take several.
-
-    Raises TransientAPIError for another stream, APIError if the content is too large.
-    """
+    """The content of a whole gzip stream of one member; gzip.decompress would take several."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         content = unpacker.decompress(packed, bounds.unpacked * MB + 1)
