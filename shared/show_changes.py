@@ -66,7 +66,8 @@ def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
     if reports:
         last = reports[0]
         run = {"run_id": last.run_id, "started_at": last.started_at.isoformat()}
-        run |= {"remark": last.remark} if last.remark else {}  # why nothing could be compared
+        if last.remark:  # nothing could be compared
+            run["remark"] = last.remark
     changes = [{"run_id": r.run_id, **change} for r in reports for change in r.changes]
     return {"dag_id": feed.dag_id, "name": feed.name, "run": run, "changes": changes}
 

@@ -68,8 +68,9 @@ def find_unknown(values: Mapping[str, Any], paths: Sequence[str]) -> Iterator[st
         if section not in known:
             yield _describe_unknown("", section, known)
         elif isinstance(value, Mapping) and "" not in known[section]:
-            for name in [name for name in value if name not in known[section]]:
-                yield _describe_unknown(f"{section}.", name, known[section])
+            for name in value:
+                if name not in known[section]:
+                    yield _describe_unknown(f"{section}.", name, known[section])
 
 
 def _describe_unknown(section: str, name: str, known: Collection[str]) -> str:

@@ -78,8 +78,7 @@ def substitute(
 ) -> Any:
     """A copy of `value` with `${VAR}` and `${VAR:-default}` substituted in any string of it.
 
-    Those that are not set stay, and are added to `unset` by the path of the value
-    ("database.host").
+    Those that are not set stay, and are added to `unset` by the value's path ("database.host").
     """
     if isinstance(value, dict):
         return {

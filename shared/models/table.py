@@ -19,7 +19,7 @@ class Table:
     moment may be left out (""). `fillfactor` is that of schema.sql, in percent.
 
     Raises ValueError if a key has an unknown column, a snapshot lacks a moment, or a unique key
-    does not begin with a text of 36 characters or more, which a placeholder has room in.
+    does not begin with a text of 36 characters or more, for a placeholder to fit in.
     """
 
     name: str

@@ -122,7 +122,6 @@ class KiteClientWrapper:
         """Fetch the complete instrument list.
 
         Returns the rows as `parse_dump` reads them; the rejected ones are in `payload.batch`.
-
         Raises as `ask` does.
         """
         self._require_session()

@@ -39,7 +39,7 @@ _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Source(NamedTuple):
-    """Who is asked; `media_types` is a pattern of those that its answers have (not HTML)."""
+    """Who is asked; `media_types` is a pattern of its answers' types, by default any but HTML."""
 
     name: str  # in messages
     root: str
@@ -72,7 +72,7 @@ class StrictSession(requests.Session):
 
     requests and urllib3 accept a gzip stream without its end mark, a body of unknown length, and
     any size. Here an answer's end must be proven: by Content-Length, by its chunks, or as one whole
-    gzip member. No error has an answer's text: a page can echo the request's token.
+    gzip member. One that says "try later" is raised without its text, which can echo the token.
 
     Redirects are not followed, and ~/.netrc does not replace the token (ruling 36).
     """
