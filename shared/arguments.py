@@ -1,8 +1,7 @@
 """Arguments of the command line: errors of one line, with the nearest word; the DAGs' commands."""
 
-from __future__ import annotations
-
 import argparse
+import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
@@ -32,9 +31,7 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def refuse(self, word: str, note: str = "") -> NoReturn:
-        """End the program with status 2: nothing is known by this word."""
-        import difflib
-
+        """End the program with status 2: this word is not known."""
         name = word.partition("=")[0] or "''"
         if name in self._commands:
             self.error(f"{name} is a command, its options follow it: {self.prog} {name} ...")

@@ -1,7 +1,5 @@
 """Progress on standard output: a live bar at a terminal, plain lines elsewhere (ruling 11)."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil
@@ -26,29 +24,24 @@ _UNWRAPPED_COLUMNS = 1000
 
 
 def say(text: str = "") -> None:
-    """Write a message to standard output; its lines after the first are indented.
-
-    Secrets are masked, and what is not seen is escaped. Text of others must not begin it.
-    """
+    """Write a message to standard output, redacted, escaped, and indented after its first line."""
     _write(as_message(text))
 
 
 def say_lines(text: str) -> None:
-    """Write a text of several lines, each of which begins with words of this project's own."""
+    """Write lines, each of which begins with words of this project's own."""
     _write("\n".join(map(as_message, text.split("\n"))))
 
 
 def write_data(text: str) -> None:
     """Write data for programs to standard output, exactly as they are (ruling 35).
 
-    Raises StockIngestionError if they cannot be written whole, other than to a pipe that nobody
-    reads any more.
+    Raises StockIngestionError if they cannot be written whole, other than to a closed pipe.
     """
     error = _write(text)
     if error and not isinstance(error, BrokenPipeError):
-        raise StockIngestionError(
-            f"Standard output cannot take all of it: {error.strerror or error}."
-        ) from error
+        reason = error.strerror or error
+        raise StockIngestionError(f"Standard output cannot take all of it: {reason}.") from error
 
 
 def _write(text: str) -> OSError | None:
@@ -124,8 +117,6 @@ class _PlainDisplay(Display):
 
 
 class _LiveDisplay(Display):
-    """A bar for each step, redrawn in place."""
-
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._steps: list[TaskID] = []  # the innermost one last

@@ -1,7 +1,5 @@
 """Which DAGs a call of the command line runs, in which order, and how."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,17 +12,11 @@ from shared.feed import RunOptions
 
 
 def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = False) -> list[DAG]:
-    """The DAGs with the wanted ids; without any, all enabled ones.
-
-    Raises ConfigurationError if an id is not known, nothing is enabled, or, unless
-    `also_disabled`, a wanted one is not.
-    """
+    """The DAGs with the wanted ids; without any, all enabled ones. Raises ConfigurationError."""
     known = sorted({dag.dag_id for dag in dags} - {NO_ID})
     if unknown := [dag_id for dag_id in wanted if dag_id not in known]:
-        raise ConfigurationError(
-            f"There is no DAG {unknown[0]}. Known ids: {', '.join(map(str, known)) or 'none'} "
-            "(see --list)."
-        )
+        ids = ", ".join(map(str, known)) or "none"
+        raise ConfigurationError(f"There is no DAG {unknown[0]}. Known ids: {ids} (see --list).")
     selected = [dag for dag in dags if (dag.dag_id in wanted if wanted else dag.enabled)]
     if not selected:
         raise ConfigurationError("There is no enabled DAG (see --list).")
@@ -40,9 +32,7 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
 def plan_runs(dags: Sequence[DAG], options: RunOptions) -> list[tuple[DAG, Callable[[], Any]]]:
     """The DAGs in the order in which they run, each with what runs it.
 
-    A DAG that cannot be loaded fails when its turn has come: the others run all the same.
-
-    Raises ConfigurationError for options that cannot be followed, before anything runs.
+    One that cannot be loaded fails in its turn. Raises ConfigurationError for wrong options.
     """
     if options.from_file is not None and len(dags) != 1:
         ids = ", ".join(str(dag.dag_id) for dag in dags)
@@ -62,10 +52,9 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
     given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
     for name in given:
         if name not in inspect.signature(function).parameters:
-            raise ConfigurationError(
-                f"DAG {dag.dag_id} has no --{name.replace('_', '-')}: its function {dag.name} "
-                f"takes no {name}."
-            )
+            option = f"--{name.replace('_', '-')}"
+            fault = f"its function {dag.name} takes no {name}"
+            raise ConfigurationError(f"DAG {dag.dag_id} has no {option}: {fault}.")
     call = partial(function, **given)  # of a feed it records its run itself
     return call if feed else partial(run_function, dag.dag_id, dag.name, call)
 

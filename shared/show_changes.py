@@ -1,7 +1,5 @@
 """`changes`: what runs have changed, by kind with the first of each, or all of it as JSON."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,10 +23,8 @@ logger = logging.getLogger(__name__)
 def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Show what the DAGs' runs have changed; `wanted` are the keywords of `read_changes`.
 
-    A DAG that cannot be loaded is passed over with a warning, unless it is the only one.
-
-    Raises ConfigurationError if none of them keeps changes, or none has the wanted run;
-    DatabaseError if they cannot be read.
+    A DAG that cannot be loaded is left out with a warning, unless it is the only one. Raises
+    ConfigurationError if none keeps changes or has the wanted run, DatabaseError if reading fails.
     """
     feeds, errors = load_feeds(dags)
     if errors and len(dags) == 1:
@@ -66,12 +62,12 @@ def _read(
 
 
 def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
-    """The last run, and the changes of all of them."""
     run: dict[str, Any] | None = None
     if reports:
-        run = {"run_id": reports[0].run_id, "started_at": reports[0].started_at.isoformat()}
-        if reports[0].remark:  # there are no changes then, since nothing could be compared
-            run["remark"] = reports[0].remark
+        last = reports[0]
+        run = {"run_id": last.run_id, "started_at": last.started_at.isoformat()}
+        if last.remark:  # nothing could be compared
+            run["remark"] = last.remark
     changes = [{"run_id": r.run_id, **change} for r in reports for change in r.changes]
     return {"dag_id": feed.dag_id, "name": feed.name, "run": run, "changes": changes}
 
@@ -86,7 +82,6 @@ def _describe(report: ChangeReport) -> list[str]:
 
 
 def _summarise(report: ChangeReport) -> list[str]:
-    """A table of the changes by kind and group, within 80 columns."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for change in report.changes:
         value = str(change[report.group]) if report.group else ""

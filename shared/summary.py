@@ -1,7 +1,5 @@
 """What a run has done, in words, and its rejected rows in a file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import logging
@@ -35,7 +33,8 @@ def describe(run: Run) -> str:
         lines += ["", *_fill(f"left out by parameters.{run.feed.only}: {listed}")]
     if figures.merge is not None and figures.changes is not None:
         last = "since the last list" if run.feed.table.is_snapshot else "in rows stored before"
-        lines += ["", *_changes(figures.changes, last)]
+        kinds = [f"{count:>8,}  {kind}" for kind, count in figures.changes.most_common()]
+        lines += ["", f"changes {last}:" if kinds else f"nothing changed {last}", *kinds]
     if figures.rejected:
         lines += ["", *_reject_lines(run)]
     tables = [_table(column, counts) for column, counts in figures.counts.items() if counts]
@@ -74,10 +73,9 @@ def write_rejected_rows(
     """Write rejected rows to a new CSV file in `directory`, which only its owner can read.
 
     Columns: line_number in the payload (1 is the header), reason, and the row as a line of CSV,
-    exactly, but for an apostrophe before it where a spreadsheet could take it for a formula.
-    `moment` is in the file's name; if `is_more`, the rows are put behind those that are in it.
-    Returns the path, or None, after a warning, if the file cannot be written: the valid rows count
-    more.
+    with an apostrophe where a spreadsheet could take it for a formula. `moment` is in the file's
+    name; with `is_more` the rows are added to it. Returns the path, or None, after a warning, if
+    it cannot be written.
     """
     path = directory / f"rejected_rows_{moment:%Y-%m-%d_%H%M%S_%f}.csv"
     try:
@@ -88,8 +86,10 @@ def write_rejected_rows(
             if not is_more:
                 writer.writerow(["line_number", "reason", "row"])
             for row in rejected:
-                cells = (row.reason, _as_line(row.row))
-                writer.writerow([row.line_number, *map(_without_formula, cells)])
+                line = io.StringIO()
+                csv.writer(line, lineterminator="").writerow(row.row)
+                cells = map(_without_formula, (row.reason, line.getvalue()))
+                writer.writerow([row.line_number, *cells])
     except (OSError, ValueError) as exc:
         logger.warning("The list of rejected rows cannot be written to %s: %s", path, exc)
         return None
@@ -99,20 +99,15 @@ def write_rejected_rows(
 def _without_formula(cell: str) -> str:
     """The cell with an apostrophe before a sign that begins a formula, as OWASP advises.
 
-    One is also put before a text that begins with apostrophes and such a sign: so it is undone by
-    taking one apostrophe away wherever a text begins so.
+    Also where apostrophes come before the sign: taking one away always undoes it.
     """
     return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA_SIGNS) else cell
 
 
-def _as_line(fields: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(fields)
-    return text.getvalue()
-
-
 def _headlines(run: Run) -> list[str]:
-    figures, title, target = run.figures, run.feed.title, _target(run)
+    figures, title = run.figures, run.feed.title
+    target = f"{run.config.database.database}." if run.config else ""
+    target += run.feed.table.name
     if run.options.dry_run and figures.stored:
         lines = [f"Dry run: {figures.stored:,} {title} would be stored in {target}"]
     elif figures.merge is not None:
@@ -133,11 +128,6 @@ def _headlines(run: Run) -> list[str]:
     return lines
 
 
-def _target(run: Run) -> str:
-    database = f"{run.config.database.database}." if run.config else ""
-    return f"{database}{run.feed.table.name}"
-
-
 def _counts(run: Run) -> list[str]:
     figures, merge = run.figures, run.figures.merge
     counts = {
@@ -154,26 +144,13 @@ def _counts(run: Run) -> list[str]:
     return [f"{name:<12}{count:>10,}" for name, count in counts.items()]
 
 
-def _changes(changes: Counter[str], last: str) -> list[str]:
-    if not changes:
-        return [f"nothing changed {last}"]
-    lines = [f"changes {last}:"]
-    return lines + [f"{count:>8,}  {kind}" for kind, count in changes.most_common()]
-
-
 def _table(title: str, counts: Counter[Any]) -> list[str]:
-    texts = ((("" if value is None else str(value)), count) for value, count in counts.items())
+    texts = (("" if value is None else str(value), count) for value, count in counts.items())
     rows = sorted(texts, key=lambda item: (-item[1], item[0]))
-    lines = [f"{title:<16}{'rows':>9}"]
-    return lines + [f"  {name or '-':<14}{n:>9,}" for name, n in rows]  # no name begins a line
+    return [f"{title:<16}{'rows':>9}", *(f"  {name or '-':<14}{n:>9,}" for name, n in rows)]
 
 
 def _fill(text: str) -> list[str]:
-    """The text in lines, with no word broken."""
     return textwrap.wrap(
-        text,
-        _COLUMNS,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, _COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

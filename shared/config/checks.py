@@ -1,7 +1,5 @@
 """Merges the sources of a configuration, and checks the values against its fields."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,9 +30,9 @@ def check(
 ) -> dict[str, Any]:
     """Merge the sources, later ones over earlier ones, and give each field its value.
 
-    `fields` stand by the name of the source that should have them. What else the sources hold is
-    handed on as it is. With `keeps_unset` variables that are not set stay as they are written, with
-    `warns` a default that is used is a warning, unless the setting is an extra one.
+    `fields` stand by the name of the source that should have them; other values stay as they are.
+    With `keeps_unset` so do variables that are not set. With `warns` the use of a default is a
+    warning, unless the setting is an extra one.
 
     Raises ConfigurationError that names every fault, behind the files that are `unreadable`.
     """
@@ -97,7 +95,6 @@ def _name_unset(
 
 
 def _is_unset(item: Field, unset: Iterable[str]) -> bool:
-    """Whether a path of `unset` is the field's, or within it."""
     return any(f"{path}.".startswith(f"{item.path}.") for path in unset)
 
 
@@ -113,10 +110,7 @@ def _find_owner(sources: Sequence[Source], path: str) -> str:
 
 
 def _convert(item: Field, values: dict[str, Any]) -> str:
-    """Convert the field's value, or give it its default. Returns what to say of the default.
-
-    Raises ValueError that says what is wrong.
-    """
+    """Convert the field's value, or give it its default. Returns what to say of the default."""
     outer, _, name = item.path.rpartition(".")
     section = values.setdefault(outer, {}) if outer else values
     if not isinstance(section, dict):

@@ -1,9 +1,8 @@
 """The settings of the runner and of the DAGs: `.env` and JSON in, checked values out.
 
 A DAG runs on the root config (config/config.json) with its own merged over it, key by key
-(ruling 7). A local.json beside either file, which git ignores, is merged over that file (ruling
-37). All faults are reported at once, with the file and the path in it. Nothing else reads the
-environment.
+(ruling 7). A local.json beside either file is merged over that file (ruling 37). All faults are
+reported at once, with file and path. Nothing else reads the environment.
 """
 
 from __future__ import annotations
@@ -96,16 +95,12 @@ class ConfigLoader:
 
     @staticmethod
     def load_root_config() -> dict[str, Any]:
-        """Load root-level configuration: `api`, `database`, `logging`, `calendar`.
-
-        Raises ConfigurationError if the config file is missing or invalid.
-        """
+        """Load root-level configuration. Raises ConfigurationError if it is missing or invalid."""
         return _load({PROJECT_ROOT / "config": ROOT_FIELDS})
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
-        """Load DAG-specific configuration: `enabled`, `schedule`, `description`, `after`,
-        `grace_minutes`, and `parameters` (those of every feed checked, others as they are).
+        """Load DAG-specific configuration; parameters that only the DAG knows stay as they are.
 
         Raises ConfigurationError if the config file is missing or invalid.
         """
@@ -125,9 +120,8 @@ class ConfigLoader:
     ) -> tuple[RootConfig, DAGConfig]:
         """Load what a DAG runs on: the root config with the DAG's own merged over it.
 
-        `own_fields` are all the settings that the DAG has beside those of every DAG: a feed's are
-        FEED_FIELDS, SNAPSHOT_FIELDS if it is a snapshot, and its own. Without any, its parameters
-        are handed on as they are. Without `needs_api` Kite's credentials are left empty.
+        `own_fields` are the DAG's settings besides those of every DAG; without any, its parameters
+        stay as they are. Without `needs_api` Kite's credentials are left empty.
 
         Raises ConfigurationError that names every fault of both files.
         """
@@ -146,7 +140,7 @@ class ConfigLoader:
 
     @staticmethod
     def load_api_config(*, with_token: bool = True) -> APIConfig:
-        """The `api` section alone; without the access token where a login is to bring it."""
+        """The `api` section alone; its access token is empty where a login is to bring it."""
         unwanted = () if with_token else ("kite_access_token",)
         values = _load_section("api", unwanted)
         return _make(APIConfig, {**values, **dict.fromkeys(unwanted, "")})
@@ -159,8 +153,7 @@ class ConfigLoader:
     @staticmethod
     def load_holidays() -> list[date]:
         """The days without trading besides weekends."""
-        holidays: list[date] = _load_section("calendar")["holidays"]
-        return holidays
+        return list(_load_section("calendar")["holidays"])
 
     @staticmethod
     def load_logging_config() -> dict[str, Any]:
@@ -169,10 +162,7 @@ class ConfigLoader:
 
     @staticmethod
     def load_dag_summary(dag_folder: str | Path) -> dict[str, Any]:
-        """What the list of DAGs shows of one: its settings without its parameters.
-
-        Reads the folder's files alone; a variable that is not set stays as it is written.
-        """
+        """A DAG's settings without its parameters, for a list; variables may be unset."""
         fields = (*DAG_FIELDS, FREE_PARAMETERS)
         values = _load({Path(dag_folder): fields}, warns=False, keeps_unset=True)
         return {item.path: values[item.path] for item in DAG_FIELDS}
@@ -184,8 +174,7 @@ def override_config(
 ) -> Iterator[None]:
     """Within the body `values` are merged over whatever the files say; `name` says whose they are.
 
-    With `folder` they are for the DAG of this folder alone. This is how the sandbox redirects a
-    run: it changes configuration values and nothing else.
+    With `folder` they are for the DAG of this folder alone.
     """
     override = (name, values), folder and folder.resolve()
     _overrides.append(override)
@@ -203,18 +192,13 @@ def environment_overrules(name: str, value: str) -> bool:
 def load_dag_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in `config` (a DAG's config, or its parameters alone), defaults filled in."""
     name, values = "the DAG's parameters", {"parameters": config.get("parameters", config)}
-    checked = check([(name, values)], {name: FEED_FIELDS}, {}, keeps_unset=True)
-    parameters: dict[str, Any] = checked["parameters"]
-    return parameters
+    return dict(check([(name, values)], {name: FEED_FIELDS}, {}, keeps_unset=True)["parameters"])
 
 
 def _load(
     folders: Mapping[Path, Sequence[Field]], *, warns: bool = True, keeps_unset: bool = False
 ) -> dict[str, Any]:
-    """What the folders' files say, overrides merged over them, checked by each folder's fields.
-
-    Raises ConfigurationError that names every fault of all files.
-    """
+    """What the folders' files say, overrides merged over them, checked by each folder's fields."""
     environment = read_process_environment()
     with suppress(ConfigurationError) if keeps_unset else nullcontext():
         environment = read_environment(ENV_FILE)
@@ -233,10 +217,7 @@ def _load(
 
 
 def _read_folder(folder: Path, fields: Sequence[Field]) -> tuple[list[Source], list[str]]:
-    """What config.json and local.json hold of the known sections, and which cannot be read.
-
-    Unknown keys are warned of.
-    """
+    """The known sections of config.json and local.json, and why a file cannot be read."""
     known = [item.path for item in (*ROOT_FIELDS, *fields)]
     sections = {path.split(".")[0] for path in known}
     sources: list[Source] = []
@@ -258,12 +239,10 @@ def _read_folder(folder: Path, fields: Sequence[Field]) -> tuple[list[Source], l
 
 def _load_section(section: str, unwanted: Collection[str] = ()) -> dict[str, Any]:
     fields = _root_fields(f"{section}.", unwanted)
-    values: dict[str, Any] = _load({PROJECT_ROOT / "config": fields}, warns=False)[section]
-    return values
+    return dict(_load({PROJECT_ROOT / "config": fields}, warns=False)[section])
 
 
 def _root_fields(prefix: str, unwanted: Collection[str]) -> list[Field]:
-    """The fields of the root config with a prefix, without settings that are unwanted."""
     within = [item for item in ROOT_FIELDS if item.path.startswith(prefix)]
     return [item for item in within if item.path.split(".")[1] not in unwanted]
 
@@ -273,6 +252,5 @@ def _with_absolute_directory(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make(config: Callable[..., _Config], values: Mapping[str, Any]) -> _Config:
-    """The dataclass made of those of the values that it has."""
     names = config.__dataclass_fields__  # type: ignore[attr-defined]
     return config(**{name: values[name] for name in values if name in names})

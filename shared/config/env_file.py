@@ -1,7 +1,5 @@
 """Change one variable in a `.env` file: atomically, everything else byte for byte as it was."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -32,14 +30,11 @@ _BINDING = re.compile(
 def reserved(path: Path) -> Iterator[Callable[[str, str], None]]:
     """A function that sets a variable (its name, its value), for which all is prepared.
 
-    A file with the owner and the rights of the one at `path`, and room for its content, lies beside
-    it before the body begins, so that nothing is asked of Kite which could not be kept afterwards.
-    The function may be called once. The file's last line for the name gets the value, or a new line
-    at the end does. The new content takes the file's place in one step: whatever fails, the file is
-    either as it was or as it should be. It is made if it is not there (mode 600).
+    Room for a copy, with the file's owner and rights, is taken before the body begins: no token is
+    asked for that could not be kept. The function may be called once: the last line for the name
+    gets the value, or a new line does, and the copy replaces the file in one step.
 
-    Both raise ConfigurationError if the file cannot be written, and the function if the value would
-    not be read back as it is.
+    Both raise ConfigurationError if the file cannot be written, or the value cannot be in it.
     """
     target = path.resolve()  # a link stays a link
     with ExitStack() as clean_up:
@@ -77,10 +72,10 @@ def _read(target: Path) -> bytes:
 
 
 def _take_over_owner(descriptor: int, target: Path, shown: str) -> None:
-    """Give the open file, which is private, the owner, the group and the mode that `target` has.
+    """Give the open file `target`'s owner, group and mode; one that all could read becomes private.
 
-    Where everybody could read `target`, it becomes private. Where it is not there, root makes it
-    for the owner of its folder. Raises ConfigurationError if this user may not give files away.
+    Where it is missing, root makes it for the owner of its folder. Raises ConfigurationError if
+    this user may not give files away.
     """
     is_there = target.exists()
     model = (target if is_there else target.parent).stat()
@@ -106,7 +101,6 @@ def _write(file: BinaryIO, content: bytes) -> None:
 
 
 def _with_variable(content: bytes, name: str, value: str) -> bytes:
-    """`content` with the variable set."""
     if not value or any(not c.isprintable() or c in "'\"\\ #$`" for c in value):
         raise ConfigurationError(f"{name}: its value has characters that {name} cannot have.")
     bom = content[:3] if content.startswith(BOM_UTF8) else b""

@@ -1,7 +1,5 @@
 """Every setting: its path in the JSON file, what it may be, and its default."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable
@@ -32,9 +30,8 @@ class HiddenValueError(ValueError):
 class Field:
     """One setting; its path is a name, or a section and a name ("database.host").
 
-    `convert` turns the JSON value into the typed one, or raises ValueError that says what was
-    expected. The value of a secret is never shown. An extra setting may be left out; where another
-    one is, its default is used with a warning.
+    `convert` turns the JSON value into the typed one; its ValueError says what was expected. A
+    secret's value is never shown. An extra setting may be left out without a warning.
     """
 
     path: str
@@ -159,13 +156,12 @@ def address(value: Any) -> str:
 
 def folder(value: Any) -> str:
     """The path of a folder; ~ is a home folder."""
+    if not text(value).isprintable():
+        raise ValueError("expected a folder without control characters in its name")
     try:
-        path = str(Path(text(value)).expanduser())
+        return str(Path(value).expanduser())
     except RuntimeError as exc:
         raise ValueError("expected a folder whose ~ is a home folder that exists") from exc
-    if not path.isprintable():
-        raise ValueError("expected a folder without control characters in its name")
-    return path
 
 
 def credential(value: Any) -> str:
@@ -210,7 +206,6 @@ ROOT_FIELDS = (
     Field("logging.backup_count", integer(1, 1000), 5, is_extra=True),
 )
 
-# Every DAG's.
 DAG_FIELDS = (
     Field("enabled", boolean, True),
     Field("schedule", schedule, DAILY),
@@ -221,7 +216,6 @@ DAG_FIELDS = (
     Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
 )
 
-# Every feed's, beside its own.
 FEED_FIELDS = (
     Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
     Field("parameters.retry_attempts", integer(1, 100), 3),

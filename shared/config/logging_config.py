@@ -1,11 +1,8 @@
-"""Where log lines go, how they look, and that no secret is among them.
+"""Where log lines go, how they look, and that no secret is among them (rulings 12 and 35).
 
 Warnings and errors go to standard error, one line each; everything from the configured level on
-goes to a rotating file, with stack traces. What is printed goes through `as_message`, too
-(rulings 12 and 35).
+goes to a rotating file, with stack traces.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -26,7 +23,7 @@ _MASK = "***"
 _AS_UTF_8: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LONG = 16
 _SHORT = 8
-# Headers and parameters that carry secrets, whoever's they are.
+# Headers and parameters that carry secrets.
 _CREDENTIALS = re.compile(
     r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
     r"[^\s&'\"<>,;)]+"
@@ -72,9 +69,8 @@ def _written_forms(secret: str) -> set[str]:
 
 
 def _as_pattern(form: str) -> str:
-    """What matches a secret: a short one as a word of its own only, since a password of "1234" must
-    not change the figures of a summary; a long one also if a message was cut within it.
-    """
+    # A short one only as a word of its own: a password of "1234" must not change the figures of a
+    # summary. A long one also if a message was cut within it.
     escaped = re.escape(form)
     if len(form) > _LONG:
         return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
@@ -96,7 +92,7 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class _SafeHandlerMixin:
-    """Tells once, in a line, that a log cannot be written (disk full), and lets the run go on."""
+    """Says once, in a line, that a log cannot be written (disk full), and lets the run go on."""
 
     _has_failed = False
 
@@ -141,8 +137,7 @@ def setup_file_logging(
 ) -> Path | None:
     """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
 
-    Returns the file's path, or None, after a warning, if it cannot be written: a full disk or a
-    missing permission must not keep the daily list from being stored.
+    Returns the file's path, or None, after a warning, if it cannot be written.
     """
     path = directory / LOG_FILE_NAME
     try:

@@ -1,9 +1,4 @@
-"""Reads what a configuration is made of: the environment, `.env` and JSON files.
-
-Whether the values are right is not asked here (see checks.py).
-"""
-
-from __future__ import annotations
+"""Reads what a configuration is made of: the environment, `.env` and JSON files."""
 
 import json
 import logging
@@ -28,10 +23,7 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def read_environment(env_file: Path) -> dict[str, str]:
-    """The variables of `.env`, overruled by those of the process.
-
-    Raises ConfigurationError if the file is there and cannot be read.
-    """
+    """The variables of `.env`, overruled by the process's. Raises ConfigurationError."""
     if env_file.exists() and not env_file.is_file():
         raise ConfigurationError(f"{env_file.name} is not a file: remove it (see .env.example).")
     try:
@@ -42,9 +34,8 @@ def read_environment(env_file: Path) -> dict[str, str]:
             warn_once(env_file, f"{env_file.name} can be read by others: {hint}")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{env_file.name} cannot be read: {exc}.") from exc
-    set_in_file = {name: value for name, value in from_file.items() if value is not None}
+    set_in_file = {name: value for name, value in from_file.items() if value}
     environment = {**set_in_file, **read_process_environment()}
-    # As soon as they are known, whatever the JSON files do with them.
     register_secrets(environment[name] for name in SECRET_VARIABLES if name in environment)
     register_secrets(_proxy_passwords(environment))
     return environment
@@ -56,18 +47,14 @@ def read_process_environment() -> dict[str, str]:
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in the file at `path`, which messages call `name`.
-
-    Raises ConfigurationError if it is missing, cannot be read, or holds something else.
-    """
+    """The JSON object in a file, which messages call `name`. Raises ConfigurationError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as exc:
         raise ConfigurationError(f"{name} is missing: restore it from the repository.") from exc
     except json.JSONDecodeError as exc:
-        raise ConfigurationError(
-            f"{name} is not valid JSON: line {exc.lineno}, column {exc.colno}: {exc.msg}."
-        ) from exc
+        place = f"line {exc.lineno}, column {exc.colno}"
+        raise ConfigurationError(f"{name} is not valid JSON: {place}: {exc.msg}.") from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise ConfigurationError(f"{name} cannot be read: {exc}.") from exc
     if not isinstance(values, dict):
@@ -80,8 +67,7 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Put the values of `over` into `base`, key by key, at any depth."""
     for key, value in over.items():
         if isinstance(value, Mapping):
-            if not isinstance(base.get(key), dict):
-                base[key] = {}
+            base[key] = base[key] if isinstance(base.get(key), dict) else {}
             merge(base[key], value)
         else:
             base[key] = value
@@ -92,8 +78,7 @@ def substitute(
 ) -> Any:
     """A copy of `value` with `${VAR}` and `${VAR:-default}` substituted in any string of it.
 
-    Variables that are not set stay as they are written. Their names are added to `unset`, by the
-    path of the value that wants them ("database.host").
+    Those that are not set stay, and are added to `unset` by the value's path ("database.host").
     """
     if isinstance(value, dict):
         return {

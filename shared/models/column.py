@@ -1,9 +1,4 @@
-"""A column: how a text becomes its value, and which values it holds exactly.
-
-The rules of a column are here alone; reading a list and checking rows follow them.
-"""
-
-from __future__ import annotations
+"""A column: how a text becomes its value, and which values it holds exactly."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,7 +26,7 @@ _MOST_REMEMBERED = 100_000  # distinct values of a column
 def _reader(
     pattern: str, make: Callable[[str], T], expected: str, form: str = ""
 ) -> Callable[[str], T | None]:
-    """What gives a text's value, or None if it is blank, and raises ValueError for another text."""
+    """A function from a text to its value, or None if it is blank; it raises ValueError."""
     accepted = re.compile(pattern, re.ASCII)
 
     def read(text: str) -> T | None:
@@ -88,14 +83,12 @@ _READERS: Mapping[type, Callable[[str], Any]] = {
 class Column:
     """A column that rows are merged into, with its PostgreSQL type.
 
-    `name` is also the column's name in a row, and has to be an identifier of Python's; `header` is
-    its name in a CSV's header where that is another one.
-    A varchar has a `length` in characters; a numeric a `precision` (digits in all) and a `scale`
-    (decimals among them): a value with more decimals is refused, never rounded. A number is not
-    below `minimum`. Of a `nullable` one rows may come without a value.
-    `is_distinct` says that nearly every row has a value of its own: none is remembered then.
-    `reader`, if given, turns a text into the value in place of the type's own way; it raises
-    ValueError with what it expected.
+    `name` is also its name in a row, a Python identifier; `header` is its name in a CSV's header
+    where that differs. A varchar has a `length` in characters; a numeric a `precision` (digits in
+    all) and a `scale` (decimals among them): a value with more decimals is refused, never rounded.
+    A number is not below `minimum`. A `nullable` column may have no value. `is_distinct` says that
+    nearly every row has its own value: none is remembered. `reader`, if given, turns a text into
+    the value in place of the type's way; its ValueError says what it expected.
     """
 
     name: str
@@ -140,10 +133,7 @@ class Column:
         return {str: "a text", date: "a date"}.get(self.python_type, "a decimal number")
 
     def read(self, text: str) -> Any:
-        """The value that `text` means, or None if it is blank.
-
-        Raises ValueError with the column, what was expected and what came.
-        """
+        """The value of `text`, or None if it is blank. Raises ValueError that names the column."""
         try:
             return (self.reader or _READERS[self.python_type])(text)
         except ValueError as exc:
@@ -152,8 +142,7 @@ class Column:
     def convert(self, value: Any) -> Any:
         """`value` in the column's type where it means the same: a text, a float, a datetime.
 
-        Anything else comes back as it is, for `check` to judge. Raises ValidationError if a text
-        cannot be read.
+        Any other comes back as it is. Raises ValidationError if a text cannot be read.
         """
         if self.python_type is date and isinstance(value, datetime):
             return value.date()
@@ -165,7 +154,7 @@ class Column:
             raise ValidationError(str(exc)) from None
 
     def holds(self, values: Collection[Any]) -> bool:
-        """Whether it can hold each of `values` exactly. To ask once for many is what is fast."""
+        """Whether it can hold each of `values` exactly; to ask once for many is faster."""
         types = set(map(type, values))
         if not types <= self.types:
             return False
@@ -185,8 +174,8 @@ class Column:
         if not is_text:
             return f"expected {self.expected}, got {shorten(value)}"
         if self.length is not None and len(value) > self.length:
-            fault = f"expected at most {self.length} characters, got {len(value)}"
-            return f"{fault}: {shorten(value)}"
+            got = f"got {len(value)}: {shorten(value)}"
+            return f"expected at most {self.length} characters, {got}"
         return f"holds a character that cannot be stored, got {shorten(value)}"
 
 
@@ -204,17 +193,11 @@ def _holds_integers(column: Column, numbers: Collection[int]) -> bool:
     return lowest <= min(numbers) and max(numbers) <= highest
 
 
-def _holds_decimals(column: Column, numbers: Collection[Decimal]) -> bool:
-    return all(map(partial(_fits, column), numbers))
-
-
 def _fits(column: Column, number: Decimal) -> bool:
-    """Whether NUMERIC(precision, scale) holds the number as it is.
-
-    PostgreSQL does not read thousands of zeros behind the point.
-    """
+    """Whether NUMERIC(precision, scale) holds the number as it is."""
     exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -_MOST_DIGITS:  # NaN, Infinity
+    # NaN, Infinity; PostgreSQL does not read thousands of zeros behind the point.
+    if not isinstance(exponent, int) or exponent < -_MOST_DIGITS:
         return False
     scale = (column.scale or 0) if column.precision is not None else _MOST_DIGITS
     whole_digits = (column.precision or 2 * _MOST_DIGITS) - scale
@@ -233,7 +216,7 @@ def _holds_moments(column: Column, moments: Collection[datetime]) -> bool:
 _HOLDS: Mapping[type, Callable[[Column, Collection[Any]], bool]] = {
     str: _holds_texts,
     int: _holds_integers,
-    Decimal: _holds_decimals,
+    Decimal: lambda column, numbers: all(map(partial(_fits, column), numbers)),
     date: lambda column, dates: True,
     datetime: _holds_moments,
 }
@@ -267,10 +250,7 @@ class ColumnCheck:
 
 
 def check_row(columns: Sequence[Column], row: Mapping[str, Any]) -> None:
-    """Check a value for each column; one that is not in `row` counts as None.
-
-    Raises ValidationError with the first column that cannot hold its value.
-    """
+    """Raise ValidationError for the first column that cannot hold its value (None if missing)."""
     for column in columns:
         column.check(row.get(column.name))
 
@@ -282,8 +262,7 @@ def find_invalid(
 ) -> Iterator[tuple[int, ValidationError]]:
     """The index and the fault of each row that `check` refuses (`check_row` by default).
 
-    `check` raises ValidationError. It is asked about few rows beside those that do not fit: many
-    are looked at together first, which takes less than a microsecond a row.
+    `check` raises ValidationError. It is called for few rows: many are looked at together first.
     """
     judge = check or partial(check_row, columns)
     names = [column.name for column in columns]

@@ -37,8 +37,8 @@ _COLUMNS = {column.name: column for column in INSTRUMENT_TABLE.columns}
 class Instrument:
     """Represents a tradable instrument.
 
-    `strike` and `tick_size` are exact, in rupees (or the contract's quote unit); `expiry` is None
-    for equities and indices; values stand as Kite gives them (ruling 14).
+    `strike` and `tick_size` are exact, in rupees (or the contract's quote unit), as Kite gives them
+    (ruling 14); `expiry` is None for equities and indices.
     """
 
     instrument_token: int
@@ -65,13 +65,10 @@ class Instrument:
     ) -> Instrument:
         """Create Instrument from Kite API response.
 
-        `data` holds Kite's fields, as text or already converted; a field that is not there, or is
-        blank, becomes None. `moment` is used for both timestamps (default: now).
-
-        Raises ValidationError if a text is not the number or the date that it should be.
+        `data` holds Kite's fields, as text or converted; one that is missing or blank becomes None.
+        Both timestamps are `moment` or now. Raises ValidationError if a text cannot be read.
         """
-        if moment is None:
-            moment = datetime.now()
+        moment = moment or datetime.now()
         get = data.get
         token, exchange, symbol = get("instrument_token"), get("exchange"), get("tradingsymbol")
         number, kind, name = get("exchange_token"), get("instrument_type"), get("name")
@@ -99,11 +96,7 @@ class Instrument:
         )
 
     def validate(self) -> bool:
-        """Validate instrument data.
-
-        Returns True. Raises ValidationError with the reason if a required field is missing, a type
-        is wrong, or a value does not fit its column exactly (rulings 13 and 15).
-        """
+        """Validate instrument data, as `check_instrument` does (rulings 13 and 15)."""
         return check_instrument(vars(self))
 
 
@@ -112,10 +105,6 @@ def _convert(name: str, value: Any) -> Any:
 
 
 def check_instrument(data: Mapping[str, Any]) -> bool:
-    """Check the typed fields of an instrument against what the table can hold.
-
-    Returns True. Raises ValidationError with the name of the field, what was expected and what
-    came.
-    """
+    """Check that the table can hold the fields. Returns True. Raises ValidationError."""
     check_row(INSTRUMENT_TABLE.columns, data)
     return True

@@ -1,9 +1,4 @@
-"""The description of a table that rows are merged into.
-
-A DAG describes its own table with it; how rows are merged is shared (utils/staged_merge.py).
-"""
-
-from __future__ import annotations
+"""The description of a table that rows are merged into."""
 
 from dataclasses import dataclass
 
@@ -16,17 +11,16 @@ __all__ = ["Column", "Table"]
 class Table:
     """A table with a key, further unique keys, and the two moments that each of its rows carries.
 
-    `last_updated` names the column that every row of a run gets the run's moment in; `created_at`
-    the one that keeps the moment when the key was first stored.
+    `last_updated` names the column for the moment of the run that wrote the row, `created_at` the
+    one for the moment when its key was first stored.
 
     A run of a snapshot (`is_snapshot`) has all rows that there are now. Otherwise a run has some of
-    them: the others are not looked at, a row that is stored already is not written again, and
-    either moment may be left out (""). `fillfactor` is that of schema.sql, in percent: a table that
-    is written anew gets it.
+    them: the others are left alone, a row that is stored already is not written again, and either
+    moment may be left out (""). `fillfactor` is that of schema.sql, in percent.
 
-    Raises ValueError if a key names no column, a column of `key` is nullable (such a row is not
-    found again), a snapshot lacks a moment, or a unique key does not begin with a text of 36
-    characters or more: a row that lets go of its key gets a passing text in it.
+    Raises ValueError if a key has an unknown column, `key` a nullable one (such a row is not found
+    again), a snapshot lacks a moment, or a unique key does not begin with a text of 36 characters
+    or more, for a placeholder to fit in.
     """
 
     name: str
@@ -53,8 +47,9 @@ class Table:
                     f"or more, got {first.name}"
                 )
         if self.is_snapshot and not (self.last_updated and self.created_at):
-            expected = "a snapshot to have last_updated and created_at"
-            raise ValueError(f"{self.name}: expected {expected}")
+            raise ValueError(
+                f"{self.name}: expected a snapshot to have last_updated and created_at"
+            )
 
     @property
     def column_names(self) -> tuple[str, ...]:

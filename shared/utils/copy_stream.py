@@ -1,7 +1,5 @@
 """Rows to the server by COPY, a batch at a time, in its text format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -29,13 +27,13 @@ def copy_rows(
 
     After each `batch_size` rows `progress` is called with the rows sent and the rows in all.
 
-    Raises DatabaseError if a row lacks a column, or a text is no Unicode.
+    Raises DatabaseError if a row lacks a column, or a text is not Unicode.
     """
     stream = _Stream(_render_batches(rows, columns, batch_size, progress))
     try:
         cursor.copy_expert(statement, stream)  # type: ignore[arg-type]  # only read() is called
     except Exception as exc:
-        if stream.error is not None:  # of it, psycopg2 makes a query that was cancelled
+        if stream.error is not None:  # psycopg2 reports it as a cancelled query
             raise stream.error from exc
         raise
 
@@ -62,22 +60,19 @@ def _render_batches(
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[bytes]:
-    """The rows as text, at most a batch at a time."""
     values_of = itemgetter(*columns) if len(columns) > 1 else lambda row: (row[columns[0]],)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        pieces = range(0, len(batch), _RENDERED_AT_ONCE)
         try:
             yield b"".join(
                 _render(list(map(values_of, batch[piece : piece + _RENDERED_AT_ONCE])))
-                for piece in pieces
+                for piece in range(0, len(batch), _RENDERED_AT_ONCE)
             )
         except KeyError as exc:
             raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
         except UnicodeEncodeError as exc:
-            raise DatabaseError(
-                f"A text is not Unicode ({exc.reason}); nothing was stored."
-            ) from exc
+            message = f"A text is not Unicode ({exc.reason}); nothing was stored."
+            raise DatabaseError(message) from exc
         if progress is not None:
             progress(start + len(batch), len(rows))
 
@@ -85,7 +80,7 @@ def _render_batches(
 def _render(batch: Sequence[tuple[Any, ...]]) -> bytes:
     """The rows of values in COPY's text format; None is an empty field."""
     text = _join(batch, str)
-    # Hardly any text has to be escaped, and that none has is told by counting.
+    # Hardly any text has to be escaped: counting tells that none has.
     is_plain = (
         text.count("\n") == len(batch)
         and text.count("\t") == len(batch) * (len(batch[0]) - 1)

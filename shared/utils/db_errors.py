@@ -1,7 +1,5 @@
 """psycopg2's errors in the project's words, with the database's own text kept."""
 
-from __future__ import annotations
-
 import psycopg2
 from psycopg2 import errorcodes
 
@@ -64,7 +62,7 @@ _REFERENCE = (
     "DEFERRABLE INITIALLY DEFERRED: it follows the row then, and none of yours is lost "
     "(docs/errors.md shows it)."
 )
-# What a table's owner may have added to it, and real lists break.
+# Of what a table's owner may have added.
 _CONSTRAINT = (
     "{constraint} of {table}, which is no constraint of this program's, refuses a row of the list: "
     "change it or drop it, then run again."
@@ -99,13 +97,8 @@ _CONNECTION_ADVICE = (
 )
 
 
-def translate(error: Exception, where: str) -> Exception:
-    """The project's error for one of psycopg2; any other error comes back as it is.
-
-    `where` names server, port and database, and never holds a secret.
-    """
-    if not isinstance(error, psycopg2.Error):
-        return error
+def translate(error: psycopg2.Error, where: str) -> DatabaseError:
+    """The project's error for one of psycopg2; `where` names server, port and database."""
     said = _database_text(error)
     code = error.pgcode or ""
     is_lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) and not code
@@ -115,7 +108,6 @@ def translate(error: Exception, where: str) -> Exception:
 
 
 def _advise(error: psycopg2.Error, code: str) -> str:
-    """What to do about an error that is not one of the connection."""
     found = error.diag
     table, constraint, column = found.table_name, found.constraint_name, found.column_name
     if table == STAGE_NAME and code == errorcodes.CHECK_VIOLATION:
@@ -131,21 +123,18 @@ def _advise(error: psycopg2.Error, code: str) -> str:
     return _ADVICE.get(code, "The database refused.")
 
 
-def translate_connect(error: psycopg2.Error, where: str) -> Exception:
+def translate_connect(error: psycopg2.Error, where: str) -> DatabaseError:
     """The project's error for a connection to `where` that could not be made."""
     said = _database_text(error)
+    end = f"PostgreSQL said: {said}"
     if 'database "' in said and "does not exist" in said:
-        return DatabaseError(
-            f"The database {where} does not exist: create it (createdb), or check DB_NAME. "
-            f"PostgreSQL said: {said}"
-        )
+        way_out = "create it (createdb), or check DB_NAME"
+        return DatabaseError(f"The database {where} does not exist: {way_out}. {end}")
     for text, advice in _CONNECTION_ADVICE:
         if text in said:
-            return DatabaseError(f"No connection to {where}. {advice} PostgreSQL said: {said}")
-    return TransientDatabaseError(
-        f"No connection to {where}: is the server up, and are DB_HOST and DB_PORT right? "
-        f"PostgreSQL said: {said}"
-    )
+            return DatabaseError(f"No connection to {where}. {advice} {end}")
+    question = "is the server up, and are DB_HOST and DB_PORT right?"
+    return TransientDatabaseError(f"No connection to {where}: {question} {end}")
 
 
 def _database_text(error: psycopg2.Error) -> str:

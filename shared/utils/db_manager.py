@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg2
-import psycopg2.extensions
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
@@ -28,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
-Connection = psycopg2.extensions.connection
-Cursor = psycopg2.extensions.cursor
 T = TypeVar("T")
 
 # A dead server is noticed after about a minute, even in the middle of a statement.
@@ -39,10 +39,9 @@ _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_coun
 class DatabaseManager:
     """Manages PostgreSQL database connections and operations.
 
-    `config` has host, port, database, user and password, and may have sslmode,
-    connect_timeout_seconds, lock_timeout_seconds and statement_timeout_seconds. `retry` says how
-    often a refused or lost connection, a deadlock or a serialization failure is tried again; a
-    transaction is then repeated as a whole (ruling 22).
+    `config` has host, port, database, user and password, and may have sslmode and the seconds of
+    connect, lock and statement time-outs. `retry` says how often a refused or lost connection, a
+    deadlock or a serialization failure is tried again, as a whole transaction (ruling 22).
     """
 
     def __init__(self, config: Mapping[str, Any], *, retry: RetryPolicy | None = None) -> None:
@@ -66,10 +65,7 @@ class DatabaseManager:
         self.run_in_transaction(lambda cursor: cursor.execute(query, params))
 
     def execute_many(self, query: str, data: list[tuple[Any, ...]]) -> int:
-        """Execute a query for each tuple of parameters, all or none; returns the rows affected.
-
-        Raises DatabaseError if one fails.
-        """
+        """Execute a query for each tuple, all or none; the rows affected. Raises DatabaseError."""
 
         def work(cursor: Cursor) -> int:
             cursor.executemany(query, data)
@@ -78,17 +74,14 @@ class DatabaseManager:
         return self.run_in_transaction(work) if data else 0
 
     def upsert_instruments(self, instruments: list[dict[str, Any]]) -> tuple[int, int]:
-        """Upsert instruments into kite_instrument_master; returns (inserted_count, updated_count).
-
-        Raises DatabaseError if that fails.
-        """
+        """Upsert as `merge` does; returns (inserted_count, updated_count). Raises DatabaseError."""
         result = self.merge(INSTRUMENT_TABLE, instruments)
         return result.inserted, result.updated
 
     def merge(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> MergeResult:
         """Merge `rows` into `table` in one transaction, with the options of merge_rows.
 
-        Logs the counts (Property 9). Raises DatabaseError, with nothing stored, if it fails.
+        Logs the counts (Property 9). Raises DatabaseError: nothing is stored then.
         """
         result = self.run_in_transaction(
             lambda cursor: merge_rows(cursor, table, rows, **options),
@@ -121,29 +114,23 @@ class DatabaseManager:
 
     def get_instrument(self, instrument_token: int, exchange: str) -> dict[str, Any] | None:
         """The row with this key, a value for each column of the table; None if there is none."""
-        query = (
-            f"SELECT * FROM {INSTRUMENT_TABLE.name} WHERE instrument_token = %s AND exchange = %s"
-        )
+        condition = "instrument_token = %s AND exchange = %s"
 
         def work(cursor: Cursor) -> dict[str, Any] | None:
+            query = f"SELECT * FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
             cursor.execute(query, (instrument_token, exchange))
-            row = cursor.fetchone()
             names = [column.name for column in cursor.description or ()]
-            return None if row is None else dict(zip(names, row))
+            return next((dict(zip(names, row)) for row in cursor), None)
 
         return self.run_in_transaction(work)
 
     def run_in_transaction(
-        self,
-        work: Callable[[Cursor], T],
-        *,
-        was_stored: Callable[[Cursor, T], bool] | None = None,
+        self, work: Callable[[Cursor], T], *, was_stored: Callable[[Cursor, T], bool] | None = None
     ) -> T:
         """`work` in a transaction of its own, repeated as a whole if the fault may pass by itself.
 
-        Where an attempt came to its end, and only the answer to its COMMIT was lost, `was_stored`
-        is asked first: if it finds that attempt's data, its result is returned, not repeated.
-        Within an open `transaction()` it is a part of that one, and not repeated.
+        Where only the answer to a COMMIT was lost, `was_stored` is asked first: if it finds the
+        attempt's data, that result is returned. Within an open `transaction()` it is part of it.
         """
         if self._cursor is not None:
             with self.transaction() as cursor:
@@ -166,8 +153,7 @@ class DatabaseManager:
         """A transaction: committed at the end of the body, rolled back if an error leaves it.
 
         It is not repeated, as run_in_transaction repeats it; within another one it is a part of it.
-        Raises DatabaseError for what the database refuses; errors that are not the database's leave
-        as they came.
+        Raises DatabaseError for what the database refuses; other errors leave as they came.
         """
         if self._cursor is not None:
             try:
@@ -180,14 +166,18 @@ class DatabaseManager:
             self._cursor = connection.cursor(cursor_factory=InterruptibleCursor)
             self._cursor.execute(SQL["set_up"], self._timeouts)
             yield self._cursor
-            _refuse_failed(connection)
+            # COMMIT would then roll back, without a word.
+            if connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+                raise DatabaseError(
+                    "A statement of this transaction failed, and its error was passed over: "
+                    "nothing was stored."
+                )
             call_interruptibly(connection.commit, cancel=partial(cancel, connection))
         except Exception as exc:
             self._roll_back(connection)
-            translated = translate(exc, self._where)
-            if translated is exc:
-                raise
-            raise translated from exc
+            if isinstance(exc, psycopg2.Error):
+                raise translate(exc, self._where) from exc
+            raise
         except BaseException:
             # A signal: without its connection the server rolls back, and nothing is waited for.
             self._abandon()
@@ -208,11 +198,8 @@ class DatabaseManager:
         self.close()
 
     def _open(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        return self._connection
-
-    def _connect(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
         config = self._config
         options: dict[str, Any] = {
             **{name: config[name] for name in ("host", "port", "database", "user")},
@@ -230,6 +217,7 @@ class DatabaseManager:
             raise translate_connect(exc, self._where) from exc
         # The statements after the lock must see what the run before committed.
         connection.set_session(isolation_level="READ COMMITTED")
+        self._connection = connection
         return connection
 
     def _abandon(self) -> None:
@@ -250,15 +238,6 @@ class DatabaseManager:
     def _count(self, condition: str, params: tuple[Any, ...]) -> int:
         query = f"SELECT count(*) FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
         return int(self.fetch_all(query, params)[0][0])
-
-
-def _refuse_failed(connection: Connection) -> None:
-    """Raise DatabaseError where COMMIT would roll back in silence: an error was passed over."""
-    if connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR:
-        raise DatabaseError(
-            "A statement of this transaction failed, and its error was passed over: nothing was "
-            "stored."
-        )
 
 
 def execute_with_transaction(

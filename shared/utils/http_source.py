@@ -1,9 +1,4 @@
-"""Ask a source over HTTP: whole answers only, retried, paced, and ended by a deadline.
-
-Any number of threads may use one source at once.
-"""
-
-from __future__ import annotations
+"""Ask a source over HTTP: whole answers only, retried, paced, and ended by a deadline."""
 
 import http.client
 import math
@@ -16,12 +11,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from shared.exceptions import (
-    APIError,
-    StockIngestionError,
-    TooManyRequestsError,
-    TransientAPIError,
-)
+from shared.exceptions import APIError, StockIngestionError, TooManyRequestsError, TransientAPIError
 from shared.feed import Batch, Payload
 from shared.utils.interruptible import (
     DeadlineExceededError,
@@ -45,10 +35,7 @@ _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 
 
 class Pacer:
-    """Lets no more than so many requests a second begin, over all threads that share it.
-
-    `clock` gives seconds, `sleep` takes them.
-    """
+    """Lets at most so many requests a second begin, over all threads that share it."""
 
     def __init__(
         self,
@@ -65,35 +52,28 @@ class Pacer:
 
     def wait(self) -> None:
         """Return when the caller's request may begin."""
-        while (seconds := self._take_turn()) > 0:
+        while True:
+            with self._lock:
+                now = self._clock()
+                if now >= self._next:
+                    self._next = now + self._interval_seconds
+                    return
+                seconds = self._next - now
             self._sleep(seconds)
 
     def slow_down(self, seconds: float | None) -> None:
-        """Let no request begin within the seconds that the source asked for (None: it did not say).
-
-        What is too long to be waited for is passed over.
-        """
+        """Let no request begin within the wait that a source asked for, unless that is too long."""
         seconds = _PAUSE_SECONDS if seconds is None else seconds
         if seconds <= MAX_RETRY_AFTER_SECONDS:
             with self._lock:
                 self._next = max(self._next, self._clock() + seconds)
 
-    def _take_turn(self) -> float:
-        """0 if the turn is the caller's, otherwise the seconds until it may ask again."""
-        with self._lock:
-            now = self._clock()
-            if now < self._next:
-                return self._next - now
-            self._next = now + self._interval_seconds
-            return 0.0
-
 
 class HttpSource:
-    """A source of bytes at one address, which several threads may ask at once.
+    """A source of bytes at one address, `root`, which several threads may ask at once.
 
-    `root` is the address that routes are joined to. `timeout_seconds` bounds each connect and each
-    read, `deadline_seconds` a whole attempt (ruling 25). `progress` is called with the bytes of a
-    large answer that have come, and how many were announced (None if that is not known).
+    `timeout_seconds` bounds each connect and each read, `deadline_seconds` a whole attempt (ruling
+    25). `progress` is told of answers within bounds that name a media type.
     """
 
     def __init__(
@@ -127,7 +107,7 @@ class HttpSource:
     ) -> bytes:
         """The body of the answer to a GET of `route`: a path or an address below `root`, or `root`.
 
-        Raises TransientAPIError if it cannot be had after all attempts, APIError if it was refused.
+        Raises TransientAPIError after all attempts, APIError if the source refuses.
         """
         return self._read(lambda answer: answer.body, route, params, headers, bounds)
 
@@ -173,22 +153,21 @@ class HttpSource:
         return self.call(work, f"GET {urlsplit(url).path}")
 
     def call(
-        self,
-        work: Callable[[StrictSession], T],
-        operation: str,
-        *,
-        retry: RetryPolicy | None = None,
+        self, work: Callable[[StrictSession], T], operation: str, retry: RetryPolicy | None = None
     ) -> T:
-        """Do `work`, which sends one request, with a session that nobody else has meanwhile.
+        """Do `work`, which sends one request, with a session that nobody else uses meanwhile.
 
-        What may pass by itself is tried again, on a connection of its own: the one before may be
-        about to be closed. Raises StockIngestionError in place of whatever the HTTP client raises.
+        After a fault that may pass it is done again, on a new connection: the old one may be about
+        to be closed. Raises StockIngestionError in place of the HTTP client's errors.
         """
 
         def attempt() -> T:
             if self._pacer is not None:
                 self._pacer.wait()
-            session = self._take_session()
+            try:
+                session = self._idle.pop()
+            except IndexError:
+                session = StrictSession(self.source, self._progress)
             try:
                 result = call_interruptibly(
                     lambda: work(session), deadline_seconds=self._deadline_seconds
@@ -205,17 +184,10 @@ class HttpSource:
 
         return (retry or self._retry).run(attempt, operation=operation)
 
-    def _take_session(self) -> StrictSession:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return StrictSession(self.source, self._progress)
-
     def _translate(self, error: Exception) -> StockIngestionError:
         """The project's error for what the HTTP client raised; never with a foreign page's text."""
-        name, root = self.source.name, self.source.root
+        name, root, seconds = self.source.name, self.source.root, self._deadline_seconds
         if isinstance(error, DeadlineExceededError):
-            seconds = self._deadline_seconds
             return TransientAPIError(f"{name}'s answer did not end within {seconds:g} seconds.")
         if isinstance(error, requests.exceptions.SSLError):
             return APIError(f"No trusted connection to {root}: {_reason(error)}")
@@ -230,16 +202,14 @@ class HttpSource:
 
 def _reason(error: BaseException) -> str:
     """The innermost reason in a chain of wrapped network errors: 'Connection refused'."""
-    seen: BaseException = error
-    while True:
-        inner = getattr(seen, "reason", None) or (seen.args[-1] if seen.args else None)
-        if not isinstance(inner, BaseException) and isinstance(seen.__cause__, OSError):
-            inner = seen.__cause__  # a NewConnectionError has only a text of it
-        if isinstance(inner, BaseException) and inner is not seen:
-            seen = inner
-            continue
-        if isinstance(seen, http.client.IncompleteRead):
-            return "the connection was closed too early"
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        return f"{type(seen).__name__}: {str(seen)[:200]}"
+    inner: Any = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
+        if not isinstance(inner, BaseException) and isinstance(error.__cause__, OSError):
+            inner = error.__cause__  # a NewConnectionError has only a text of it
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection was closed too early"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {str(error)[:200]}"

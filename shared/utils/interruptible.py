@@ -1,7 +1,5 @@
 """Blocking calls and sleeps that end: at a deadline, and at once when a signal comes."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import threading
@@ -29,11 +27,10 @@ def call_interruptibly(
 ) -> T:
     """Run `func` in a thread of its own and return its result, or raise its error.
 
-    A C library that waits for a server (libpq) keeps Python from acting on SIGTERM or Ctrl-C, and
-    the time-out of an HTTP client is per read: neither can be ended from within. So the calling
-    thread waits here, where signals and the clock reach it. When it is interrupted, `cancel`, if
-    given, is called to end the work, and is waited for up to 5 seconds, so that the connection is
-    free for a rollback. Work that has not begun by then never begins.
+    While libpq waits for a server, Python acts on no signal, and the time-out of an HTTP client is
+    per read. So the calling thread waits here, where signals and the clock reach it. When it is
+    interrupted, `cancel` is called to end the work, which is waited for up to 5 seconds, so that
+    the connection is free for a rollback. Work that has not begun by then never begins.
 
     Raises DeadlineExceededError after `deadline_seconds`; the thread is left behind then.
     """
@@ -45,7 +42,7 @@ def call_interruptibly(
         has_ended = _wait(future, deadline_seconds)
     except BaseException:
         if not future.cancel() and cancel is not None:
-            # In a thread, too: where the server hangs, asking it to cancel hangs as well.
+            # In a thread, too: a server that hangs does not answer this, either.
             threading.Thread(target=_quietly, args=(cancel,), daemon=True).start()
             _wait(future, 5.0)
         raise
@@ -70,8 +67,7 @@ def _run(future: Future[T], func: Callable[[], T]) -> None:
 def _wait(future: Future[Any], seconds: float | None) -> bool:
     """Wait for the end of `future`, at most `seconds`; return whether it has ended."""
     end = math.inf if seconds is None else time.monotonic() + seconds
-    # In slices: a signal that the system hands to another thread does not end this wait, and its
-    # handler runs only when this thread wakes up.
+    # In slices: a signal that another thread gets does not end this wait.
     while (left := end - time.monotonic()) > 0:
         with contextlib.suppress(TimeoutError):
             future.exception(min(left, _SLICE_SECONDS))

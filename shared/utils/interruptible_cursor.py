@@ -1,7 +1,5 @@
 """A cursor whose waits end at once when a signal comes; the server is told to cancel then."""
 
-from __future__ import annotations
-
 import socket
 import struct
 from collections.abc import Callable
@@ -38,10 +36,7 @@ class InterruptibleCursor(Cursor):
 
 
 def cancel(connection: Connection) -> None:
-    """Have the server cancel what it does, if it answers at all.
-
-    psycopg2 waits for a server that does not with the whole interpreter held up.
-    """
+    """Have the server cancel what it does, if it answers: otherwise psycopg2 blocks Python."""
     host, port = connection.info.host, connection.info.port
     is_local = host.startswith("/")
     with (

@@ -1,7 +1,4 @@
-"""The Kite session: prove it, ask for bytes, read the whole list, translate what goes wrong.
-
-Knows no database. Every call is kiteconnect's own, and is retried where that may help (ruling 22).
-"""
+"""The Kite session: prove it, ask for bytes, read the whole list, translate what goes wrong."""
 
 from __future__ import annotations
 
@@ -16,12 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from shared.exceptions import (
-    APIError,
-    AuthenticationError,
-    StockIngestionError,
-    TransientAPIError,
-)
+from shared.exceptions import APIError, AuthenticationError, StockIngestionError, TransientAPIError
 from shared.feed import Payload
 from shared.utils.http_source import HttpSource
 from shared.utils.kite_csv import parse_dump
@@ -54,9 +46,7 @@ class KiteClientWrapper:
     """Wrapper around Kite Connect for data ingestion; several threads may use one.
 
     `root` is the address of the API; `options` are those of HttpSource: time-out, deadline, retry,
-    pace and progress (which is told of the dump alone).
-
-    `payload` is the last dump that was fetched, with what was read in it.
+    pace and progress (of the dump alone). `payload` is the last dump that was fetched.
     """
 
     def __init__(
@@ -82,21 +72,13 @@ class KiteClientWrapper:
     @classmethod
     def from_config(cls, api: Mapping[str, Any], **options: Any) -> KiteClientWrapper:
         """The wrapper for the configuration's `api` section; `options` are those of __init__."""
-        return cls(
-            api["kite_api_key"],
-            api["kite_api_secret"],
-            api["kite_access_token"],
-            root=api["root"],
-            timeout_seconds=api["timeout_seconds"],
-            deadline_seconds=api["deadline_seconds"],
-            **options,
-        )
+        settings = {name.removeprefix("kite_"): value for name, value in api.items()}
+        return cls(**settings, **options)
 
     def authenticate(self) -> bool:
-        """Prove the session with the API's cheapest call, the profile.
+        """Prove the session with the API's cheapest call, the profile. Returns True.
 
-        Returns True. Raises AuthenticationError if the session is dead or refused, and
-        TransientAPIError or APIError if the API cannot be asked.
+        Raises AuthenticationError if it is dead or refused, APIError if the API cannot be asked.
         """
         self._is_proven = False
         self.user_id = self._call(_read_user, "authenticate with Kite")
@@ -111,11 +93,9 @@ class KiteClientWrapper:
     def log_in(self, request_token: str) -> str:
         """Exchange a request token for an access token, which this client then uses.
 
-        Returns the access token. It is one attempt: a request token is good once, and an answer
-        that was lost may have used it up.
-
-        Raises AuthenticationError if Kite refuses the request token or the API secret, and
-        TransientAPIError or APIError if Kite cannot be asked.
+        It is tried once: a request token is good once, and a lost answer may have used it up.
+        Raises AuthenticationError if Kite refuses the token or the API secret, APIError if Kite
+        cannot be asked.
         """
         self._access_token = self._call(
             lambda client: _exchange(client, request_token, self._api_secret),
@@ -125,19 +105,14 @@ class KiteClientWrapper:
         return self._access_token
 
     def ask(
-        self,
-        route: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        bounds: Bounds = OTHER_BOUNDS,
+        self, route: str, params: Mapping[str, Any] | None = None, *, bounds: Bounds = OTHER_BOUNDS
     ) -> bytes:
         """The bytes that Kite answers to a GET of any route: JSON or CSV, whole.
 
             ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
-        Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
-        session died since; TransientAPIError if the answer cannot be had after all attempts;
-        APIError if Kite refuses the request, or the answer is larger than `bounds`.
+        Raises AuthenticationError if the session is not proven (Property 1) or has died,
+        TransientAPIError after all attempts, APIError if Kite refuses or the answer is too large.
         """
         self._require_session()
         path = urlsplit(self._http.locate(route)).path
@@ -146,12 +121,8 @@ class KiteClientWrapper:
     def fetch_instruments(self) -> list[dict[str, Any]]:
         """Fetch the complete instrument list.
 
-        Returns one dict for each row that can be read: the eleven stored columns under Kite's
-        names, with exact Decimals, dates, and None for blanks, and the `line_number` in the dump.
-        The other rows, with their reasons, are in `payload.batch.rejected`.
-
-        Raises AuthenticationError if `authenticate` has not succeeded before (Property 1), or the
-        session died since; TransientAPIError or APIError if the list cannot be had.
+        Returns the rows as `parse_dump` reads them; the rejected ones are in `payload.batch`.
+        Raises as `ask` does.
         """
         self._require_session()
 
@@ -199,11 +170,7 @@ class KiteClientWrapper:
 
 
 class RawKiteConnect(KiteConnect):  # type: ignore[misc]  # the package has no types
-    """kiteconnect's client for bytes, and for routes that it does not know.
-
-    This is the one seam to the client, and a test pins it: its parser, which goes through float and
-    loses the whole list to one bad row, is replaced by one that hands the body on untouched.
-    """
+    """kiteconnect's client for bytes: its parser uses floats, and fails for one bad row."""
 
     _routes: dict[str, str]
 
@@ -238,10 +205,9 @@ class _Transport:
         self._bounds = bounds
 
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        """A whole answer that is good, or an error that kiteconnect knows as one.
+        """A whole answer that is good, or an error that kiteconnect knows, by its `error_type`.
 
-        kiteconnect looks at no HTTP status, knows a media type in lower case alone, and an error
-        by its `error_type`. Raises TransientAPIError or APIError for any other answer.
+        It looks at no HTTP status. Raises TransientAPIError or APIError for any other answer.
         """
         answer = self._session.ask(method, url, bounds=self._bounds, **kwargs)
         _refuse_unknown_error(answer)
@@ -271,10 +237,9 @@ def _refuse_unknown_error(answer: Answer) -> None:
 
 
 def _read_user(client: RawKiteConnect) -> str:
-    """The user's id. A request for the profile has no other input than the credentials."""
     try:
         profile = client.profile()
-    except kite_exceptions.InputException as exc:
+    except kite_exceptions.InputException as exc:  # the credentials are its only input
         raise AuthenticationError(
             f"Kite found the credentials missing or malformed ({_describe(exc)}). {_LOG_IN_AGAIN}"
         ) from exc
@@ -284,7 +249,6 @@ def _read_user(client: RawKiteConnect) -> str:
 
 
 def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> str:
-    """The access token that Kite has for a request token."""
     client.access_token = None  # an old one is not sent
     try:
         session = client.generate_session(request_token, api_secret)
@@ -304,10 +268,10 @@ def _exchange(client: RawKiteConnect, request_token: str, api_secret: str) -> st
 def _warn_if_readable(root: str) -> None:
     """Warn of an http:// address outside this machine."""
     parts = urlsplit(root)
-    is_this_machine = parts.hostname == "localhost"
+    is_local = parts.hostname == "localhost"
     with suppress(ValueError):  # a name
-        is_this_machine = is_this_machine or ip_address(parts.hostname or "").is_loopback
-    if parts.scheme == "http" and not is_this_machine:
+        is_local = is_local or ip_address(parts.hostname or "").is_loopback
+    if parts.scheme == "http" and not is_local:
         logger.warning(
             "KITE_API_ROOT is %s: without https:// anybody on the way can read the access token, "
             "and change the list.",
@@ -335,5 +299,5 @@ def _translate(error: Any) -> StockIngestionError:
 def _describe(error: Any) -> str:
     """What an error of Kite's says, cut to a length that is fit for a message."""
     text = str(error)
-    shown = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
-    return f"HTTP {error.code}, {type(error).__name__}: {shown}"
+    end = "..." if len(text) > _LONGEST_MESSAGE else ""
+    return f"HTTP {error.code}, {type(error).__name__}: {text[:_LONGEST_MESSAGE]}{end}"

@@ -1,7 +1,5 @@
 """Kite's instrument dump: bytes to typed rows and rejects; pure."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from shared.feed import Batch
@@ -26,9 +24,8 @@ class WrittenKey(NamedTuple):
 def parse_dump(body: bytes, *, is_whole: bool = True) -> Batch:
     """Read an instrument dump, as `parse_csv` reads a list.
 
-    Returns rows as dicts with the eleven columns that are stored and `line_number`. Whether their
-    values fit the table is not looked at: `check_instrument` tells. The key of a rejected row is a
-    WrittenKey's three texts.
+    Returns rows as dicts with the eleven columns that are stored and `line_number`; whether they
+    fit the table is for `check_instrument` to tell. The key of a rejected row is a WrittenKey's.
     """
     return parse_csv(
         body,

@@ -1,10 +1,8 @@
 """kiteconnect's HTTP client, without its ticker until somebody asks for it.
 
-`import kiteconnect` also imports the package's websocket ticker, and with it twisted and autobahn:
-half of its time, and 22 MB, of which a job that downloads files has no use.
+`import kiteconnect` also imports its websocket ticker, and with it twisted and autobahn: half of
+its time, and 22 MB.
 """
-
-from __future__ import annotations
 
 import importlib
 import sys

@@ -1,10 +1,8 @@
 """Operations: what is being done, for the log, for the person who watches, and for the summary.
 
-An operation logs its start, and its end with status and duration (Property 11); an error is
-logged once, where it happened, with the operation's name and the stack trace (Property 13).
+An operation logs its start, its end with status and duration (Property 11), and an error once,
+where it happened, with its name and the stack trace (Property 13).
 """
-
-from __future__ import annotations
 
 import logging
 import time
@@ -55,11 +53,9 @@ def advance(done: int, total: int | None = None, unit: str = "rows") -> None:
 def operation(name: str, durations: dict[str, float] | None = None) -> Iterator[None]:
     """Run the body as the operation `name`; `durations` receives its seconds under that name."""
     logger.info("%s: started", name)
-    display = _display.get()
-    if display:
+    if display := _display.get():
         display.started(name)
-    begin = time.perf_counter()
-    succeeded = False
+    begin, succeeded = time.perf_counter(), False
     try:
         yield
         succeeded = True

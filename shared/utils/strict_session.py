@@ -1,7 +1,5 @@
 """An HTTP session that believes no answer that is not whole, or too large (ruling 34)."""
 
-from __future__ import annotations
-
 import http.client
 import math
 import re
@@ -21,14 +19,11 @@ from shared.foreign_text import shorten
 from shared.utils.interruptible import DeadlineExceededError
 
 # Called with the bytes that have come, and how many were announced (None: not known).
-Progress = Callable[[int, "int | None"], None]
+Progress = Callable[[int, int | None], None]
 
 
 class Bounds(NamedTuple):
-    """How large an answer of a media type may be, in MB: as it comes, and unpacked.
-
-    An answer of another media type is no larger than OTHER_BOUNDS.
-    """
+    """The most MB of an answer, raw and unpacked; OTHER_BOUNDS if its media type is another one."""
 
     raw: int
     unpacked: int
@@ -44,14 +39,11 @@ _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Source(NamedTuple):
-    """Who is asked: the name in messages, the address, and the setting that holds it.
+    """Who is asked; `media_types` is a pattern of its answers' types, by default any but HTML."""
 
-    `media_types` is a pattern of those that its answers have; by default any but HTML.
-    """
-
-    name: str
+    name: str  # in messages
     root: str
-    setting: str = "its address"
+    setting: str = "its address"  # what holds the root
     media_types: str = ""
 
     @property
@@ -66,27 +58,21 @@ class Source(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A whole answer: status, media type in lower case, body, and the body's gzip if it was one."""
+    """A whole answer: its media type is in lower case, `packed` is its gzip if it came as one."""
 
     status: int
-    reason: str
+    outcome: str  # the status in words
     media_type: str
     body: bytes
     packed: bytes | None
-
-    @property
-    def outcome(self) -> str:
-        """The status in words, for messages."""
-        return f"HTTP {self.status} ({self.reason})"
 
 
 class StrictSession(requests.Session):
     """A session that tells an answer that was cut short from a whole one.
 
-    requests and urllib3 accept a gzip stream without its end mark, a body whose end nothing tells,
-    and any size. Here an answer counts only if its end is proven: by Content-Length, by its chunks,
-    or as one whole gzip member. An answer that says "try later" is raised as such, without its
-    text: an error page can echo the request's headers, the token with them.
+    requests and urllib3 accept a gzip stream without its end mark, a body of unknown length, and
+    any size. Here an answer's end must be proven: by Content-Length, by its chunks, or as one whole
+    gzip member. One that says "try later" is raised without its text, which can echo the token.
 
     Redirects are not followed, and ~/.netrc does not replace the token (ruling 36).
     """
@@ -107,20 +93,18 @@ class StrictSession(requests.Session):
         self.close()
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would send what the request holds to the other address.
-
-        It would also read a redirect's body, whatever its size, where it is told not to follow.
-        """
+        """None: requests would send the token to the other address, or read a body of any size."""
 
     def ask(self, method: str, url: str, *, bounds: Bounds = OTHER_BOUNDS, **kwargs: Any) -> Answer:
         """Send a request; `kwargs` are those of `requests.Session.request`.
 
-        The answer is whole, with status 200 or, as JSON, with one that says what was wrong with the
-        request. Raises TransientAPIError or APIError for any other.
+        Returns a whole answer: of status 200, or an error's as JSON. Raises TransientAPIError or
+        APIError for any other.
         """
         source = self._source
         with self._begin(method, url, **kwargs, stream=True) as response:
-            media_type = _refuse_head(response, source)
+            outcome = f"HTTP {response.status_code} ({response.reason})"
+            media_type = _refuse_head(response, source, outcome)
             progress = self._progress if bounds.media_type else None
             if bounds.media_type not in media_type:
                 bounds, progress = OTHER_BOUNDS, None
@@ -136,15 +120,13 @@ class StrictSession(requests.Session):
                 if progress is not None:
                     progress(len(received), total)
         if total is not None and len(received) != total:
-            raise TransientAPIError(
-                f"{source.answer} was cut short: {len(received)} of {total} bytes came."
-            )
+            came = f"{len(received)} of {total} bytes came"
+            raise TransientAPIError(f"{source.answer} was cut short: {came}.")
         packed = bytes(received) if is_packed else None
         body = bytes(received) if packed is None else _unpack(packed, bounds, source)
-        return Answer(response.status_code, response.reason, media_type, body, packed)
+        return Answer(response.status_code, outcome, media_type, body, packed)
 
     def _begin(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request and read the answer's head."""
         try:
             return self.request(*args, **kwargs)
         except (TypeError, ValueError) as exc:
@@ -157,14 +139,10 @@ class StrictSession(requests.Session):
             ) from None
 
 
-def _refuse_head(response: requests.Response, source: Source) -> str:
-    """The media type, in lower case, of an answer whose body may be read.
-
-    Raises TransientAPIError or APIError for one that is of no use whatever its body is.
-    """
+def _refuse_head(response: requests.Response, source: Source, outcome: str) -> str:
+    """The media type, in lower case, of an answer worth reading; raises APIError for others."""
     status = response.status_code
-    got = f"HTTP {status} ({response.reason})"
-    said = f"{source.name} answered HTTP {status} ({response.reason})"
+    said = f"{source.name} answered {outcome}"
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if status in _TRANSIENT_STATUS:
         seconds = _retry_after(response.headers.get("Retry-After", ""))
@@ -181,9 +159,8 @@ def _refuse_head(response: requests.Response, source: Source) -> str:
         )
     is_part = "Content-Range" in response.headers
     if status < 300 and (status != 200 or is_part):  # of a cache in between: the next may be whole
-        raise TransientAPIError(
-            f"Expected a whole answer from {source.name} (HTTP 200), got {got}."
-        )
+        wanted = f"a whole answer from {source.name} (HTTP 200)"
+        raise TransientAPIError(f"Expected {wanted}, got {outcome}.")
     if status != 200:
         if "json" not in media_type:
             raise APIError(f"{said}.")
@@ -200,20 +177,15 @@ def _is_packed(response: requests.Response, source: Source) -> bool:
     """Whether the body is gzip. Raises APIError if it is packed in another way."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):
-        raise APIError(
-            "Expected an answer that is plain or gzip, got Content-Encoding "
-            f"{shorten(encoding)}: {source.way_out}."
-        )
+        got = f"Content-Encoding {shorten(encoding)}"
+        raise APIError(f"Expected an answer that is plain or gzip, got {got}: {source.way_out}.")
     return encoding.endswith("gzip")
 
 
 def _announced_length(
     response: requests.Response, source: Source, *, is_packed: bool
 ) -> int | None:
-    """The length in bytes that the body must have; None if its chunks or its gzip tell its end.
-
-    Raises TransientAPIError if nothing does: it is whatever came until the connection closed.
-    """
+    """The bytes that must come; None if chunks or gzip tell the end. Raises TransientAPIError."""
     headers = response.headers
     is_sound = (
         _LENGTH.fullmatch(headers.get("Content-Length", "0"))
@@ -252,11 +224,7 @@ class _WholeLines:
 
 
 def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
-    """The content of a gzip stream of one member, which gzip.decompress would not insist on.
-
-    Raises TransientAPIError unless it has its end mark and nothing after it, APIError if it is
-    larger than its bound.
-    """
+    """The content of a whole gzip stream of one member; gzip.decompress would take several."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         content = unpacker.decompress(packed, bounds.unpacked * MB + 1)
@@ -265,20 +233,16 @@ def _unpack(packed: bytes, bounds: Bounds, source: Source) -> bytes:
     _refuse_size(len(content), bounds.unpacked, source)
     if not unpacker.eof:
         raise TransientAPIError(f"{source.answer} was cut short: its gzip stream has no end.")
-    if unpacker.unused_data:  # another member may have been cut off behind it
-        raise TransientAPIError(
-            f"{source.answer} is damaged: its gzip stream goes on after its end."
-        )
+    if unpacker.unused_data:  # another member may have been cut off
+        fault = "its gzip stream goes on after its end"
+        raise TransientAPIError(f"{source.answer} is damaged: {fault}.")
     return content
 
 
 def _refuse_size(size: int, megabytes: int, source: Source) -> None:
-    """Raise APIError if so many bytes are more than so many MB."""
     if size > megabytes * MB:
-        raise APIError(
-            f"{source.answer} is larger than {megabytes} MB, more than any that is expected: "
-            f"{source.way_out}."
-        )
+        bound = f"{megabytes} MB, more than any that is expected"
+        raise APIError(f"{source.answer} is larger than {bound}: {source.way_out}.")
 
 
 def _retry_after(value: str) -> float | None:
