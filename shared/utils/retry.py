@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import tenacity
+
 from shared.exceptions import TransientError
 from shared.utils.interruptible import sleep_interruptibly
 
@@ -35,20 +37,34 @@ class RetryPolicy:
     def run(self, func: Callable[[], T], *, operation: str | None = None) -> T:
         """`retry_with_backoff` with this policy's values."""
         name = operation or getattr(func, "__name__", "operation")
-        attempt = 1
-        while True:
-            try:
-                return func()
-            except TransientError as exc:
-                requested = exc.retry_after_seconds or 0.0
-                if attempt >= self.max_attempts or requested > MAX_RETRY_AFTER_SECONDS:
-                    raise
-                backoff = self.base_delay_seconds * 2 ** (attempt - 1)
-                delay = float(min(max(backoff, requested), MAX_DELAY_SECONDS))
-                of_all = (attempt, self.max_attempts, delay, exc)
-                logger.warning("%s: attempt %d of %d failed, next in %g s: %s", name, *of_all)
-            self.sleep(delay)
-            attempt += 1
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            backoff = float(self.base_delay_seconds * 2 ** (state.attempt_number - 1))
+            return min(max(backoff, _requested_wait(state)), MAX_DELAY_SECONDS)
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            is_too_long = _requested_wait(state) > MAX_RETRY_AFTER_SECONDS
+            return is_too_long or state.attempt_number >= self.max_attempts
+
+        def log_retry(state: tenacity.RetryCallState) -> None:
+            logger.warning(
+                "%s: attempt %d of %d failed, next in %g s: %s",
+                name,
+                state.attempt_number,
+                self.max_attempts,
+                state.upcoming_sleep,
+                _error(state),
+            )
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=wait,
+            stop=stop,
+            sleep=self.sleep,
+            before_sleep=log_retry,
+            reraise=True,
+        )
+        return retrying(func)
 
 
 def retry_with_backoff(
@@ -66,3 +82,13 @@ def retry_with_backoff(
     MAX_RETRY_AFTER_SECONDS ends the attempts. The last error is raised as it came.
     """
     return RetryPolicy(max_attempts, base_delay, sleep).run(func, operation=operation)
+
+
+def _error(state: tenacity.RetryCallState) -> TransientError:
+    error = state.outcome and state.outcome.exception()
+    assert isinstance(error, TransientError)  # tenacity asks after no other
+    return error
+
+
+def _requested_wait(state: tenacity.RetryCallState) -> float:
+    return _error(state).retry_after_seconds or 0.0

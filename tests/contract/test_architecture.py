@@ -86,6 +86,7 @@ def modules(pattern: str) -> list[Path]:
         pytest.param("requests", KITE, id="requests"),
         pytest.param("urllib3", KITE, id="urllib3"),
         pytest.param("psycopg2", DATABASE, id="psycopg2"),
+        pytest.param("tenacity", r"shared/utils/retry\.py", id="tenacity"),
         pytest.param("dotenv", r"shared/config/\w+\.py", id="dotenv"),
         pytest.param("cronsim", r"shared/\w+\.py", id="cronsim"),
         pytest.param("rich", r"shared/console\.py", id="rich"),
@@ -173,7 +174,7 @@ def test_command_line_imports_no_driver_before_it_is_needed() -> None:
         if path.exists() and path not in seen:
             seen.add(path)
             names = imports_of(path, functions=False)
-            heavy = under(names, "psycopg2", "kiteconnect", "requests", "rich")
+            heavy = under(names, "psycopg2", "kiteconnect", "requests", "tenacity", "rich")
             assert heavy == set(), module
             waiting += [*names, *(name.rpartition(".")[0] for name in names)]
     assert PROJECT / "shared" / "dag_discovery.py" in seen
