@@ -255,13 +255,21 @@ def _flush_or_drop(stream: Any) -> None:
 
 def _call(arguments: argparse.Namespace) -> int:
     if arguments.function is not _list_dags:  # the list needs no configuration
-        settings = ConfigLoader.load_logging_config()
-        level = arguments.log_level or settings["level"]
-        sizes = {name: settings[name] for name in ("max_bytes", "backup_count")}
-        arguments.log_file = setup_file_logging(
-            settings["directory"], level, settings["format"], **sizes
-        )
+        try:
+            _log_to_file(arguments)
+        except ConfigurationError:
+            if arguments.function is not _check:  # which names this fault, beside all others
+                raise
     return arguments.function(arguments) or ExitStatus.SUCCESS
+
+
+def _log_to_file(arguments: argparse.Namespace) -> None:
+    settings = ConfigLoader.load_logging_config()
+    level = arguments.log_level or settings["level"]
+    sizes = {name: settings[name] for name in ("max_bytes", "backup_count")}
+    arguments.log_file = setup_file_logging(
+        settings["directory"], level, settings["format"], **sizes
+    )
 
 
 def _run_in_sandbox(arguments: argparse.Namespace) -> int:

@@ -249,7 +249,7 @@ def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
         rejected = len(figures.rejected) - before
         refuse_rejects(run, fetched=fetched, rejected=rejected, valid=len(rows))
     left_out = figures.left_out.total() - left_out
-    figures.repeated += fetched - left_out - rejected - len(rows)
+    figures.repeated += max(0, fetched - left_out - rejected - len(rows))  # prepare may add some
     figures.stored += len(rows)
     for column in feed.count_by:
         figures.counts.setdefault(column, Counter()).update(row[column] for row in rows)

@@ -197,7 +197,7 @@ def test_disabled_dag_by_its_id(project: Project, add_dag: AddDAG) -> None:
     result = project.run("--dag", "2")
     assert result.returncode == 2
     assert result.stderr.startswith("ERROR: DAG 2 is disabled")
-    assert "dag_2_two/config.json" in result.stderr
+    assert "dag_2_two/local.json" in result.stderr
     assert "was here" not in result.stdout
 
 

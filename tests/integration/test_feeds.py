@@ -145,6 +145,15 @@ def test_row_that_comes_twice_is_counted_once(things: Things, cli: CommandLine) 
     ]
 
 
+def test_rules_may_make_several_rows_of_one(things: Things) -> None:
+    def prepare(run: Run, batch: Batch) -> list[dict[str, Any]]:
+        return [{**row, "id": 10 * row["id"] + n} for row in batch.rows for n in range(3)]
+
+    said = things.run(SNAPSHOT, rows_of(1, 2), prepare=prepare)
+    assert "Stored 6 things" in said
+    assert "repeated" not in said
+
+
 @pytest.mark.parametrize(
     ("schema", "said"),
     [

@@ -573,6 +573,7 @@ def test_check_of_every_fault_of_every_enabled_dag(
     path = checked.folder / "config" / "config.json"
     config = json.loads(path.read_text())
     config["calendar"]["holidays"] = ["2 October"]
+    config["logging"]["level"] = "LOUD"
     path.write_text(json.dumps(config))
     path = checked.folder / "dag_1_import_instruments_from_kite" / "config.json"
     config = json.loads(path.read_text())
@@ -597,6 +598,7 @@ def test_check_of_every_fault_of_every_enabled_dag(
     assert "dag_3_broken cannot be loaded: RuntimeError: no luck" in found[2]
     for fault in (
         "calendar.holidays",
+        "logging.level",
         "parameters.batch_size",
         "parameters.retry_attempts",
         "schedule",
