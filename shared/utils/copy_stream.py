@@ -8,6 +8,7 @@ from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
+from shared.models.column import Column
 
 _RENDERED_AT_ONCE = 200  # rows: few enough for their texts to stay in the processor's cache
 
@@ -19,7 +20,7 @@ def copy_rows(
     cursor: Cursor,
     statement: sql.Composed,
     rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
+    columns: Sequence[Column],
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -27,7 +28,7 @@ def copy_rows(
 
     After each `batch_size` rows `progress` is called with the rows sent and the rows in all.
 
-    Raises DatabaseError if a row lacks a column, or a text is not Unicode.
+    Raises DatabaseError if a row lacks a column, or a text is not Unicode, or too long by blanks.
     """
     stream = _Stream(_render_batches(rows, columns, batch_size, progress))
     try:
@@ -56,16 +57,17 @@ class _Stream:
 
 def _render_batches(
     rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
+    columns: Sequence[Column],
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[bytes]:
-    values_of = itemgetter(*columns) if len(columns) > 1 else lambda row: (row[columns[0]],)
+    names = [column.name for column in columns]
+    values_of = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         try:
             yield b"".join(
-                _render(list(map(values_of, batch[piece : piece + _RENDERED_AT_ONCE])))
+                _render(list(map(values_of, batch[piece : piece + _RENDERED_AT_ONCE])), columns)
                 for piece in range(0, len(batch), _RENDERED_AT_ONCE)
             )
         except KeyError as exc:
@@ -77,9 +79,11 @@ def _render_batches(
             progress(start + len(batch), len(rows))
 
 
-def _render(batch: Sequence[tuple[Any, ...]]) -> bytes:
+def _render(batch: Sequence[tuple[Any, ...]], columns: Sequence[Column]) -> bytes:
     """The rows of values in COPY's text format; None is an empty field."""
     text = _join(batch, str)
+    if " \t" in text or " \n" in text:
+        _refuse_blanks(batch, columns)
     # Hardly any text has to be escaped: counting tells that none has.
     is_plain = (
         text.count("\n") == len(batch)
@@ -90,6 +94,17 @@ def _render(batch: Sequence[tuple[Any, ...]]) -> bytes:
     if not is_plain:
         text = _join(batch, lambda value: str(value).translate(_ESCAPES))
     return text.encode("utf-8")
+
+
+def _refuse_blanks(batch: Sequence[tuple[Any, ...]], columns: Sequence[Column]) -> None:
+    """Raise DatabaseError for blanks that have no room: PostgreSQL cuts them off, in silence."""
+    for column, values in zip(columns, zip(*batch)):
+        if column.length is not None and any(
+            len(text) > column.length and text.endswith(" ") for text in map(str, values)
+        ):
+            raise DatabaseError(
+                f"A text is too long for its column {column.name}; nothing was stored."
+            )
 
 
 def _join(batch: Sequence[tuple[Any, ...]], to_text: Callable[[Any], str]) -> str:

@@ -168,7 +168,7 @@ def _stage(
     cursor.execute(SQL["planning"])
     cursor.execute(merge.render("drop"))
     cursor.execute(merge.render("create_stage"))
-    columns = merge.table.column_names
+    columns = merge.table.columns
     copy_rows(cursor, merge.render("copy_to_stage"), rows, columns, batch_size, progress)
 
 

@@ -250,4 +250,6 @@ def test_value_that_is_too_large_for_its_type_is_told_with_line_and_column(
         db_manager.upsert_instruments([INFY, {**FUTURE, "lot_size": 2**31}])
     with pytest.raises(DatabaseError, match=r"A text is too long for its column.*column segment"):
         db_manager.upsert_instruments([{**INFY, "segment": "X" * 21}])
+    with pytest.raises(DatabaseError, match=r"A text is too long for its column segment; nothing"):
+        db_manager.upsert_instruments([{**INFY, "segment": "X" * 20 + " "}])  # SQL would cut it
     assert read_table(cli.connection) == {}
