@@ -1,7 +1,5 @@
 """What a run changes: compared and kept in SQL, in the transaction of the merge."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import defaultdict

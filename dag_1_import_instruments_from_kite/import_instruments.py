@@ -104,9 +104,7 @@ def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
     db_manager.run_in_transaction(lambda cursor: ensure_table(cursor, INSTRUMENT_TABLE, schema_sql))
 
 
-def parse_instruments(
-    response: bytes | str | Iterable[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+def parse_instruments(response: bytes | str | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The instruments in an answer of Kite: its CSV, or rows as the kiteconnect client gives them.
 
     Each has the eleven stored fields. Raises APIError if this is no instrument list.

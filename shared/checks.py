@@ -1,7 +1,5 @@
 """`check`: proves everything that a run would stumble over, and imports nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """What a payload must have to be believed: few rejects, and, of a snapshot, rows enough."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence

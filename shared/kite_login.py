@@ -1,7 +1,5 @@
 """`login`: the day's login to Kite, and its proven access token into `.env`."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Whether a run that is called running still lives: each holds a lock on a file of its DAG."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

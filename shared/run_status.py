@@ -1,7 +1,5 @@
 """`status`: the last runs, and whether each DAG's data are fresh (ruling 31). For monitoring."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The transaction of a payload: gate, changes, merge, and the run's own record."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,16 +7,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from shared.exceptions import ConfigurationError
-from shared.feed import Feed, Payload, Run, Stage
+from shared.feed import Feed, Run, Stage
 from shared.gate import Plausibility
 from shared.utils import run_history
-from shared.utils.changes import (
-    count_last,
-    count_staged,
-    find_changes,
-    keep_changes,
-    table_of,
-)
+from shared.utils.changes import count_last, count_staged, find_changes, keep_changes, table_of
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import (
     ensure_extra_table,
@@ -29,13 +21,7 @@ from shared.utils.extras import (
 )
 from shared.utils.operation import advance
 from shared.utils.relations import find_relation
-from shared.utils.staged_merge import (
-    NEWEST_ROWS,
-    MergeResult,
-    is_stored,
-    lock_name,
-    merge_rows,
-)
+from shared.utils.staged_merge import NEWEST_ROWS, MergeResult, is_stored, lock_name, merge_rows
 from shared.utils.table_check import read_table
 from shared.utils.table_setup import ensure_table, refuse_unsuited
 
@@ -131,7 +117,6 @@ def store(
     run: Run,
     manager: DatabaseManager,
     rows: Sequence[Mapping[str, Any]],
-    payload: Payload | None,
     history: History,
     *,
     is_last: bool,
@@ -144,8 +129,8 @@ def store(
     Raises ValidationError if the rows are not plausible, DatabaseError if the database refuses;
     nothing of this payload is stored then.
     """
-    transaction = _Transaction(run, payload, history, is_last)
-    figures, before, merged = run.figures, run.figures.changes, run.figures.merge or MergeResult()
+    transaction = _Transaction(run, history, is_last)
+    figures, before = run.figures, run.figures.changes
     try:
         result = manager.run_in_transaction(
             lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
@@ -153,7 +138,7 @@ def store(
     finally:
         found, figures.changes = figures.changes, before
     run.run_id = transaction.run_id
-    figures.merge = result + merged
+    figures.merge = result + transaction.merged_before
     figures.changes = found if before is None else before + (found or Counter())
     if not run.options.dry_run:
         run.stage = Stage.STORED
@@ -162,13 +147,12 @@ def store(
 class _Transaction:
     """The transaction of one payload, and what the run had found before it."""
 
-    def __init__(self, run: Run, payload: Payload | None, history: History, is_last: bool) -> None:
+    def __init__(self, run: Run, history: History, is_last: bool) -> None:
         self._run = run
-        self._payload = payload
         self._history = history
         self._is_last = is_last
         self._begin = time.perf_counter()
-        self._before = run.figures.merge or MergeResult()
+        self.merged_before = run.figures.merge or MergeResult()
         self.run_id = run.run_id
 
     def merge(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> MergeResult:
@@ -220,7 +204,7 @@ class _Transaction:
             cursor,
             run_id,
             run.figures,
-            result + self._before,
+            result + self.merged_before,
             {**run.durations, "store": time.perf_counter() - self._begin},
             status="succeeded" if self._is_last else "running",
             error=_find_remark(run, self._history) if self._is_last else None,
@@ -229,7 +213,7 @@ class _Transaction:
     def was_stored(self, cursor: Any, result: MergeResult) -> bool:
         """Whether the transaction whose COMMIT went unanswered was committed."""
         run, table = self._run, self._run.feed.table
-        if not self._history.runs or run.run_id is None or self._payload is None:
+        if not self._history.runs or run.run_id is None:
             return is_stored(cursor, table, result)
         lock_name(cursor, table.name)  # the attempt before may be about to end
         if self._is_last:
@@ -277,4 +261,4 @@ def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]
             *(is_readable(cursor, each) for each in (run_history.TABLE, table_of(run.feed)))
         )
     )
-    store(run, manager, rows, None, history, is_last=True)
+    store(run, manager, rows, history, is_last=True)
