@@ -52,17 +52,16 @@ class DAG:
         Raises ConfigurationError or DAGExecutionError if there is none that a call would run.
         """
         function = getattr(self._import(), self.name, None)
+        package = f"DAG {self.dag_id}: {self.folder.name}"
         if callable(function):
             if fault := _find_call_fault(function):
-                raise DAGExecutionError(
-                    f"DAG {self.dag_id}: {self.folder.name}: {self.name} {fault}."
-                )
+                raise DAGExecutionError(f"{package}: {self.name} {fault}.")
             return function  # type: ignore[no-any-return]
         feed = self.load_feed()
         if feed is None:
             raise DAGExecutionError(
-                f"DAG {self.dag_id}: {self.folder.name} has no function {self.name} and no FEED: "
-                "its __init__.py must export one of them."
+                f"{package} has no function {self.name} and no FEED: its __init__.py must export "
+                "one of them."
             )
         from shared.run import run_feed
 

@@ -6,8 +6,8 @@ Each payload is a transaction of its own. What happens in it is in shared/store.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -24,10 +24,10 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
-from shared.feed import API_SOURCE, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
+from shared.feed import API_SOURCE, Batch, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.store import History, predict, prepare_extras, read_schema, store
+from shared.store import History, Rows, predict, prepare_extras, read_schema, store
 from shared.summary import describe, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -189,7 +189,7 @@ def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -
         manager.run_in_transaction(lambda cursor: _record_end(cursor, run, "succeeded"))
 
 
-def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
+def _prepare(run: Run, payload: Payload) -> Rows:
     """The rows of a payload that are to be stored, each key once (ruling 28).
 
     Fills in figures, and writes the rejects.
@@ -207,15 +207,9 @@ def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
     figures.payload_bytes = (figures.payload_bytes or 0) + len(payload.body)
     before, left_out = len(figures.rejected), figures.left_out.total()
     figures.rejected += batch.rejected
-    step = operation("validate", run.durations) if feed.table.is_snapshot else ExitStack()
-    with step:
+    with operation("validate", run.durations) if feed.table.is_snapshot else nullcontext():
         try:
-            selected = select(run, batch.rows)
-            if selected is not batch.rows:
-                batch.rows.clear()  # they are many
-            rows: Sequence[Mapping[str, Any]] = feed.prepare(run, replace(batch, rows=selected))
-            if not feed.are_distinct:
-                rows, _ = last_of_each_key(feed.table, rows)
+            rows = _choose_rows(run, batch)
         finally:
             _write_rejects(run, before)
         rejected = len(figures.rejected) - before
@@ -226,6 +220,14 @@ def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
     for column in feed.count_by:
         figures.counts.setdefault(column, Counter()).update(row[column] for row in rows)
     return rows
+
+
+def _choose_rows(run: Run, batch: Batch) -> Rows:
+    selected = select(run, batch.rows)
+    if selected is not batch.rows:
+        batch.rows.clear()  # they are many
+    rows = run.feed.prepare(run, replace(batch, rows=selected))
+    return rows if run.feed.are_distinct else last_of_each_key(run.feed.table, rows)[0]
 
 
 def _write_rejects(run: Run, before: int) -> None:
@@ -244,7 +246,7 @@ def _hash_all(before: str | None, payload: Payload) -> str:
     return hashlib.sha256(f"{before} {payload.sha256}".encode()).hexdigest()
 
 
-def _try_store(run: Run, database: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def _try_store(run: Run, database: dict[str, Any], rows: Rows) -> None:
     """Work out what would be stored; without a database the dry run ends here, and says so."""
     try:
         with DatabaseManager(database, retry=RetryPolicy(max_attempts=1)) as manager:
@@ -336,17 +338,13 @@ def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
         return function()
     with run_lock.hold(directory, dag_id) as lock:
         run_id = _record_quickly(config, lambda cursor: _start(cursor, key, lock))
-
-        def end(status: str, error: str | None = None) -> None:
-            if run_id is not None:
-                record: dict[str, Any] = {"run_id": run_id, "status": status, "error": error}
-                record |= {"figures": Figures(), "merge": None, "durations": {}}
-                _record_quickly(config, partial(run_history.update_run, **record))
-
+        outcome: dict[str, Any] = {"status": "succeeded"}
         try:
-            result = function()
+            return function()
         except BaseException as exc:
-            end("failed", _reason(exc))
+            outcome = {"status": "failed", "error": _reason(exc)}
             raise
-        end("succeeded")
-        return result
+        finally:
+            if run_id is not None:
+                outcome |= {"figures": Figures(), "merge": None, "durations": {}}
+                _record_quickly(config, partial(run_history.update_run, run_id=run_id, **outcome))

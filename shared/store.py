@@ -25,6 +25,8 @@ from shared.utils.staged_merge import NEWEST_ROWS, MergeResult, is_stored, lock_
 from shared.utils.table_check import read_table
 from shared.utils.table_setup import ensure_table, refuse_unsuited
 
+Rows = Sequence[Mapping[str, Any]]
+
 
 class History(NamedTuple):
     """What can be recorded of a run (in a dry run: read): the run itself, and what it changed."""
@@ -114,12 +116,7 @@ def _views_script(cursor: Any, feed: Feed) -> str:
 
 
 def store(
-    run: Run,
-    manager: DatabaseManager,
-    rows: Sequence[Mapping[str, Any]],
-    history: History,
-    *,
-    is_last: bool,
+    run: Run, manager: DatabaseManager, rows: Rows, history: History, *, is_last: bool
 ) -> None:
     """Merge a payload's rows in one transaction, and record the run and its changes in it.
 
@@ -155,7 +152,7 @@ class _Transaction:
         self.merged_before = run.figures.merge or MergeResult()
         self.run_id = run.run_id
 
-    def merge(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> MergeResult:
+    def merge(self, cursor: Any, rows: Rows) -> MergeResult:
         run, feed = self._run, self._run.feed
         lock_name(cursor, feed.table.name)  # first: runs are numbered in the order of their lists
         run.figures.changes = None  # of an attempt before
@@ -200,14 +197,12 @@ class _Transaction:
         self.run_id = run_id
         if self._history.changes and run.changes and run.figures.changes is not None:
             keep_changes(cursor, run.feed, run.changes, run_id)
+        merged = result + self.merged_before
+        durations = {**run.durations, "store": time.perf_counter() - self._begin}
+        status = "succeeded" if self._is_last else "running"
+        remark = _find_remark(run, self._history) if self._is_last else None
         run_history.update_run(
-            cursor,
-            run_id,
-            run.figures,
-            result + self.merged_before,
-            {**run.durations, "store": time.perf_counter() - self._begin},
-            status="succeeded" if self._is_last else "running",
-            error=_find_remark(run, self._history) if self._is_last else None,
+            cursor, run_id, run.figures, merged, durations, status=status, error=remark
         )
 
     def was_stored(self, cursor: Any, result: MergeResult) -> bool:
@@ -248,17 +243,19 @@ def _find_remark(run: Run, history: History) -> str | None:
     )
 
 
-def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]]) -> None:
+def predict(run: Run, manager: DatabaseManager, rows: Rows) -> None:
     """Work out what storing the rows would change, as far as there is a table. Writes nothing."""
     table = run.feed.table
-    manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, table))
-    if not manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists:
-        result = MergeResult(inserted=len(rows))
-        run.figures.merge = result + (run.figures.merge or MergeResult())
-        return
-    history = manager.run_in_transaction(
-        lambda cursor: History(
-            *(is_readable(cursor, each) for each in (run_history.TABLE, table_of(run.feed)))
-        )
-    )
-    store(run, manager, rows, history, is_last=True)
+
+    def look_up(cursor: Any) -> History | None:
+        refuse_unsuited(cursor, table)
+        if not find_relation(cursor, table.name).exists:
+            return None
+        kept = (run_history.TABLE, table_of(run.feed))
+        return History(*(is_readable(cursor, each) for each in kept))
+
+    history = manager.run_in_transaction(look_up)
+    if history is None:
+        run.figures.merge = MergeResult(inserted=len(rows)) + (run.figures.merge or MergeResult())
+    else:
+        store(run, manager, rows, history, is_last=True)
