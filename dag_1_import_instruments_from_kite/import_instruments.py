@@ -190,7 +190,7 @@ def transform_instrument(instrument: Mapping[str, Any]) -> dict[str, Any]:
 def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
     values = ["" if value is None else str(value) for value in map(instrument.get, KITE_ORDER)]
     written = dict(zip(KITE_ORDER, values))
-    key = WrittenKey(*map(written.__getitem__, ("instrument_token", "exchange", "tradingsymbol")))
+    key = WrittenKey(written["instrument_token"], written["exchange"], written["tradingsymbol"])
     return RejectedRow(instrument.get("line_number"), reason, values, key)
 
 

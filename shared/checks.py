@@ -95,7 +95,7 @@ def _check_table(name: str, manager: DatabaseManager, feed: Feed) -> None:
     manager.run_in_transaction(partial(prove_schema, feed=feed))
     say(f"ok      {name}: {found}")
     try:
-        lacking = find_lacking(manager, feed)
+        lacking = manager.run_in_transaction(partial(find_lacking, feed=feed))
     except StockIngestionError as exc:  # no failure of the check
         lacking = str(exc)
     if lacking:

@@ -81,25 +81,21 @@ def prove_schema(cursor: Any, feed: Feed) -> None:
         cursor.execute("ROLLBACK TO SAVEPOINT before_table")
 
 
-def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
+def find_lacking(cursor: Any, feed: Feed) -> str:
     """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
-
-    def work(cursor: Any) -> str:
-        changes = table_of(feed)
-        found = find_extra(cursor, changes)
-        upgrades = "; ".join(find_upgrades(changes, found)) if found else ""
-        cursor.execute("SAVEPOINT before_history")
-        try:
-            if read_table(cursor, feed.table.name) is None:
-                cursor.execute(read_schema(feed))
-            _, lacking = prepare_extras(cursor, feed, upgrade=False)
-        finally:
-            cursor.execute("ROLLBACK TO SAVEPOINT before_history")
-        if upgrades and not lacking:
-            return f"{changes.name} is of an earlier version. Its owner's next run does: {upgrades}"
-        return lacking
-
-    return manager.run_in_transaction(work)
+    changes = table_of(feed)
+    found = find_extra(cursor, changes)
+    upgrades = "; ".join(find_upgrades(changes, found)) if found else ""
+    cursor.execute("SAVEPOINT before_history")
+    try:
+        if read_table(cursor, feed.table.name) is None:
+            cursor.execute(read_schema(feed))
+        _, lacking = prepare_extras(cursor, feed, upgrade=False)
+    finally:
+        cursor.execute("ROLLBACK TO SAVEPOINT before_history")
+    if upgrades and not lacking:
+        return f"{changes.name} is of an earlier version. Its owner's next run does: {upgrades}"
+    return lacking
 
 
 def _views_script(cursor: Any, feed: Feed) -> str:
