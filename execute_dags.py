@@ -191,10 +191,7 @@ def _add_surroundings(parser: argparse.ArgumentParser, *, has_sandbox: bool = Tr
 
 
 def execute_dag_wrapper(
-    dag_id: int,
-    name: str,
-    func: Callable[[], Any],
-    errors: dict[int, BaseException] | None = None,
+    dag_id: int, name: str, func: Callable[[], Any], errors: dict[int, BaseException] | None = None
 ) -> tuple[int, bool, str]:
     """Execute a single DAG with logging. Returns (dag_id, success, result_message).
 

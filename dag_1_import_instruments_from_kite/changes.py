@@ -1,7 +1,5 @@
 """What a run changes: compared and kept in SQL, in the transaction of the merge."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import defaultdict
@@ -61,14 +59,10 @@ def _carry_on(cursor: Any, run: Run) -> None:
     if run.last is None or run.table is None or run.changes is None:
         return
     columns = INSTRUMENT_TABLE.column_names
+    old_columns = [f"old_{column}" for column in columns]
+    tables = {"table": run.table.identifier, "changes": run.changes.identifier}
     for name in ("carry_on", "carry_on_absent"):
-        statement = compose(
-            SQL[name],
-            columns=columns,
-            old_columns=[f"old_{column}" for column in columns],
-            table=run.table.identifier,
-            changes=run.changes.identifier,
-        )
+        statement = compose(SQL[name], columns=columns, old_columns=old_columns, **tables)
         cursor.execute(statement, {"last_run": run.last.run_id})
 
 
@@ -97,12 +91,8 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
         texts = {text for field in row.row for text in re.split('[,"]', field)}
         key = WrittenKey(*(row.key or ("", "", "")))
         exchange = key.exchange if _is_told(key.exchange) else None
-        alike = [
-            each
-            for text in texts
-            for each in named.get(text, ())
-            if exchange in (None, each.exchange)
-        ]
+        found = [each for text in texts for each in named.get(text, ())]
+        alike = [each for each in found if exchange in (None, each.exchange)]
         is_told = key.token.isdecimal() or _is_told(key.symbol)
         if not alike and not is_told:
             untold[exchange].append(row.line_number)
@@ -116,15 +106,13 @@ def find_unclear(absent: Sequence[Absent], rejected: Sequence[RejectedRow]) -> l
 
 
 def _warn_of_untold(exchange: str | None, absences: int, lines: Sequence[int | None]) -> None:
+    place = f" of {exchange}" if exchange else ""
     were = f"and {len(lines) - 1:,} more were" if len(lines) > 1 else "was"
-    logger.warning(
+    message = (
         "%d absences%s are not told as gone: line %s %s rejected, and neither token nor symbol "
-        "can be told",
-        absences,
-        f" of {exchange}" if exchange else "",
-        lines[0],
-        were,
+        "can be told"
     )
+    logger.warning(message, absences, place, lines[0], were)
 
 
 def _is_told(text: str) -> bool:

@@ -36,29 +36,10 @@ _TRANSFORMED_AT_ONCE = 1000
 def import_instruments_from_kite(
     *, dry_run: bool = False, from_file: str | None = None, force: bool = False
 ) -> str:
-    """
-    Main execution function for DAG 1.
+    """Main execution function for DAG 1. Returns the summary, in lines.
 
-    Workflow:
-    1. Load DAG configuration
-    2. Create/update kite_instrument_master table
-    3. Initialize Kite client and authenticate
-    4. Fetch instrument list
-    5. Validate and transform data
-    6. Upsert instruments to database
-    7. Log summary statistics
-
-    Args:
-        dry_run: Write nothing: work out, and say, what a run would change
-        from_file: Import this saved list (CSV, plain or gzipped; `-` is standard input) instead of
-            the API's
-        force: Store a list that is not plausible against the last good one
-
-    Returns:
-        Success message with statistics
-
-    Raises:
-        DAGExecutionError: If any step fails; the step's own error is its `__cause__`
+    The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
+    error is its `__cause__`.
     """
     return run_feed(FEED, dry_run=dry_run, from_file=from_file, force=force)
 
@@ -89,24 +70,16 @@ def prepare(run: Run, batch: Batch) -> list[dict[str, Any]]:
 
 
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
-    """
-    Create kite_instrument_master table if it doesn't exist, from schema.sql.
+    """Create the table kite_instrument_master if it doesn't exist, from schema.sql.
 
     A table whose `strike` has two decimals, as the first design had it, is widened in place.
-
-    Args:
-        db_manager: Database manager instance
-
-    Raises:
-        DatabaseError: If table creation fails
+    Raises DatabaseError if table creation fails.
     """
     schema_sql = read_schema(FEED)
     db_manager.run_in_transaction(lambda cursor: ensure_table(cursor, INSTRUMENT_TABLE, schema_sql))
 
 
-def parse_instruments(
-    response: bytes | str | Iterable[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+def parse_instruments(response: bytes | str | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The instruments in an answer of Kite: its CSV, or rows as the kiteconnect client gives them.
 
     Each has the eleven stored fields. Raises APIError if this is no instrument list.
@@ -121,28 +94,17 @@ def parse_instruments(
 def validate_instruments(
     instruments: list[dict[str, Any]], rejected: list[RejectedRow] | None = None
 ) -> list[dict[str, Any]]:
-    """
-    Validate instrument data.
+    """The valid instruments, in their order; `rejected` receives the others, with the reasons.
 
     An instrument that breaks a rule is left out by itself; so is one whose token an earlier one has
     with another symbol, and one whose symbol a later one has under another token (rulings 15, 16
     and 28). Of rows with the same token and symbol only the last is given: they are repeated.
 
-    Args:
-        instruments: List of instrument dictionaries
-        rejected: If given, receives what was left out, with the reasons
-
-    Returns:
-        List of valid instruments, in their order
-
-    Raises:
-        ValidationError: If there were instruments and none is valid
+    Raises ValidationError if there were instruments and none is valid.
     """
     invalid = dict(find_invalid(INSTRUMENT_TABLE.columns, instruments, validate_instrument))
     faults = [_rejected(instruments[index], str(fault)) for index, fault in invalid.items()]
-    valid = instruments.copy()
-    if invalid:
-        valid = [row for index, row in enumerate(instruments) if index not in invalid]
+    valid = [row for index, row in enumerate(instruments) if index not in invalid]
     symbols: defaultdict[Any, set[Any]] = defaultdict(set)
     for instrument in valid:
         symbols[instrument["exchange"]].add(instrument["tradingsymbol"])
@@ -214,15 +176,7 @@ def _without_repeated_symbols(
 
 
 def transform_instruments(instruments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Transform instrument data for database storage.
-
-    Args:
-        instruments: List of instrument dictionaries
-
-    Returns:
-        Transformed list ready for database insertion: an entry for each column of the table
-    """
+    """The rows of the table for the instruments, all of one moment: a value for each column."""
     moment = datetime.now()
     create = Instrument.from_kite_response
     return [create(instrument, moment=moment).to_dict() for instrument in instruments]
@@ -234,11 +188,9 @@ def transform_instrument(instrument: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rejected(instrument: Mapping[str, Any], reason: str) -> RejectedRow:
-    fields = map(instrument.get, KITE_ORDER)
-    values = ["" if value is None else str(value) for value in fields]
-    key = WrittenKey(
-        *(values[KITE_ORDER.index(n)] for n in ("instrument_token", "exchange", "tradingsymbol"))
-    )
+    values = ["" if value is None else str(value) for value in map(instrument.get, KITE_ORDER)]
+    written = dict(zip(KITE_ORDER, values))
+    key = WrittenKey(written["instrument_token"], written["exchange"], written["tradingsymbol"])
     return RejectedRow(instrument.get("line_number"), reason, values, key)
 
 

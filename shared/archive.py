@@ -1,7 +1,5 @@
 """Saved payloads: each good one is kept for a while, and can be loaded again."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import logging
@@ -12,16 +10,14 @@ import zlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from shared.config.config_loader import PROJECT_ROOT
 from shared.exceptions import APIError, ConfigurationError
 from shared.feed import API_SOURCE, Feed, Payload, Run
 from shared.foreign_text import escape_line
 from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.strict_session import LIST_BOUNDS, MB
-
-if TYPE_CHECKING:
-    from shared.utils.run_history import LastRun
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +49,9 @@ def read_saved(feed: Feed, from_file: str) -> Payload:
     Raises ConfigurationError if it cannot be read, APIError if it is too large, damaged, cut short
     or not what the feed reads.
     """
-    what = f"The saved file {name_source(from_file)}"
-    if name_source(from_file) == STANDARD_INPUT:
-        what = "What came on standard input"
+    source = name_source(from_file)
+    is_piped = source == STANDARD_INPUT
+    what = "What came on standard input" if is_piped else f"The saved file {source}"
     try:
         body = _unpack(_read(from_file))
         batch = feed.parse(body)
@@ -98,31 +94,31 @@ def _read_bounded(file: BinaryIO | gzip.GzipFile, megabytes: int) -> bytes:
     return content
 
 
-def keep(run: Run, payload: Payload, directory: Path) -> None:
-    """Keep a payload of the run in `directory`, unless `parameters.archive_days` is 0.
+def keep(run: Run, payload: Payload) -> None:
+    """Keep a payload of the run, unless `parameters.archive_days` is 0.
 
     A fault is a warning: the rows themselves are stored.
     """
-    feed, now = run.feed, run.key.started_at
+    directory, now = _folder(run), run.key.started_at
     if run.parameters["archive_days"] == 0:
         return
-    stem, dot, suffix = _archive_name(feed).partition(".")
+    stem, dot, suffix = _name_parts(run.feed)
     path = directory / f"{stem}_{now:{_MOMENT}}_{payload.sha256[:12]}{dot}{suffix}.gz"
     try:
         make_private_folder(directory)
         with write_in_one_step(path, path.with_suffix(".part")) as file:
             file.write(payload.pack())
     except OSError as exc:
-        logger.warning(
-            "The %s could not be kept in %s: %s", feed.title, directory, exc.strerror or exc
-        )
+        reason = exc.strerror or exc
+        logger.warning("The %s could not be kept in %s: %s", run.feed.title, directory, reason)
 
 
-def warn_of_missing(run: Run, last: LastRun | None, directory: Path) -> None:
+def warn_of_missing(run: Run) -> None:
     """Warn if the payload of the last good run should be among the kept ones, and is not.
 
     A run that was killed between its commit and its archive says nothing itself.
     """
+    last, directory = run.last, _folder(run)
     if last is None or last.source != API_SOURCE or last.dump_sha256 is None:
         return
     digest, days = last.dump_sha256[:12], run.parameters["archive_days"]
@@ -140,17 +136,14 @@ def warn_of_missing(run: Run, last: LastRun | None, directory: Path) -> None:
         )
 
 
-def _archive_name(feed: Feed) -> str:
-    return feed.archive_name or feed.name
-
-
-def delete_old(run: Run, directory: Path) -> None:
+def delete_old(run: Run) -> None:
     """Delete the files that are more than `parameters.archive_days` older than the last run before.
 
     Or than this run, if that is older: one run with a wrong clock deletes nothing that the right
     one would not, and neither does the next run with the right clock. Nothing goes either where
     this run has kept nothing. A fault is a warning.
     """
+    directory = _folder(run)
     try:
         moments = dict(_own_files(run.feed, directory)) if directory.is_dir() else {}
     except OSError as exc:
@@ -168,12 +161,20 @@ def delete_old(run: Run, directory: Path) -> None:
             logger.warning("The old file %s could not be deleted: %s", path, exc.strerror or exc)
 
 
+def _folder(run: Run) -> Path:
+    return PROJECT_ROOT / Path(run.parameters["archive_directory"])
+
+
+def _name_parts(feed: Feed) -> tuple[str, str, str]:
+    return (feed.archive_name or feed.name).partition(".")
+
+
 def _own_files(feed: Feed, directory: Path) -> Iterator[tuple[Path, datetime]]:
     """The files that runs have made, with the moments in their names; nothing of the user's.
 
     Among them is what a killed run has left (.part).
     """
-    stem, dot, suffix = (re.escape(part) for part in _archive_name(feed).partition("."))
+    stem, dot, suffix = map(re.escape, _name_parts(feed))
     own_name = re.compile(
         rf"{stem}_([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}_[0-9]{{6}})_[0-9a-f]{{12}}{dot}{suffix}\.(gz|part)"
     )

@@ -3,8 +3,6 @@
 Days are the trading days of the exchanges. Hours are those of India.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone

@@ -5,8 +5,6 @@ function <name>. Nothing else has to be edited for a new one. A broken one is li
 and harms no other.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import re
@@ -16,15 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.calendar import GRACE_MINUTES
 from shared.config.checks import FAULTS
 from shared.config.config_loader import ConfigLoader
 from shared.exceptions import ConfigurationError, DAGExecutionError
-
-if TYPE_CHECKING:
-    from shared.feed import Feed
+from shared.feed import Feed
 
 NO_ID = -1  # of a folder whose name has none
 _FOLDER_NAME = re.compile(r"dag_([0-9]+)_(\w+)")
@@ -56,17 +52,16 @@ class DAG:
         Raises ConfigurationError or DAGExecutionError if there is none that a call would run.
         """
         function = getattr(self._import(), self.name, None)
+        package = f"DAG {self.dag_id}: {self.folder.name}"
         if callable(function):
             if fault := _find_call_fault(function):
-                raise DAGExecutionError(
-                    f"DAG {self.dag_id}: {self.folder.name}: {self.name} {fault}."
-                )
+                raise DAGExecutionError(f"{package}: {self.name} {fault}.")
             return function  # type: ignore[no-any-return]
         feed = self.load_feed()
         if feed is None:
             raise DAGExecutionError(
-                f"DAG {self.dag_id}: {self.folder.name} has no function {self.name} and no FEED: "
-                "its __init__.py must export one of them."
+                f"{package} has no function {self.name} and no FEED: its __init__.py must export "
+                "one of them."
             )
         from shared.run import run_feed
 
@@ -77,8 +72,6 @@ class DAG:
 
         Raises ConfigurationError or DAGExecutionError if the package or its FEED is broken.
         """
-        from shared.feed import Feed
-
         feed = getattr(self._import(), "FEED", None)
         if feed is None or (isinstance(feed, Feed) and feed.folder.resolve() == self.folder):
             return feed

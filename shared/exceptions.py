@@ -13,8 +13,6 @@ StockIngestionError
 └── TransientError                 what may pass by itself: the retry policy retries only this
 """
 
-from __future__ import annotations
-
 
 class StockIngestionError(Exception):
     """Base of every error that this project raises on purpose; its text is fit for a user."""

@@ -94,10 +94,6 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
-def _as_read(run: Run, batch: Batch) -> list[dict[str, Any]]:
-    return batch.rows
-
-
 @dataclass(frozen=True)
 class Feed:
     """A DAG that brings rows from a source into a table. Its package exports one as FEED.
@@ -128,7 +124,7 @@ class Feed:
     table: Table
     fetch: Callable[[Run], Iterable[Payload]]
     parse: Callable[[bytes], Batch]
-    prepare: Callable[[Run, Batch], list[dict[str, Any]]] = _as_read
+    prepare: Callable[[Run, Batch], list[dict[str, Any]]] = lambda run, batch: batch.rows
     are_distinct: bool = False
     count_by: tuple[str, ...] = ()
     only: str = ""

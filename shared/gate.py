@@ -1,7 +1,5 @@
 """What a payload must have to be believed: few rejects, and, of a snapshot, rows enough."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -71,13 +69,11 @@ class Plausibility:
         ]
         left, total = before.total(), now.total()
         if last is not None and left < last.stored:
-            logger.warning(
+            message = (
                 "The table holds %d of the %d rows that run %d stored; something else has changed "
-                "or removed the others",
-                left,
-                last.stored,
-                last.run_id,
+                "or removed the others"
             )
+            logger.warning(message, left, last.stored, last.run_id)
             left = last.stored
         stored = left - sum(n for v, n in before.items() if not self._is_wanted(v))
         if not faults and self._is_too_few(stored, total):
@@ -86,35 +82,30 @@ class Plausibility:
             raise ValidationError(self._describe(faults, now))
         for value in sorted(before.keys() - now.keys()):
             if self._is_wanted(value):
-                logger.warning(
-                    "%s's list has none of the %d rows that %s had in the last list",
-                    self._run.feed.source,
-                    before[value],
-                    value or self._unnamed,
-                )
+                message = "%s's list has none of the %d rows that %s had in the last list"
+                source, name = self._run.feed.source, value or self._unnamed
+                logger.warning(message, source, before[value], name)
 
     def _describe(self, faults: Sequence[str], now: Mapping[str, int]) -> str:
         said = f"{'; '.join(faults)} since the last good run. Nothing was stored, the list of that "
+        said += "run stays."
         source, only = self._run.feed.source, self._run.feed.only
         is_file = not self._run.key.is_from_api
         if is_file and only and len(now) == 1:
             (value,) = now
             return (
-                f"The file is only a part of a list, its rows are of {value} alone: {said}run "
-                f"stays. Import a whole list. If only {value} is wanted from now on, set "
+                f"The file is only a part of a list, its rows are of {value} alone: {said} "
+                f"Import a whole list. If only {value} is wanted from now on, set "
                 f'parameters.{only} to ["{value}"]. With --force the file is stored as it is: '
                 f"until the next whole list the views show {value} alone."
             )
-        if is_file:
-            return (
-                f"The file's list is not plausible: {said}run stays. If it is the list that is "
-                "wanted, run once with --force."
+        way_out = "If it is the list that is wanted, run once with --force."
+        if not is_file:
+            way_out = (
+                f"{source} may not have finished today's list: run again in some minutes. If there "
+                "really are so few rows, run once with --force."
             )
-        return (
-            f"{source}'s list is not plausible: {said}run stays. {source} may not have finished "
-            "today's list: run again in some minutes. If there really are so few rows, run once "
-            "with --force."
-        )
+        return f"{'The file' if is_file else source}'s list is not plausible: {said} {way_out}"
 
     def _is_wanted(self, value: str) -> bool:
         return not self._wanted or value in self._wanted
@@ -135,18 +126,14 @@ def select(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Warns of a wanted value that no row has (ruling 9).
     """
-    wanted = wanted_values(run)
+    feed, wanted = run.feed, wanted_values(run)
     if not wanted:
         return rows
-    column = run.feed.count_by[0]
+    column = feed.count_by[0]
     counts = Counter(str(row.get(column)) for row in rows)
     for value in wanted:
         if value not in counts:
-            logger.warning(
-                "%s's list has no row of %s, which parameters.%s names",
-                run.feed.source,
-                value,
-                run.feed.only,
-            )
+            message = "%s's list has no row of %s, which parameters.%s names"
+            logger.warning(message, feed.source, value, feed.only)
     run.figures.left_out.update({v: n for v, n in counts.items() if v not in wanted})
     return [row for row in rows if row.get(column) in frozenset(wanted)]

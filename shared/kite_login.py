@@ -1,7 +1,5 @@
 """`login`: the day's login to Kite, and its proven access token into `.env`."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import asdict
@@ -35,10 +33,8 @@ def log_in() -> None:
     with reserved(config_loader.ENV_FILE) as set_variable:  # before the request token is used up
         access_token = _exchange(client)
         set_variable(TOKEN_VARIABLE, access_token)
-    say(
-        f"Logged in as {client.user_id}. The token is in .env, and dies at about "
-        f"{describe_death()}."
-    )
+    death = describe_death()
+    say(f"Logged in as {client.user_id}. The token is in .env, and dies at about {death}.")
     if config_loader.environment_overrules(TOKEN_VARIABLE, access_token):
         say(f"Beware: {TOKEN_VARIABLE} is also set in the environment, and wins over .env.")
 
@@ -49,7 +45,9 @@ def _exchange(client: KiteClientWrapper) -> str:
         say("1. Open this address in a browser and log in to Kite:\n")
         say(f"   {client.login_url}\n")
         say("2. Paste the address that the browser shows then (or its request_token):")
-    pasted = _read_line()
+    # Whatever bytes the line has; sys.stdin is None if it was closed before the start (`<&-`).
+    line = sys.stdin.buffer.readline(_LONGEST_LINE) if sys.stdin is not None else b""
+    pasted = line.decode("utf-8", "replace")
     if not pasted.strip():
         raise AuthenticationError(
             f"Nothing came on standard input. Open {client.login_url}, log in, and give the "
@@ -61,13 +59,6 @@ def _exchange(client: KiteClientWrapper) -> str:
     register_secrets([access_token])
     client.authenticate()
     return access_token
-
-
-def _read_line() -> str:
-    """A line of standard input, whatever bytes it has; "" if there is none."""
-    if sys.stdin is None:  # closed before the start (`<&-`)
-        return ""
-    return sys.stdin.buffer.readline(_LONGEST_LINE).decode("utf-8", "replace")
 
 
 def read_request_token(pasted: str) -> str:

@@ -3,20 +3,18 @@
 Each payload is a transaction of its own. What happens in it is in shared/store.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 from shared import archive, run_lock
-from shared.config.config_loader import PROJECT_ROOT, ConfigLoader, DatabaseConfig
+from shared.config.config_loader import ConfigLoader, DatabaseConfig
 from shared.config.logging_config import redact
 from shared.exceptions import (
     ConfigurationError,
@@ -26,10 +24,10 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
-from shared.feed import API_SOURCE, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
+from shared.feed import API_SOURCE, Batch, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.store import History, predict, prepare_extras, read_schema, store
+from shared.store import History, Rows, predict, prepare_extras, read_schema, store
 from shared.summary import describe, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -53,20 +51,10 @@ _RECORD_DEADLINE_SECONDS = 3
 def run_feed(
     feed: Feed, *, dry_run: bool = False, from_file: str | None = None, force: bool = False
 ) -> str:
-    """Run a feed once: fetch, check and store what its source gives.
+    """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
-    Args:
-        feed: The DAG's
-        dry_run: Write nothing: work out, and say, what a run would change
-        from_file: Load this saved payload (plain or gzipped; `-` is standard input) in place of
-            asking the source
-        force: Store what is not plausible against the last good run
-
-    Returns:
-        The summary, in lines
-
-    Raises:
-        DAGExecutionError: If any step fails; the step's own error is its `__cause__`
+    The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
+    error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, datetime.now().astimezone())
@@ -74,15 +62,13 @@ def run_feed(
     with ExitStack() as until_the_end:
         try:
             message = _execute(run, until_the_end)
-        except StockIngestionError as exc:
+        except BaseException as exc:
             _end_in_failure(run, exc)
-            raise DAGExecutionError(str(exc)) from exc
-        except Exception as exc:
-            _end_in_failure(run, exc)
-            raise DAGExecutionError(f"unexpected {type(exc).__name__}: {exc}") from exc
-        except BaseException as exc:  # a signal
-            _end_in_failure(run, exc)
-            raise
+            if not isinstance(exc, Exception):  # a signal
+                raise
+            is_foreseen = isinstance(exc, StockIngestionError)
+            context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
+            raise DAGExecutionError(f"{context}{exc}") from exc
     logger.info("DAG %d completed: %s", feed.dag_id, message)
     return message
 
@@ -96,13 +82,12 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
     run.parameters = dag.parameters
     database = asdict(run.config.database)
     if run.options.dry_run:
-        for rows in (_prepare(run, payload) for payload in _payloads(run)):
-            _try_store(run, database, rows)
+        for payload in _payloads(run):
+            _try_store(run, database, _prepare(run, payload))
         return describe(run)
     with DatabaseManager(database, retry=retry_policy(run)) as manager:
-        lock = until_the_end.enter_context(
-            run_lock.hold(run.config.logging["directory"], feed.dag_id)
-        )
+        directory = run.config.logging["directory"]
+        lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
         with operation("check table", run.durations):  # before the source is asked
             _begin(run, manager, lock)
         manager.close()  # an idle connection may be cut while the source is asked
@@ -160,28 +145,28 @@ def _start(cursor: Any, key: RunKey, lock: run_lock.RunLock | None) -> int:
 
 
 def _payloads(run: Run) -> Iterator[Payload]:
-    if run.options.from_file is None:
-        given = 0
-        for payload in run.feed.fetch(run):
-            given += 1
-            yield payload
-        if run.feed.table.is_snapshot and given != 1:
-            raise DAGExecutionError(f"expected a snapshot as one payload of fetch, got {given}")
+    if run.options.from_file is not None:
+        with operation("read saved file", run.durations):
+            payload = archive.read_saved(run.feed, run.options.from_file)
+        yield payload
         return
-    with operation("read saved file", run.durations):
-        payload = archive.read_saved(run.feed, run.options.from_file)
-    yield payload
+    given = 0
+    for payload in run.feed.fetch(run):
+        given += 1
+        yield payload
+    if run.feed.table.is_snapshot and given != 1:
+        raise DAGExecutionError(f"expected a snapshot as one payload of fetch, got {given}")
 
 
 def _load_snapshot(run: Run, manager: DatabaseManager, payload: Payload) -> None:
     rows = _prepare(run, payload)
     history = _prepare_tables(run, manager)
     with operation("store", run.durations):
-        store(run, manager, rows, payload, history, is_last=True)
+        store(run, manager, rows, history, is_last=True)
     if run.key.is_from_api:
-        archive.keep(run, payload, _archive_folder(run))
-        archive.delete_old(run, _archive_folder(run))
-        archive.warn_of_missing(run, run.last, _archive_folder(run))
+        archive.keep(run, payload)
+        archive.delete_old(run)
+        archive.warn_of_missing(run)
 
 
 def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -> None:
@@ -191,30 +176,24 @@ def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -
     with operation("load", run.durations):
         number = 0
         while payload is not None:
-            store(run, manager, _prepare(run, payload), payload, history, is_last=False)
+            store(run, manager, _prepare(run, payload), history, is_last=False)
             if run.key.is_from_api:
-                archive.keep(run, payload, _archive_folder(run))
+                archive.keep(run, payload)
             number += 1
             advance(number, unit="payloads")
             payload = next(payloads, None)
-    archive.delete_old(run, _archive_folder(run))
+    archive.delete_old(run)
     if history.runs and run.run_id is None:  # nothing came, and the start could not be recorded
         run.run_id = manager.run_in_transaction(lambda c: run_history.start_run(c, run.key))
     if run.run_id is not None:
         manager.run_in_transaction(lambda cursor: _record_end(cursor, run, "succeeded"))
 
 
-def _archive_folder(run: Run) -> Path:
-    folder: Path = PROJECT_ROOT / run.parameters["archive_directory"]
-    return folder
-
-
-def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
+def _prepare(run: Run, payload: Payload) -> Rows:
     """The rows of a payload that are to be stored, each key once (ruling 28).
 
     Fills in figures, and writes the rejects.
     """
-    assert run.config is not None
     feed, figures = run.feed, run.figures
     batch = payload.batch or feed.parse(payload.body)
     fetched = len(batch.rows) + len(batch.rejected)
@@ -228,24 +207,11 @@ def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
     figures.payload_bytes = (figures.payload_bytes or 0) + len(payload.body)
     before, left_out = len(figures.rejected), figures.left_out.total()
     figures.rejected += batch.rejected
-    step = operation("validate", run.durations) if feed.table.is_snapshot else ExitStack()
-    with step:
+    with operation("validate", run.durations) if feed.table.is_snapshot else nullcontext():
         try:
-            selected = select(run, batch.rows)
-            if selected is not batch.rows:
-                batch.rows.clear()  # they are many
-            rows: Sequence[Mapping[str, Any]] = feed.prepare(run, replace(batch, rows=selected))
-            if not feed.are_distinct:
-                rows, _ = last_of_each_key(feed.table, rows)
+            rows = _choose_rows(run, batch)
         finally:
-            if new := sorted(figures.rejected[before:], key=lambda row: row.line_number or 0):
-                figures.rejected[before:] = new
-                run.rejects_file = write_rejected_rows(
-                    new,
-                    run.config.logging["directory"],
-                    run.key.started_at,
-                    is_more=run.rejects_file is not None,
-                )
+            _write_rejects(run, before)
         rejected = len(figures.rejected) - before
         refuse_rejects(run, fetched=fetched, rejected=rejected, valid=len(rows))
     left_out = figures.left_out.total() - left_out
@@ -256,6 +222,23 @@ def _prepare(run: Run, payload: Payload) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
+def _choose_rows(run: Run, batch: Batch) -> Rows:
+    selected = select(run, batch.rows)
+    if selected is not batch.rows:
+        batch.rows.clear()  # they are many
+    rows = run.feed.prepare(run, replace(batch, rows=selected))
+    return rows if run.feed.are_distinct else last_of_each_key(run.feed.table, rows)[0]
+
+
+def _write_rejects(run: Run, before: int) -> None:
+    """Put the rejects of a payload, which follow those `before`, in order, and in the file."""
+    assert run.config is not None
+    directory, is_more = run.config.logging["directory"], run.rejects_file is not None
+    if new := sorted(run.figures.rejected[before:], key=lambda row: row.line_number or 0):
+        run.figures.rejected[before:] = new
+        run.rejects_file = write_rejected_rows(new, directory, run.key.started_at, is_more=is_more)
+
+
 def _hash_all(before: str | None, payload: Payload) -> str:
     """The hash of a run's payloads: of a single one its own, else of theirs, one after another."""
     if before is None:
@@ -263,7 +246,7 @@ def _hash_all(before: str | None, payload: Payload) -> str:
     return hashlib.sha256(f"{before} {payload.sha256}".encode()).hexdigest()
 
 
-def _try_store(run: Run, database: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def _try_store(run: Run, database: dict[str, Any], rows: Rows) -> None:
     """Work out what would be stored; without a database the dry run ends here, and says so."""
     try:
         with DatabaseManager(database, retry=RetryPolicy(max_attempts=1)) as manager:
@@ -312,14 +295,9 @@ def _record_failure(run: Run, error: BaseException) -> bool:
 
 def _record_end(cursor: Any, run: Run, status: str, error: str | None = None) -> None:
     assert run.run_id is not None
+    figures = run.figures
     run_history.update_run(
-        cursor,
-        run.run_id,
-        run.figures,
-        run.figures.merge,
-        run.durations,
-        status=status,
-        error=error,
+        cursor, run.run_id, figures, figures.merge, run.durations, status=status, error=error
     )
 
 
@@ -334,18 +312,13 @@ def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | Non
 
     All of it within a deadline: after SIGTERM the run has to end soon (ruling 26).
     """
-    quick = replace(
-        config,
-        connect_timeout_seconds=_RECORD_SECONDS,
-        lock_timeout_seconds=_RECORD_SECONDS,
-        statement_timeout_seconds=_RECORD_SECONDS,
-    )
+    limits = (f"{name}_timeout_seconds" for name in ("connect", "lock", "statement"))
+    quick = asdict(config) | dict.fromkeys(limits, _RECORD_SECONDS)
+    make_table = partial(ensure_extra_table, table=run_history.TABLE)
 
     def record() -> T | None:
-        with DatabaseManager(asdict(quick), retry=RetryPolicy(max_attempts=1)) as manager:
-            lacking = manager.run_in_transaction(
-                lambda cursor: ensure_extra_table(cursor, run_history.TABLE)
-            )
+        with DatabaseManager(quick, retry=RetryPolicy(max_attempts=1)) as manager:
+            lacking = manager.run_in_transaction(make_table)
             return None if lacking else manager.run_in_transaction(work)
 
     try:
@@ -365,20 +338,13 @@ def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
         return function()
     with run_lock.hold(directory, dag_id) as lock:
         run_id = _record_quickly(config, lambda cursor: _start(cursor, key, lock))
-
-        def end(status: str, error: str | None = None) -> None:
-            if run_id is not None:
-                _record_quickly(
-                    config,
-                    lambda cursor: run_history.update_run(
-                        cursor, run_id, Figures(), None, {}, status=status, error=error
-                    ),
-                )
-
+        outcome: dict[str, Any] = {"status": "succeeded"}
         try:
-            result = function()
+            return function()
         except BaseException as exc:
-            end("failed", _reason(exc))
+            outcome = {"status": "failed", "error": _reason(exc)}
             raise
-        end("succeeded")
-        return result
+        finally:
+            if run_id is not None:
+                outcome |= {"figures": Figures(), "merge": None, "durations": {}}
+                _record_quickly(config, partial(run_history.update_run, run_id=run_id, **outcome))

@@ -1,7 +1,5 @@
 """Whether a run that is called running still lives: each holds a lock on a file of its DAG."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -23,7 +21,7 @@ class RunLock:
     def is_alone(self) -> bool:
         """Whether no other run of the DAG holds the lock now."""
         try:
-            return _try(self.descriptor, fcntl.LOCK_EX)
+            return _try_alone(self.descriptor)
         finally:
             fcntl.flock(self.descriptor, fcntl.LOCK_SH)
 
@@ -58,14 +56,14 @@ def has_ended(host: str | None) -> bool:
     except OSError:
         return False
     try:
-        return _try(descriptor, fcntl.LOCK_EX)
+        return _try_alone(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try_alone(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -1,7 +1,5 @@
 """`status`: the last runs, and whether each DAG's data are fresh (ruling 31). For monitoring."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -49,10 +47,6 @@ class _Now:
     here: datetime
     server: datetime
     holidays: Collection[date]
-
-    @property
-    def latest(self) -> datetime:
-        return max(self.here, self.server)
 
     @property
     def limit(self) -> datetime:
@@ -107,16 +101,13 @@ def show_status(
         verdicts = [_judge(manager, dag, now, has_history) for dag in judged]
     if as_json:
         document = {"dags": [*map(asdict, verdicts)], "runs": [run._asdict() for run in runs]}
-        write_data(
-            json.dumps(document, indent=1, default=lambda at: at.astimezone(IST).isoformat())
-        )
+        text = json.dumps(document, indent=1, default=lambda at: at.astimezone(IST).isoformat())
+        write_data(text)
     else:
         for line in (_HEADER, *map(_describe_run, runs)) if runs else ():
             say(line)
-        for text in (
-            *_find_remarks(runs),
-            *(f"{each.verdict.upper()}: {each.reason}" for each in verdicts),
-        ):
+        judgements = (f"{each.verdict.upper()}: {each.reason}" for each in verdicts)
+        for text in (*_find_remarks(runs), *judgements):
             say(f"\n{text}")
     return all(each.verdict == "fresh" for each in verdicts)
 
@@ -173,7 +164,7 @@ def _judge(manager: DatabaseManager, dag: DAG, now: _Now, has_history: bool) -> 
         return verdict("stale", f"{name} cannot be judged:\n{exc}")
     promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
     freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
-    since = freshness.fresh_since(now.latest, now.holidays)
+    since = freshness.fresh_since(max(now.here, now.server), now.holidays)
     table = feed.table if feed and feed.table.is_snapshot else None
     if has_history:
         # A file that was read into a table that is no snapshot has taken nothing away.

@@ -1,7 +1,5 @@
 """SIGINT, SIGTERM and SIGHUP as errors that end a run, whatever is in their way."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Iterator, Sequence

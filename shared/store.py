@@ -1,7 +1,5 @@
 """The transaction of a payload: gate, changes, merge, and the run's own record."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,16 +7,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from shared.exceptions import ConfigurationError
-from shared.feed import Feed, Payload, Run, Stage
+from shared.feed import Feed, Run, Stage
 from shared.gate import Plausibility
 from shared.utils import run_history
-from shared.utils.changes import (
-    count_last,
-    count_staged,
-    find_changes,
-    keep_changes,
-    table_of,
-)
+from shared.utils.changes import count_last, count_staged, find_changes, keep_changes, table_of
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import (
     ensure_extra_table,
@@ -29,15 +21,11 @@ from shared.utils.extras import (
 )
 from shared.utils.operation import advance
 from shared.utils.relations import find_relation
-from shared.utils.staged_merge import (
-    NEWEST_ROWS,
-    MergeResult,
-    is_stored,
-    lock_name,
-    merge_rows,
-)
+from shared.utils.staged_merge import NEWEST_ROWS, MergeResult, is_stored, lock_name, merge_rows
 from shared.utils.table_check import read_table
 from shared.utils.table_setup import ensure_table, refuse_unsuited
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 class History(NamedTuple):
@@ -93,25 +81,21 @@ def prove_schema(cursor: Any, feed: Feed) -> None:
         cursor.execute("ROLLBACK TO SAVEPOINT before_table")
 
 
-def find_lacking(manager: DatabaseManager, feed: Feed) -> str:
+def find_lacking(cursor: Any, feed: Feed) -> str:
     """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
-
-    def work(cursor: Any) -> str:
-        changes = table_of(feed)
-        found = find_extra(cursor, changes)
-        upgrades = "; ".join(find_upgrades(changes, found)) if found else ""
-        cursor.execute("SAVEPOINT before_history")
-        try:
-            if read_table(cursor, feed.table.name) is None:
-                cursor.execute(read_schema(feed))
-            _, lacking = prepare_extras(cursor, feed, upgrade=False)
-        finally:
-            cursor.execute("ROLLBACK TO SAVEPOINT before_history")
-        if upgrades and not lacking:
-            return f"{changes.name} is of an earlier version. Its owner's next run does: {upgrades}"
-        return lacking
-
-    return manager.run_in_transaction(work)
+    changes = table_of(feed)
+    found = find_extra(cursor, changes)
+    upgrades = "; ".join(find_upgrades(changes, found)) if found else ""
+    cursor.execute("SAVEPOINT before_history")
+    try:
+        if read_table(cursor, feed.table.name) is None:
+            cursor.execute(read_schema(feed))
+        _, lacking = prepare_extras(cursor, feed, upgrade=False)
+    finally:
+        cursor.execute("ROLLBACK TO SAVEPOINT before_history")
+    if upgrades and not lacking:
+        return f"{changes.name} is of an earlier version. Its owner's next run does: {upgrades}"
+    return lacking
 
 
 def _views_script(cursor: Any, feed: Feed) -> str:
@@ -128,13 +112,7 @@ def _views_script(cursor: Any, feed: Feed) -> str:
 
 
 def store(
-    run: Run,
-    manager: DatabaseManager,
-    rows: Sequence[Mapping[str, Any]],
-    payload: Payload | None,
-    history: History,
-    *,
-    is_last: bool,
+    run: Run, manager: DatabaseManager, rows: Rows, history: History, *, is_last: bool
 ) -> None:
     """Merge a payload's rows in one transaction, and record the run and its changes in it.
 
@@ -144,8 +122,8 @@ def store(
     Raises ValidationError if the rows are not plausible, DatabaseError if the database refuses;
     nothing of this payload is stored then.
     """
-    transaction = _Transaction(run, payload, history, is_last)
-    figures, before, merged = run.figures, run.figures.changes, run.figures.merge or MergeResult()
+    transaction = _Transaction(run, history, is_last)
+    figures, before = run.figures, run.figures.changes
     try:
         result = manager.run_in_transaction(
             lambda cursor: transaction.merge(cursor, rows), was_stored=transaction.was_stored
@@ -153,7 +131,7 @@ def store(
     finally:
         found, figures.changes = figures.changes, before
     run.run_id = transaction.run_id
-    figures.merge = result + merged
+    figures.merge = result + transaction.merged_before
     figures.changes = found if before is None else before + (found or Counter())
     if not run.options.dry_run:
         run.stage = Stage.STORED
@@ -162,16 +140,15 @@ def store(
 class _Transaction:
     """The transaction of one payload, and what the run had found before it."""
 
-    def __init__(self, run: Run, payload: Payload | None, history: History, is_last: bool) -> None:
+    def __init__(self, run: Run, history: History, is_last: bool) -> None:
         self._run = run
-        self._payload = payload
         self._history = history
         self._is_last = is_last
         self._begin = time.perf_counter()
-        self._before = run.figures.merge or MergeResult()
+        self.merged_before = run.figures.merge or MergeResult()
         self.run_id = run.run_id
 
-    def merge(self, cursor: Any, rows: Sequence[Mapping[str, Any]]) -> MergeResult:
+    def merge(self, cursor: Any, rows: Rows) -> MergeResult:
         run, feed = self._run, self._run.feed
         lock_name(cursor, feed.table.name)  # first: runs are numbered in the order of their lists
         run.figures.changes = None  # of an attempt before
@@ -216,20 +193,18 @@ class _Transaction:
         self.run_id = run_id
         if self._history.changes and run.changes and run.figures.changes is not None:
             keep_changes(cursor, run.feed, run.changes, run_id)
+        merged = result + self.merged_before
+        durations = {**run.durations, "store": time.perf_counter() - self._begin}
+        status = "succeeded" if self._is_last else "running"
+        remark = _find_remark(run, self._history) if self._is_last else None
         run_history.update_run(
-            cursor,
-            run_id,
-            run.figures,
-            result + self._before,
-            {**run.durations, "store": time.perf_counter() - self._begin},
-            status="succeeded" if self._is_last else "running",
-            error=_find_remark(run, self._history) if self._is_last else None,
+            cursor, run_id, run.figures, merged, durations, status=status, error=remark
         )
 
     def was_stored(self, cursor: Any, result: MergeResult) -> bool:
         """Whether the transaction whose COMMIT went unanswered was committed."""
         run, table = self._run, self._run.feed.table
-        if not self._history.runs or run.run_id is None or self._payload is None:
+        if not self._history.runs or run.run_id is None:
             return is_stored(cursor, table, result)
         lock_name(cursor, table.name)  # the attempt before may be about to end
         if self._is_last:
@@ -264,17 +239,19 @@ def _find_remark(run: Run, history: History) -> str | None:
     )
 
 
-def predict(run: Run, manager: DatabaseManager, rows: Sequence[Mapping[str, Any]]) -> None:
+def predict(run: Run, manager: DatabaseManager, rows: Rows) -> None:
     """Work out what storing the rows would change, as far as there is a table. Writes nothing."""
     table = run.feed.table
-    manager.run_in_transaction(lambda cursor: refuse_unsuited(cursor, table))
-    if not manager.run_in_transaction(lambda cursor: find_relation(cursor, table.name)).exists:
-        result = MergeResult(inserted=len(rows))
-        run.figures.merge = result + (run.figures.merge or MergeResult())
-        return
-    history = manager.run_in_transaction(
-        lambda cursor: History(
-            *(is_readable(cursor, each) for each in (run_history.TABLE, table_of(run.feed)))
-        )
-    )
-    store(run, manager, rows, None, history, is_last=True)
+
+    def look_up(cursor: Any) -> History | None:
+        refuse_unsuited(cursor, table)
+        if not find_relation(cursor, table.name).exists:
+            return None
+        kept = (run_history.TABLE, table_of(run.feed))
+        return History(*(is_readable(cursor, each) for each in kept))
+
+    history = manager.run_in_transaction(look_up)
+    if history is None:
+        run.figures.merge = MergeResult(inserted=len(rows)) + (run.figures.merge or MergeResult())
+    else:
+        store(run, manager, rows, history, is_last=True)

@@ -212,7 +212,7 @@ class Days:
         wanted = [dict(row) for row in rows if not exchanges or row["exchange"] in exchanges]
         instruments = transform_instruments(validate_instruments(wanted, run.figures.rejected))
         run.figures.counts["exchange"] = Counter(row["exchange"] for row in instruments)
-        store(run, self.manager, instruments, None, self.prepare(), is_last=True)
+        store(run, self.manager, instruments, self.prepare(), is_last=True)
         return run.figures
 
     def prepare(self) -> History:

@@ -369,10 +369,11 @@ def test_wrong_clock_deletes_no_kept_payload_whatever_their_number(things: Thing
     folder = things.folder / "archive"
     for year in (2026, 2040):
         key = RunKey(2, "import_things", API_SOURCE, datetime(year, 1, 1, tzinfo=UTC))
-        run = Run(things.feed(ROWS, []), key, parameters={"archive_days": 30})
+        parameters = {"archive_days": 30, "archive_directory": folder}
+        run = Run(things.feed(ROWS, []), key, parameters=parameters)
         for body in (b"1", b"2"):
-            archive.keep(run, Payload(body), folder)
-        archive.delete_old(run, folder)
+            archive.keep(run, Payload(body))
+        archive.delete_old(run)
     assert len(list(folder.iterdir())) == 4
 
 
@@ -383,13 +384,13 @@ def test_payload_that_a_killed_run_was_keeping_is_missed(
     run = Run(
         things.feed(ROWS, []),
         RunKey(2, "import_things", API_SOURCE, began),
-        parameters={"archive_days": 30},
+        parameters={"archive_days": 30, "archive_directory": folder},
+        last=LastRun(1, API_SOURCE, began, Payload(payload).sha256, None, 1),
     )
-    last = LastRun(1, API_SOURCE, began, Payload(payload).sha256, None, 1)
-    archive.keep(run, Payload(payload), folder)
-    archive.warn_of_missing(run, last, folder)
+    archive.keep(run, Payload(payload))
+    archive.warn_of_missing(run)
     assert caplog.text == ""
     [path] = folder.iterdir()
     path.rename(path.with_suffix(".part"))
-    archive.warn_of_missing(run, last, folder)
+    archive.warn_of_missing(run)
     assert "What run 1 loaded is not among the files" in caplog.text
