@@ -85,7 +85,6 @@ class DAGConfig:
 
 
 _CREDENTIALS = ("kite_api_key", "kite_api_secret", "kite_access_token")
-
 # With the folder of the only DAG that each is for, or None.
 _overrides: list[tuple[Source, Path | None]] = []
 
@@ -100,9 +99,9 @@ class ConfigLoader:
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
-        """Load DAG-specific configuration; parameters that only the DAG knows stay as they are.
+        """Load DAG-specific configuration; raises as `load_root_config` does.
 
-        Raises ConfigurationError if the config file is missing or invalid.
+        Parameters that only the DAG knows stay as they are.
         """
         return _load({Path(dag_folder): (*DAG_FIELDS, *FEED_FIELDS, FREE_PARAMETERS)})
 
@@ -121,9 +120,8 @@ class ConfigLoader:
         """Load what a DAG runs on: the root config with the DAG's own merged over it.
 
         `own_fields` are the DAG's settings besides those of every DAG; without any, its parameters
-        stay as they are. Without `needs_api` Kite's credentials are left empty.
-
-        Raises ConfigurationError that names every fault of both files.
+        stay as they are. Without `needs_api` Kite's credentials are left empty. Raises
+        ConfigurationError that names every fault of both files.
         """
         unwanted = () if needs_api else _CREDENTIALS
         folders = {
@@ -172,10 +170,7 @@ class ConfigLoader:
 def override_config(
     name: str, values: Mapping[str, Any], folder: Path | None = None
 ) -> Iterator[None]:
-    """Within the body `values` are merged over whatever the files say; `name` says whose they are.
-
-    With `folder` they are for the DAG of this folder alone.
-    """
+    """Within the body `values`, which are `name`'s, are merged over the files': all, or a DAG's."""
     override = (name, values), folder and folder.resolve()
     _overrides.append(override)
     try:

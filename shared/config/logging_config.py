@@ -21,8 +21,7 @@ from shared.private_files import make_private_folder, private_opener
 LOG_FILE_NAME = "stock_ingestion.log"
 _MASK = "***"
 _AS_UTF_8: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
-_LONG = 16
-_SHORT = 8
+_LONG, _SHORT = 16, 8  # characters of a secret
 # Headers and parameters that carry secrets.
 _CREDENTIALS = re.compile(
     r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
@@ -69,8 +68,7 @@ def _written_forms(secret: str) -> set[str]:
 
 
 def _as_pattern(form: str) -> str:
-    # A short one only as a word of its own: a password of "1234" must not change the figures of a
-    # summary. A long one also if a message was cut within it.
+    # A short one (1234) only as a word, not within the figures of a summary; a long one also cut.
     escaped = re.escape(form)
     if len(form) > _LONG:
         return rf"{escaped}|{re.escape(form[:_LONG])}\S*"

@@ -6,13 +6,10 @@ mean is put into stock_ingestion_change by the feed's `before_merge`, or by key:
 `added` or `removed`, and one for each column of a row that was `changed`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from pathlib import Path
 from typing import Any
 
 from psycopg2 import sql
@@ -27,13 +24,11 @@ from shared.utils.extras import ExtraTable, find_extra
 from shared.utils.relations import Relation
 from shared.utils.sql import compose, fetch_one, joined, load_sql
 
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 _TERMS = ("kind", "field", "old", "new")
 
 # The table for feeds that have none of their own.
-CHANGES = ExtraTable(
-    "ingestion_change", SQL["create_ingestion_change"], privileges=("SELECT", "INSERT")
-)
+CHANGES = ExtraTable("ingestion_change", SQL["create_ingestion_change"], ("SELECT", "INSERT"))
 
 
 @dataclass(frozen=True)
@@ -84,10 +79,7 @@ def find_changes(cursor: Cursor, run: Run) -> None:
 
 
 def keep_changes(cursor: Cursor, feed: Feed, changes: Relation, run_id: int) -> None:
-    """Put what `find_changes` has found into the feed's table of changes, as the run's.
-
-    Raises DatabaseError if they are not there then as they were found.
-    """
+    """Store what `find_changes` has found, as the run's. Raises DatabaseError if some is lost."""
     parts: dict[str, Any] = {"changes": changes.identifier, "columns": _columns(feed)}
     cursor.execute(compose(SQL["keep"], **parts), (run_id,))
     (lost,) = fetch_one(cursor, compose(SQL["count_lost"], **parts), (run_id,))
@@ -111,7 +103,7 @@ def count_last(cursor: Cursor, feed: Feed, staged: Counter[str]) -> Counter[str]
 
 
 def _group(feed: Feed, prefix: str = "") -> sql.Composable:
-    """The value that a row is counted under: the same for all where there is no such column."""
+    """The value that a row is counted under: "" for all where there is no such column."""
     if not feed.count_by:
         return sql.SQL("''::text")
     return compose("coalesce({column}::text, '')", column=[prefix + feed.count_by[0]])
@@ -129,9 +121,8 @@ def read_changes(
     """What runs of the feed changed, newest first: of the run `run_id`, or of each since a day.
 
     Otherwise of the last run that brought another list than the one before it. `kind` and `group`
-    (a value of the first column of `count_by`) leave out other changes.
-
-    Raises ConfigurationError for a run that is not on record, DatabaseError if nothing can be read.
+    (a value of the first column of `count_by`) leave out other changes. Raises ConfigurationError
+    for a run that is not on record, DatabaseError if nothing can be read.
     """
     columns = _columns(feed)
     identity = [name for name in columns if name not in _TERMS]
@@ -156,8 +147,7 @@ def read_changes(
         if not all(find_extra(cursor, table) for table in (run_history.TABLE, table_of(feed))):
             return []
         begin = since and datetime.combine(since, time(), IST)
-        wanted = {"dag_id": feed.dag_id, "run_id": run_id, "since": begin}
-        cursor.execute(SQL["read_runs"], wanted)
+        cursor.execute(SQL["read_runs"], {"dag_id": feed.dag_id, "run_id": run_id, "since": begin})
         runs = cursor.fetchall()
         return [report(cursor, *run) for run in (runs if since else runs[:1])]
 

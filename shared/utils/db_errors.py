@@ -80,21 +80,15 @@ _CONSTRAINTS = {
 }
 
 # libpq gives no error code for a failed connection, only the server's text.
-_CONNECTION_ADVICE = (
-    (
-        "password authentication failed",
-        "The password or user is wrong: check DB_USER, DB_PASSWORD.",
-    ),
-    ("no password supplied", "The server wants a password: set DB_PASSWORD."),
-    (
-        "no pg_hba.conf entry",
-        "The server's pg_hba.conf does not admit this host, user or SSL mode.",
-    ),
-    ("permission denied for database", "DB_USER may not connect to DB_NAME: GRANT CONNECT on it."),
-    ("server does not support SSL", "The server has no SSL: check DB_SSLMODE."),
-    ("certificate", "The server's certificate is not trusted: check DB_SSLMODE."),
-    ("is not permitted to log in", "DB_USER is a role that may not log in."),
-)
+_CONNECTION_ADVICE = {
+    "password authentication failed": "The password or user is wrong: check DB_USER, DB_PASSWORD.",
+    "no password supplied": "The server wants a password: set DB_PASSWORD.",
+    "no pg_hba.conf entry": "The server's pg_hba.conf does not admit this host, user or SSL mode.",
+    "permission denied for database": "DB_USER may not connect to DB_NAME: GRANT CONNECT on it.",
+    "server does not support SSL": "The server has no SSL: check DB_SSLMODE.",
+    "certificate": "The server's certificate is not trusted: check DB_SSLMODE.",
+    "is not permitted to log in": "DB_USER is a role that may not log in.",
+}
 
 
 def translate(error: psycopg2.Error, where: str) -> DatabaseError:
@@ -130,7 +124,7 @@ def translate_connect(error: psycopg2.Error, where: str) -> DatabaseError:
     if 'database "' in said and "does not exist" in said:
         way_out = "create it (createdb), or check DB_NAME"
         return DatabaseError(f"The database {where} does not exist: {way_out}. {end}")
-    for text, advice in _CONNECTION_ADVICE:
+    for text, advice in _CONNECTION_ADVICE.items():
         if text in said:
             return DatabaseError(f"No connection to {where}. {advice} {end}")
     question = "is the server up, and are DB_HOST and DB_PORT right?"

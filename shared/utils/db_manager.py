@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg2
@@ -27,9 +26,7 @@ from shared.utils.sql import load_sql
 from shared.utils.staged_merge import MergeResult, is_stored, merge_rows
 
 logger = logging.getLogger(__name__)
-
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
-
+SQL = load_sql(__file__)
 T = TypeVar("T")
 
 # A dead server is noticed after about a minute, even in the middle of a statement.
@@ -79,10 +76,7 @@ class DatabaseManager:
         return result.inserted, result.updated
 
     def merge(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> MergeResult:
-        """Merge `rows` into `table` in one transaction, with the options of merge_rows.
-
-        Logs the counts (Property 9). Raises DatabaseError: nothing is stored then.
-        """
+        """Merge as merge_rows does, in one transaction; the counts are logged (Property 9)."""
         result = self.run_in_transaction(
             lambda cursor: merge_rows(cursor, table, rows, **options),
             was_stored=lambda cursor, result: is_stored(cursor, table, result),
@@ -114,15 +108,11 @@ class DatabaseManager:
 
     def get_instrument(self, instrument_token: int, exchange: str) -> dict[str, Any] | None:
         """The row with this key, a value for each column of the table; None if there is none."""
+        names = (*INSTRUMENT_TABLE.column_names, *INSTRUMENT_TABLE.moments)
         condition = "instrument_token = %s AND exchange = %s"
-
-        def work(cursor: Cursor) -> dict[str, Any] | None:
-            query = f"SELECT * FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
-            cursor.execute(query, (instrument_token, exchange))
-            names = [column.name for column in cursor.description or ()]
-            return next((dict(zip(names, row)) for row in cursor), None)
-
-        return self.run_in_transaction(work)
+        query = f"SELECT {', '.join(names)} FROM {INSTRUMENT_TABLE.name} WHERE {condition}"
+        rows = self.fetch_all(query, (instrument_token, exchange))
+        return dict(zip(names, rows[0])) if rows else None
 
     def run_in_transaction(
         self, work: Callable[[Cursor], T], *, was_stored: Callable[[Cursor, T], bool] | None = None
@@ -135,25 +125,23 @@ class DatabaseManager:
         if self._cursor is not None:
             with self.transaction() as cursor:
                 return work(cursor)
-        ended: list[T] = []
+        ended: list[T] = []  # what the last attempt gave, if it came to its COMMIT
 
         def attempt() -> T:
             self._open()  # not get_connection: its attempts would multiply with these
             with self.transaction() as cursor:
-                if was_stored is not None and ended and was_stored(cursor, ended[-1]):
-                    return ended[-1]
-                ended.clear()
-                ended.append(work(cursor))
-                return ended[-1]
+                if not (was_stored is not None and ended and was_stored(cursor, ended[0])):
+                    ended.clear()
+                    ended.append(work(cursor))
+                return ended[0]
 
         return self._retry.run(attempt, operation="database transaction")
 
     @contextmanager
     def transaction(self) -> Iterator[Cursor]:
-        """A transaction: committed at the end of the body, rolled back if an error leaves it.
+        """A transaction, committed at the end of the body, rolled back if an error leaves it.
 
-        It is not repeated, as run_in_transaction repeats it; within another one it is a part of it.
-        Raises DatabaseError for what the database refuses; other errors leave as they came.
+        Within another one it is a part of it. Raises DatabaseError for what the database refuses.
         """
         if self._cursor is not None:
             try:

@@ -4,15 +4,12 @@ Takes a cursor inside a transaction and never commits. What is in the way, or ma
 no run: the reason comes back in words. Nothing that is there is ever dropped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import psycopg2
@@ -27,10 +24,8 @@ from shared.utils.table_check import FoundTable, find_faults, find_missing_keys,
 
 logger = logging.getLogger(__name__)
 
-# Readers of a view do not wait behind a run that waits to replace it.
-LOCK_TIMEOUT = "1s"
-
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
+LOCK_TIMEOUT = "1s"  # readers of a view do not wait behind a run that waits to replace it
 # Of a table: what the database itself fills in is GENERATED or has a DEFAULT.
 _COLUMN = re.compile(r"^    (\w+) (\w++)(?:\((\d+)\))?+(?! GENERATED| DEFAULT)( NOT NULL)?", re.M)
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)
@@ -44,10 +39,9 @@ class ExtraTable:
     """A table that a run writes to and can do without.
 
     `script` makes it, with a line for each column. `privileges` are what the role needs on it.
-    `key` is a column beside those that a run gives values. `upgrades` are the statements that give
-    a table of an earlier version what it lacks: a column that may be NULL, by its name, or a
-    primary key (""), without which nothing can be deleted while the table is published. It is used
-    as it is until a role comes that may add that.
+    `key` is a column beside those that a run gives values. `upgrades` give a table of an earlier
+    version, which is used as it is till then, what it lacks: a column that may be NULL, by its
+    name, or a primary key (""), without which nothing can be deleted where a table is published.
     """
 
     name: str
@@ -59,25 +53,21 @@ class ExtraTable:
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """Those that a run gives values: they tell it from a table that something else made."""
+        found = _COLUMN.findall(self.script.partition("\n)")[0])
         return tuple(
-            Column(
-                name, kind.lower(), length=int(length) if length else None, nullable=not required
-            )
-            for name, kind, length, required in _COLUMN.findall(self.script.partition("\n)")[0])
+            Column(name, kind.lower(), int(length) if length else None, nullable=not required)
+            for name, kind, length, required in found
         )
 
 
 def find_extra(cursor: Cursor, table: ExtraTable) -> FoundTable | None:
-    """The table, with its columns and the privileges that the role lacks.
-
-    None if it is not there, or something else has its name. Looking takes three short queries.
-    """
+    """The table; None if it is not there, or something else has its name."""
     found, fault = _look_up(cursor, table)
     return None if fault else found
 
 
 def is_readable(cursor: Cursor, table: ExtraTable) -> bool:
-    """Whether it is there, and the role may read it."""
+    """Whether the table is there, and the role may read it."""
     found = find_extra(cursor, table)
     return found is not None and "SELECT" not in found.lacking
 
@@ -85,12 +75,12 @@ def is_readable(cursor: Cursor, table: ExtraTable) -> bool:
 def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = True) -> str | None:
     """Make the table if it is not there. Returns why it cannot be used, or None."""
     found, fault = _look_up(cursor, table)
+    if fault:
+        return fault
     no_right = (
         f"DB_USER may neither make nor write {table.name}. Let the table's owner run this DAG "
         f"once, and grant {', '.join(table.privileges)} on it"
     )
-    if fault:
-        return fault
     if found is None:
         lock_name(cursor, table.name)  # another run may be making it
         refused = attempt(cursor, table.script)
@@ -130,7 +120,7 @@ def ensure_views(cursor: Cursor, script: str) -> list[str]:
             lacking[stale.name] = f"it reads {blocking[0]}"
         elif stale.is_taken:
             lacking[stale.name] = "something else has its name, rename that"
-        elif refused := attempt(cursor, f"{stale.statement}\n{stale.comment}"):
+        elif refused := attempt(cursor, stale.script):
             if stale.kind == "INDEX":  # without it the same is found, later
                 logger.info("the index %s is not made: %s", stale.name, _said(refused))
             else:
@@ -170,13 +160,12 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
 
 
 class _Stale(NamedTuple):
-    """A view or an index that is not there as its statement makes it; `is_taken`: not ours is."""
+    """A view or an index that is not there as `script` makes it; `is_taken`: not ours is."""
 
-    statement: str
+    script: str
     kind: str
     name: str
     sources: list[str]
-    comment: str
     is_taken: bool
 
 
@@ -195,8 +184,8 @@ def _find_stale(cursor: Cursor, script: str) -> Iterator[_Stale]:
                 continue
             is_ours = comment.startswith(_MARK) or columns == _columns_of(cursor, statement)
             is_taken = found != "v" or not is_ours
-        comment = f"COMMENT ON {kind} {name} IS '{mark}'"
-        yield _Stale(statement, kind, name, sources, comment, is_taken)
+        made = f"{statement}\nCOMMENT ON {kind} {name} IS '{mark}'"
+        yield _Stale(made, kind, name, sources, is_taken)
 
 
 def _columns_of(cursor: Cursor, statement: str) -> list[str]:

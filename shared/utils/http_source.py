@@ -109,7 +109,7 @@ class HttpSource:
 
         Raises TransientAPIError after all attempts, APIError if the source refuses.
         """
-        return self._read(lambda answer: answer.body, route, params, headers, bounds)
+        return self._read(lambda answer: answer.body, route, bounds, params=params, headers=headers)
 
     def load(
         self,
@@ -124,7 +124,7 @@ class HttpSource:
         def read(answer: Answer) -> Payload:
             return Payload(answer.body, answer.packed, parse(answer.body))
 
-        return self._read(read, route, params, None, bounds)
+        return self._read(read, route, bounds, params=params)
 
     def locate(self, route: str) -> str:
         """The address of a route, which is never outside `root`, whatever the route is."""
@@ -133,19 +133,11 @@ class HttpSource:
             return url
         return f"{root}/{url.lstrip('/')}"
 
-    def _read(
-        self,
-        read: Callable[[Answer], T],
-        route: str,
-        params: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None,
-        bounds: Bounds,
-    ) -> T:
+    def _read(self, read: Callable[[Answer], T], route: str, bounds: Bounds, **request: Any) -> T:
         url = self.locate(route)
-        request = {"params": params, "headers": headers, "timeout": self.timeout_seconds}
 
         def work(session: StrictSession) -> T:
-            answer = session.ask("GET", url, bounds=bounds, **request)
+            answer = session.ask("GET", url, bounds=bounds, timeout=self.timeout_seconds, **request)
             if answer.status != 200:
                 raise APIError(f"{self.source.name} answered {answer.outcome}.")
             return read(answer)
@@ -168,10 +160,9 @@ class HttpSource:
                 session = self._idle.pop()
             except IndexError:
                 session = StrictSession(self.source, self._progress)
+            seconds = self._deadline_seconds
             try:
-                result = call_interruptibly(
-                    lambda: work(session), deadline_seconds=self._deadline_seconds
-                )
+                result = call_interruptibly(lambda: work(session), deadline_seconds=seconds)
             except BaseException as exc:
                 session.abandon()
                 if isinstance(exc, TooManyRequestsError) and self._pacer is not None:

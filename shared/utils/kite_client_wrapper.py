@@ -94,8 +94,7 @@ class KiteClientWrapper:
         """Exchange a request token for an access token, which this client then uses.
 
         It is tried once: a request token is good once, and a lost answer may have used it up.
-        Raises AuthenticationError if Kite refuses the token or the API secret, APIError if Kite
-        cannot be asked.
+        Raises AuthenticationError if Kite refuses it or the secret, APIError if it cannot be asked.
         """
         self._access_token = self._call(
             lambda client: _exchange(client, request_token, self._api_secret),
@@ -119,10 +118,9 @@ class KiteClientWrapper:
         return self._call(lambda client: client.ask(route, params), f"GET {path}", bounds=bounds)
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
-        """Fetch the complete instrument list.
+        """The complete list, as `parse_dump` reads it; raises as `ask` does.
 
-        Returns the rows as `parse_dump` reads them; the rejected ones are in `payload.batch`.
-        Raises as `ask` does.
+        The rejected rows are in `payload.batch`.
         """
         self._require_session()
 
@@ -205,10 +203,7 @@ class _Transport:
         self._bounds = bounds
 
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        """A whole answer that is good, or an error that kiteconnect knows, by its `error_type`.
-
-        It looks at no HTTP status. Raises TransientAPIError or APIError for any other answer.
-        """
+        """A whole answer that is good, or an error that kiteconnect knows, by its `error_type`."""
         answer = self._session.ask(method, url, bounds=self._bounds, **kwargs)
         _refuse_unknown_error(answer)
         self.answer = answer
@@ -223,10 +218,9 @@ def _refuse_unknown_error(answer: Answer) -> None:
     """Raise an error where kiteconnect would take one for a good answer, or choke on it."""
     if answer.status == 200 and len(answer.body) > _LONGEST_ERROR:
         return
-    try:
+    content = None
+    with suppress(ValueError):
         content = json.loads(answer.body)
-    except ValueError:
-        content = None
     content = content if isinstance(content, Mapping) else {}
     kind, message = content.get("error_type"), content.get("message")
     if kind or content.get("status") == "error":

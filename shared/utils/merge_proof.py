@@ -4,13 +4,10 @@ A trigger, a rule, row security or a coarser type may make other rows of those t
 and nothing of it is an error. So the table is looked at (ruling 29).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from psycopg2.extensions import cursor as Cursor
@@ -22,8 +19,7 @@ from shared.utils.relations import Relation
 from shared.utils.sql import fetch_one, load_sql
 
 logger = logging.getLogger(__name__)
-
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 
 
 def _to_moment(text: str) -> object:

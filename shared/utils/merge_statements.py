@@ -9,13 +9,10 @@ Of a snapshot the stage is compared with the whole table; else the staged keys a
 by the index of the key: 20 rows take no longer into millions than into hundreds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
@@ -26,7 +23,7 @@ from shared.utils.sql import compose, joined, listed, load_sql, settings
 
 STAGE_NAME = "stock_ingestion_stage"
 DELTA_NAME = "stock_ingestion_delta"
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 
 # Each staged key is looked up in the index. The planner would rather read a whole table of millions
 # once than look up a hundred thousand keys, which takes a third of the time.

@@ -46,12 +46,9 @@ WHERE {t_first} IS NULL OR ({s_others}) IS DISTINCT FROM ({t_others});
 -- name: analyze_delta
 ANALYZE {delta};
 
--- name: count_delta
--- How many keys are new, and of how many the values differ.
-SELECT count(*) FILTER (WHERE {old_first} IS NULL),
-       count(*) FILTER (WHERE {old_first} IS NOT NULL AND {new_first} IS NOT NULL
-                        AND ({new_others}) IS DISTINCT FROM ({old_others}))
-FROM {delta} AS d;
+-- name: count_new
+-- How many keys the table has not.
+SELECT count(*) FROM {delta} AS d WHERE {old_first} IS NULL;
 
 -- name: superseded
 -- A row may be superseded for several of its unique keys: UNION counts it once.

@@ -7,12 +7,9 @@ only PostgreSQL's own functions are found (ruling 33). Those that read the catal
 tables as the session does: there functions have their schema, and operators their exact types.
 """
 
-from __future__ import annotations
-
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
@@ -21,8 +18,7 @@ from shared.exceptions import DatabaseError
 from shared.utils.sql import load_sql, settings
 
 logger = logging.getLogger(__name__)
-
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,6 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
     """Where `name` is, or where it would be made: the first schema of the search_path.
 
     One that is in another schema of the path alone is used. Temporary relations are passed over.
-
     Raises DatabaseError if the path has no schema, two other schemas of it have the name, or a
     schema's name has a %.
     """
@@ -81,8 +76,5 @@ def find_relation(cursor: Cursor, name: str) -> Relation:
 
 
 def only_own_functions(cursor: Cursor) -> AbstractContextManager[None]:
-    """A body whose statements find PostgreSQL's functions and operators, and no others.
-
-    Tables need their schema there; only temporary ones are found without.
-    """
+    """A body whose statements find PostgreSQL's own functions alone; tables need their schema."""
     return settings(cursor, search_path="pg_catalog, pg_temp")

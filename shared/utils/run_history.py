@@ -5,15 +5,12 @@ begins, and as `succeeded` in the transaction of its data; as `failed` in one of
 rollback keeps it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from psycopg2 import errors
@@ -28,11 +25,10 @@ from shared.utils.staged_merge import MergeResult, lock_name
 
 logger = logging.getLogger(__name__)
 
-# Clocks go apart by seconds; what is further ahead than this is no moment of a right clock.
-CLOCK_TOLERANCE = timedelta(hours=1)
+CLOCK_TOLERANCE = timedelta(hours=1)  # clocks that are right go apart by seconds
 ENDED_SILENTLY = "It ended without a word: it was killed, or the machine went down."
 
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 TABLE = ExtraTable(
     "ingestion_run",
     SQL["create_ingestion_run"],
@@ -86,10 +82,9 @@ class LastLoad(NamedTuple):
 
 
 class LastRun(NamedTuple):
-    """The last good run before this one.
+    """The last good run before this one: it stored `stored` rows.
 
-    `list_moment` is what its rows have in last_updated, in the time zone of the run's sessions;
-    `stored` is how many there were.
+    `list_moment` is what they have in last_updated, in the time zone of the run's sessions.
     """
 
     run_id: int
@@ -106,10 +101,7 @@ def is_kept(cursor: Cursor) -> bool:
 
 
 def start_run(cursor: Cursor, key: RunKey) -> int:
-    """Record a run that begins; returns its run_id, which is higher than any other.
-
-    Also where the table was restored and the sequence of its run_id was not.
-    """
+    """Record a run that begins; returns its run_id, which is higher than any other."""
     values = asdict(key)
     number = _take_number(cursor, SQL["insert_run"], values)
     return _read_number(cursor, SQL["insert_run_last"], values) if number is None else number
@@ -118,8 +110,7 @@ def start_run(cursor: Cursor, key: RunKey) -> int:
 def set_host(cursor: Cursor, run_id: int, key: RunKey, host: str, *, is_alone: bool) -> None:
     """Record where the run is, and what it holds a lock on, where the table has room for that.
 
-    `is_alone`: nobody else holds that lock. So what is still called running there was killed: it is
-    recorded as failed.
+    `is_alone`: nobody else holds that lock. What is still called running there was killed, then.
     """
     found = find_extra(cursor, TABLE)
     if found is None or "host" not in found.columns:
@@ -141,8 +132,7 @@ def put_last(cursor: Cursor, key: RunKey, run_id: int) -> int:
     number = _take_number(cursor, SQL["renumber"], (run_id,))
     if number is None:
         number = start_run(cursor, key)
-        error = f"It goes on as run {number}: another run has ended meanwhile."
-        give_up(cursor, run_id, error)
+        give_up(cursor, run_id, f"It goes on as run {number}: another run has ended meanwhile.")
     return number
 
 
@@ -193,10 +183,7 @@ def update_run(
     status: str,
     error: str | None = None,
 ) -> None:
-    """Record what the run has come to: `running`, `succeeded`, or `failed` with its error.
-
-    Raises DatabaseError if something in the database keeps the row as it was.
-    """
+    """Record what the run has come to. Raises DatabaseError if the row is not so afterwards."""
     moment = merge.moment if merge else None
     if moment is not None and moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
@@ -221,10 +208,9 @@ def update_run(
 
 
 def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
-    """Warn of a list's moment that is more than an hour ahead of a clock: it is not to be believed.
+    """Warn of a list's moment that is more than an hour ahead of the server's or our own clock.
 
-    `moment` has a time zone, or is in that of the session. The clocks are the server's and this
-    machine's.
+    `moment` has a time zone, or is in that of the session.
     """
     row = fetch_one(cursor, SQL["read_moment_and_clock"], (moment,))
     loaded_at, *clocks = (*row, datetime.now(UTC))

@@ -1,7 +1,5 @@
 """Small parts of statements that several modules need."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +16,9 @@ _CHANGE_SETTING = "SELECT pg_catalog.set_config(%s, %s, true)"
 _NAME = re.compile(r"^-- name: (\w+)\n(?:--.*\n)*", re.M)
 
 
-def load_sql(path: Path) -> dict[str, str]:
-    """The statements of a file by name: each begins with a line `-- name: ...`."""
-    _, *parts = _NAME.split(path.read_text(encoding="utf-8"))
+def load_sql(module: str | Path) -> dict[str, str]:
+    """The statements of a module's file of SQL by name: each begins with a line `-- name: ...`."""
+    _, *parts = _NAME.split(Path(module).with_suffix(".sql").read_text(encoding="utf-8"))
     return {name: text.strip().rstrip(";") for name, text in zip(parts[::2], parts[1::2])}
 
 

@@ -2,11 +2,8 @@
 
 Takes a cursor inside a transaction and never commits. After a merge the table holds every given
 row exactly, which is looked at before it is said; rows whose key was not given stay, unless a
-unique key of theirs was taken over. The statements are those of
-merge_statements.sql.
+unique key of theirs was taken over.
 """
-
-from __future__ import annotations
 
 import logging
 import zlib
@@ -14,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
@@ -29,41 +25,36 @@ from shared.utils.relations import Relation, find_relation, only_own_functions
 from shared.utils.sql import fetch_one, load_sql
 
 logger = logging.getLogger(__name__)
-
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
-Row = TypeVar("Row", bound=Mapping[str, Any])
+SQL = load_sql(__file__)
 
 
 @dataclass(frozen=True)
 class MergeResult:
     """What a merge did: `inserted` + `updated` are the rows given.
 
-    `changed` are those of the updated whose values were others before. A row that is followed by
-    another one with its key counts as updated (ruling 16); `superseded` are the stored rows that
-    were removed since a unique key of theirs belongs to another key now. `moment` is what the
-    merged rows (of a snapshot all, else those that are new or changed) have in `last_updated`; None
-    if there was no row.
+    A row that is followed by another one with its key counts as updated (ruling 16); `superseded`
+    are the stored rows that were removed since a unique key of theirs belongs to another key now.
+    `moment` is what the merged rows (of a snapshot all, else those that are new or changed) have in
+    `last_updated`; None if there was no row.
     """
 
     inserted: int = 0
     updated: int = 0
     superseded: int = 0
     moment: datetime | None = None
-    changed: int = 0
 
     @property
     def given(self) -> int:
         """How many rows were given, each of which is stored."""
         return self.inserted + self.updated
 
-    def __add__(self, other: MergeResult) -> MergeResult:
+    def __add__(self, other: Self) -> Self:
         """What two merges did together; the moment is this one's."""
-        return MergeResult(
+        return type(self)(
             self.inserted + other.inserted,
             self.updated + other.updated,
             self.superseded + other.superseded,
             self.moment,
-            self.changed + other.changed,
         )
 
 
@@ -114,11 +105,14 @@ def merge_rows(
     merge = MergeStatements(table, find_relation(cursor, table.name))
     kept, repeated = (rows, 0) if are_distinct else last_of_each_key(table, rows)
     with only_own_functions(cursor):
-        _stage(cursor, merge, kept, batch_size, progress)
+        for preparation in (SQL["planning"], merge.render("drop"), merge.render("create_stage")):
+            cursor.execute(preparation)
+        copy = merge.render("copy_to_stage")
+        copy_rows(cursor, copy, kept, table.columns, batch_size, progress)
         if table.is_snapshot and not dry_run:
             cursor.execute(merge.render("lock_table"))
         previous, moment = _read_moments(cursor, merge, last_moment)
-        inserted, changed = _compare(cursor, merge, previous)
+        inserted = _compare(cursor, merge, previous)
         if observe is not None:
             observe(cursor, previous)
         if dry_run:
@@ -127,7 +121,7 @@ def merge_rows(
     if not dry_run:
         superseded = _write(cursor, merge, {"moment": moment, "previous": previous})
     updated = len(kept) - inserted + repeated
-    result = MergeResult(inserted, updated, superseded, moment, changed)
+    result = MergeResult(inserted, updated, superseded, moment)
     if dry_run:
         return result
     if record is not None:
@@ -158,27 +152,12 @@ def has_time_zone(cursor: Cursor, table: Table, relation: Relation) -> bool:
     return bool(fetch_one(cursor, SQL["read_zoned"], params)[0])
 
 
-def _stage(
-    cursor: Cursor,
-    merge: MergeStatements,
-    rows: Sequence[Mapping[str, Any]],
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    cursor.execute(SQL["planning"])
-    cursor.execute(merge.render("drop"))
-    cursor.execute(merge.render("create_stage"))
-    columns = merge.table.columns
-    copy_rows(cursor, merge.render("copy_to_stage"), rows, columns, batch_size, progress)
-
-
-def _compare(cursor: Cursor, merge: MergeStatements, previous: datetime | None) -> tuple[int, int]:
-    """Find the differences. Returns how many keys are new, and how many have other values now."""
+def _compare(cursor: Cursor, merge: MergeStatements, previous: datetime | None) -> int:
+    """Find the differences. Returns how many keys are new."""
     with planned_for(cursor, merge.table):
         cursor.execute(merge.render("create_delta"), {"previous": previous})
     cursor.execute(merge.render("analyze_delta"))
-    inserted, changed = fetch_one(cursor, merge.render("count_delta"))
-    return inserted, changed
+    return int(fetch_one(cursor, merge.render("count_new"))[0])
 
 
 def _read_moments(

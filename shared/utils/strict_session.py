@@ -98,18 +98,17 @@ class StrictSession(requests.Session):
     def ask(self, method: str, url: str, *, bounds: Bounds = OTHER_BOUNDS, **kwargs: Any) -> Answer:
         """Send a request; `kwargs` are those of `requests.Session.request`.
 
-        Returns a whole answer: of status 200, or an error's as JSON. Raises TransientAPIError or
-        APIError for any other.
+        Returns a whole answer: good, or an error as JSON. Raises (Transient)APIError for others.
         """
         source = self._source
         with self._begin(method, url, **kwargs, stream=True) as response:
             outcome = f"HTTP {response.status_code} ({response.reason})"
             media_type = _refuse_head(response, source, outcome)
-            progress = self._progress if bounds.media_type else None
             if bounds.media_type not in media_type:
-                bounds, progress = OTHER_BOUNDS, None
+                bounds = OTHER_BOUNDS
+            progress = self._progress if bounds.media_type else None
             is_packed = _is_packed(response, source)
-            total = _announced_length(response, source, is_packed=is_packed)
+            total = _announced_length(response, source, is_packed)
             _refuse_size(total or 0, bounds.raw, source)
             received = bytearray()
             while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
@@ -182,9 +181,7 @@ def _is_packed(response: requests.Response, source: Source) -> bool:
     return encoding.endswith("gzip")
 
 
-def _announced_length(
-    response: requests.Response, source: Source, *, is_packed: bool
-) -> int | None:
+def _announced_length(response: requests.Response, source: Source, is_packed: bool) -> int | None:
     """The bytes that must come; None if chunks or gzip tell the end. Raises TransientAPIError."""
     headers = response.headers
     is_sound = (

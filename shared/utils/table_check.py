@@ -4,10 +4,7 @@ Takes a cursor inside a transaction, changes nothing, and needs no right on the 
 is told by `Column`; a domain is judged by the type that it is over, its constraints are not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from psycopg2 import sql
@@ -17,10 +14,10 @@ from shared.models.table import Column, Table
 from shared.utils.relations import Relation, find_relation
 from shared.utils.sql import compose, fetch_one, load_sql
 
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 
 _INTEGER_DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
-_VIRTUAL = "v"  # from PostgreSQL 18 on; there is nothing that its expression could leave behind
+_VIRTUAL = "v"  # a generated column from PostgreSQL 18 on, which stores nothing
 _UNBOUNDED = 1_000_000  # digits: more than PostgreSQL's limits
 _TEXTS = ("varchar", "text")
 _TIMES = ("timestamp", "timestamptz")
@@ -73,10 +70,7 @@ class FoundTable(NamedTuple):
 
 
 def read_table(cursor: Cursor, name: str) -> FoundTable | None:
-    """What the catalogs say of the relation `name`; None if there is none.
-
-    Raises DatabaseError if there are several (see find_relation).
-    """
+    """What the catalogs say of the relation `name`, if there is one. Raises as find_relation."""
     place = find_relation(cursor, name)
     if not place.exists:
         return None
@@ -90,8 +84,7 @@ def read_table(cursor: Cursor, name: str) -> FoundTable | None:
 def check_columns(cursor: Cursor, table: Table, found: FoundTable | None = None) -> list[str]:
     """Why a run could not store every row exactly: a clause each, with the statement that helps.
 
-    Empty where all is well, or there is no table yet. Tells all that ensure_table would refuse, and
-    what it would try to widen in vain. `found` is what read_table says, if that is known.
+    Empty where all is well, or there is no table yet. `found` is what read_table says, if known.
     """
     found = found or read_table(cursor, table.name)
     if found is None:
@@ -102,9 +95,7 @@ def check_columns(cursor: Cursor, table: Table, found: FoundTable | None = None)
         column.name
         for column in _wanted_columns(table)
         if (stored := found.columns.get(column.name))
-        and (
-            column.name in narrow or _has_wrong_type(column, stored) or stored.generated == _VIRTUAL
-        )
+        and (not _holds(column, stored) or stored.generated == _VIRTUAL)
     ]
     cursor.execute(SQL["read_views"], {"oid": found.place.oid, "columns": held})
     views = [view for (view,) in cursor.fetchall()]
@@ -183,7 +174,7 @@ def _find_column_faults(table: Table, column: Column, stored: FoundColumn | None
         if stored.generated == _VIRTUAL:
             way_out = f"ALTER TABLE {table.name} DROP COLUMN {name}, ADD COLUMN {name} {wanted}"
         faults.append(f"{name} is generated, nothing can be written to it: {way_out}")
-    if _has_wrong_type(column, stored):
+    if not (_holds(column, stored) or _is_narrow(column, stored)):
         faults.append(
             f"{name} is {stored.shown}, which does not hold every {wanted} exactly: {retype}"
         )
@@ -215,10 +206,6 @@ def find_missing_keys(name: str, keys: Sequence[tuple[str, ...]], found: FoundTa
         if key and not any(set(unique) <= set(key) for unique in found.unique if unique)
         for columns in [", ".join(key)]
     ]
-
-
-def _has_wrong_type(column: Column, stored: FoundColumn) -> bool:
-    return not (_holds(column, stored) or _is_narrow(column, stored))
 
 
 def _holds(column: Column, stored: FoundColumn) -> bool:

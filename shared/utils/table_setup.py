@@ -4,10 +4,7 @@ Takes a cursor inside a transaction and never commits. On a table that is as it 
 only reads catalogs, so that a role without any right to create or alter is enough (ruling 23).
 """
 
-from __future__ import annotations
-
 import logging
-from pathlib import Path
 
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
@@ -17,18 +14,10 @@ from shared.models.table import Table
 from shared.utils.relations import find_relation
 from shared.utils.sql import fetch_one, load_sql
 from shared.utils.staged_merge import lock_name
-from shared.utils.table_check import (
-    FoundColumn,
-    FoundTable,
-    check_columns,
-    find_faults,
-    find_narrow,
-    read_table,
-)
+from shared.utils.table_check import FoundTable, check_columns, find_faults, find_narrow, read_table
 
 logger = logging.getLogger(__name__)
-
-SQL = load_sql(Path(__file__).with_suffix(".sql"))
+SQL = load_sql(__file__)
 OLDEST_SERVER = 130000  # min_scale() and DROP DATABASE ... FORCE came with PostgreSQL 13
 
 
@@ -49,14 +38,14 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
     if find_faults(table, found):
         refuse_unsuited(cursor, table, found)
     for name, statement in find_narrow(table, found).items():
-        _widen(cursor, f"{table.name}.{name}", found.columns[name], statement.as_string(cursor))
+        shown = found.columns[name].shown
+        _widen(cursor, f"{table.name}.{name}", shown, statement.as_string(cursor))
 
 
 def refuse_unsuited(cursor: Cursor, table: Table, found: FoundTable | None = None) -> None:
     """Raise DatabaseError, with every reason, if the table cannot hold every row exactly.
 
-    Also if it cannot be told which one is meant (rulings 32 and 33). `found` is what read_table
-    says, if that is known.
+    Also if it cannot be told which one is meant (rulings 32 and 33).
     """
     if faults := check_columns(cursor, table, found):
         raise DatabaseError(
@@ -65,13 +54,9 @@ def refuse_unsuited(cursor: Cursor, table: Table, found: FoundTable | None = Non
 
 
 def find_access_faults(cursor: Cursor, table: Table) -> tuple[str, list[str]]:
-    """What a run finds (server, role, table), and all that it would stumble over (ruling 23).
-
-    Changes nothing.
-    """
-    number, version, user, read_only, may_temporary, may_create = fetch_one(
-        cursor, SQL["read_access"]
-    )
+    """What a run finds (server, role, table), and all that it would stumble over (ruling 23)."""
+    access = fetch_one(cursor, SQL["read_access"])
+    number, version, user, read_only, may_temporary, may_create = access
     faults = []
     if number < OLDEST_SERVER:
         faults.append(f"PostgreSQL {version} is too old: 13 or later is needed")
@@ -102,8 +87,8 @@ def _find_table_faults(
     return f"table {place} is there", faults
 
 
-def _widen(cursor: Cursor, name: str, column: FoundColumn, statement: str) -> None:
-    logger.warning("%s has too few digits (%s): widening it; its rows are kept", name, column.shown)
+def _widen(cursor: Cursor, name: str, shown: str, statement: str) -> None:
+    logger.warning("%s has too few digits (%s): widening it; its rows are kept", name, shown)
     try:
         cursor.execute(statement)
     except (errors.InsufficientPrivilege, errors.FeatureNotSupported) as exc:

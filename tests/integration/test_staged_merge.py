@@ -95,7 +95,7 @@ def render_pinned(merge: MergeStatements, connection: Any) -> str:
         **(of_snapshot if is_snapshot else {}),
         "What the run changes.": "create_delta",
         "So that the planner knows how much that is.": "analyze_delta",
-        "How many keys are new, and how many have other values now.": "count_delta",
+        "How many keys are new.": "count_new",
         **{
             f"Stored rows let go of what the run gives to another key: {', '.join(unique)}.": each
             for unique, each in make_way.items()
