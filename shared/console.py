@@ -122,8 +122,7 @@ class _LiveDisplay(Display):
         self._steps: list[TaskID] = []  # the innermost one last
 
     def started(self, name: str) -> None:
-        shown = escape_line(redact(name))
-        self._steps.append(self._progress.add_task(shown, total=None, count=""))
+        self._steps.append(self._progress.add_task(escape_line(redact(name)), total=None, count=""))
 
     def advanced(self, done: int, total: int | None, unit: str) -> None:
         if self._steps:

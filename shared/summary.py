@@ -74,7 +74,7 @@ def write_rejected_rows(
 
     Columns: line_number in the payload (1 is the header), reason, and the row as a line of CSV,
     with an apostrophe where a spreadsheet could take it for a formula. `moment` is in the file's
-    name; with `is_more` the rows are added to it. None, after a warning: it cannot be written.
+    name; with `is_more` the rows are added to it. Returns its path; None if it cannot be written.
     """
     path = directory / f"rejected_rows_{moment:%Y-%m-%d_%H%M%S_%f}.csv"
     try:

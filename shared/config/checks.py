@@ -33,7 +33,6 @@ def check(
     `fields` stand by the name of the source that should have them; other values stay as they are.
     With `keeps_unset` so do variables that are not set. With `warns` the use of a default is a
     warning, unless the setting is an extra one.
-
     Raises ConfigurationError that names every fault, behind the files that are `unreadable`.
     """
     merged: dict[str, Any] = {}

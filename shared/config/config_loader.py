@@ -99,10 +99,7 @@ class ConfigLoader:
 
     @staticmethod
     def load_dag_config(dag_folder: str) -> dict[str, Any]:
-        """Load DAG-specific configuration; raises as `load_root_config` does.
-
-        Parameters that only the DAG knows stay as they are.
-        """
+        """Load DAG-specific configuration. Raises ConfigurationError if missing or invalid."""
         return _load({Path(dag_folder): (*DAG_FIELDS, *FEED_FIELDS, FREE_PARAMETERS)})
 
     @staticmethod
@@ -170,7 +167,7 @@ class ConfigLoader:
 def override_config(
     name: str, values: Mapping[str, Any], folder: Path | None = None
 ) -> Iterator[None]:
-    """Within the body `values`, which are `name`'s, are merged over the files': all, or a DAG's."""
+    """In the body, merge `values` of `name` over the files': for all DAGs, or for `folder`'s."""
     override = (name, values), folder and folder.resolve()
     _overrides.append(override)
     try:

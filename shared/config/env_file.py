@@ -33,7 +33,6 @@ def reserved(path: Path) -> Iterator[Callable[[str, str], None]]:
     Room for a copy, with the file's owner and rights, is taken before the body begins: no token is
     asked for that could not be kept. The function may be called once: the last line for the name
     gets the value, or a new line does, and the copy replaces the file in one step.
-
     Both raise ConfigurationError if the file cannot be written, or the value cannot be in it.
     """
     target = path.resolve()  # a link stays a link

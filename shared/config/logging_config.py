@@ -133,10 +133,7 @@ def setup_console_logging(level: str | None = None) -> None:
 def setup_file_logging(
     directory: Path, level: str, fmt: str, *, max_bytes: int, backup_count: int
 ) -> Path | None:
-    """Send log records also to `directory`/stock_ingestion.log, rotated at `max_bytes`.
-
-    Returns the file's path, or None, after a warning, if it cannot be written.
-    """
+    """Log also to a file in `directory`, rotated at `max_bytes`: its path, or None if it fails."""
     path = directory / LOG_FILE_NAME
     try:
         make_private_folder(directory)

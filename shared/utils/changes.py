@@ -26,7 +26,6 @@ from shared.utils.sql import compose, fetch_one, joined, load_sql
 
 SQL = load_sql(__file__)
 _TERMS = ("kind", "field", "old", "new")
-
 # The table for feeds that have none of their own.
 CHANGES = ExtraTable("ingestion_change", SQL["create_ingestion_change"], ("SELECT", "INSERT"))
 
@@ -67,13 +66,9 @@ def find_changes(cursor: Cursor, run: Run) -> None:
         feed.before_merge(cursor, run)
     else:
         if run.changes is not None and run.runs is not None:
-            statement = compose(
-                SQL["carry_on"],
-                changes=run.changes.identifier,
-                runs=run.runs.identifier,
-                old_key=[f"old_{name}" for name in feed.table.key],
-            )
-            cursor.execute(statement, (feed.dag_id,))
+            tables = {"changes": run.changes.identifier, "runs": run.runs.identifier}
+            old_key = [f"old_{name}" for name in feed.table.key]
+            cursor.execute(compose(SQL["carry_on"], old_key=old_key, **tables), (feed.dag_id,))
         cursor.execute(_render_by_key(feed), {"scope": list(run.scope)})
     run.figures.changes = _count(cursor, SQL["count"])
 

@@ -27,10 +27,17 @@ def copy_rows(
     """Send the `columns` of the rows with `statement`: COPY ... FROM STDIN (FORMAT text, NULL '').
 
     After each `batch_size` rows `progress` is called with the rows sent and the rows in all.
-
     Raises DatabaseError if a row lacks a column, or a text is not Unicode, or too long by blanks.
     """
-    stream = _Stream(_render_batches(rows, columns, batch_size, progress))
+
+    def render_batches() -> Iterator[bytes]:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            yield _render_batch(batch, columns)
+            if progress is not None:
+                progress(start + len(batch), len(rows))
+
+    stream = _Stream(render_batches())
     try:
         cursor.copy_expert(statement, stream)  # type: ignore[arg-type]  # only read() is called
     except Exception as exc:
@@ -55,28 +62,19 @@ class _Stream:
             raise
 
 
-def _render_batches(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[Column],
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[bytes]:
+def _render_batch(batch: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> bytes:
     names = [column.name for column in columns]
     values_of = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        try:
-            yield b"".join(
-                _render(list(map(values_of, batch[piece : piece + _RENDERED_AT_ONCE])), columns)
-                for piece in range(0, len(batch), _RENDERED_AT_ONCE)
-            )
-        except KeyError as exc:
-            raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
-        except UnicodeEncodeError as exc:
-            message = f"A text is not Unicode ({exc.reason}); nothing was stored."
-            raise DatabaseError(message) from exc
-        if progress is not None:
-            progress(start + len(batch), len(rows))
+    try:
+        return b"".join(
+            _render(list(map(values_of, batch[piece : piece + _RENDERED_AT_ONCE])), columns)
+            for piece in range(0, len(batch), _RENDERED_AT_ONCE)
+        )
+    except KeyError as exc:
+        raise DatabaseError(f"A row lacks the column {exc}; nothing was stored.") from exc
+    except UnicodeEncodeError as exc:
+        message = f"A text is not Unicode ({exc.reason}); nothing was stored."
+        raise DatabaseError(message) from exc
 
 
 def _render(batch: Sequence[tuple[Any, ...]], columns: Sequence[Column]) -> bytes:

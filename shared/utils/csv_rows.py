@@ -62,7 +62,6 @@ def parse_csv(
     itself (ruling 15): a wrong number of fields, a value that its column cannot hold, not UTF-8, a
     stray quote. With `is_checked=False` it is left to the caller whether values fit. `title` is
     what messages call the list; `key` names the columns whose texts are a rejected row's key.
-
     Raises TransientAPIError if the body is empty, an HTML page, or ends within a row (a download
     that was cut short), APIError if it is another kind of file or lacks a column.
     """
@@ -84,24 +83,10 @@ def parse_csv(
     return batch
 
 
-class _Conversions(dict[str, Any]):
-    """Text to value, each distinct text converted once: a list repeats few values many times."""
-
-    def __init__(self, convert: Callable[[str], Any]) -> None:
-        super().__init__()
-        self._convert = convert
-
-    def __missing__(self, text: str) -> Any:
-        if len(self) > _MOST_REMEMBERED:
-            self.clear()
-        value = self[text] = self._convert(text)
-        return value
-
-
 def _make_converter(column: Column) -> Callable[[Sequence[str]], Iterable[Any]]:
     """What reads many fields of a column at once: that is faster than one by one."""
-    if not column.is_distinct:
-        return partial(map, _Conversions(column.read).__getitem__)
+    if not column.is_distinct:  # a list repeats few values many times
+        return partial(map, lru_cache(_MOST_REMEMBERED)(column.read))
     if column.reader is None and column.python_type is int:
         return partial(_read_integers, column)
     if column.reader is None and column.python_type is str:

@@ -30,7 +30,6 @@ from shared.utils.strict_session import (
 )
 
 T = TypeVar("T")
-
 _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 
 

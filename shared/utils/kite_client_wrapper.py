@@ -118,10 +118,7 @@ class KiteClientWrapper:
         return self._call(lambda client: client.ask(route, params), f"GET {path}", bounds=bounds)
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
-        """The complete list, as `parse_dump` reads it; raises as `ask` does.
-
-        The rejected rows are in `payload.batch`.
-        """
+        """The good rows of the complete list, as `parse_dump` reads it. Raises as `ask` does."""
         self._require_session()
 
         def fetch(client: RawKiteConnect) -> list[dict[str, Any]]:

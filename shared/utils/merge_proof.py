@@ -46,7 +46,6 @@ def prove(
     Rows that were only touched need no look at their values, which were compared in the same
     transaction while no other session could write: unless something in the database may have
     changed them on the way; then every row is read back.
-
     Raises DatabaseError that says how many rows are off, and what may have made them so.
     """
     table, relation, staged = merge.table, merge.relation, len(rows)
@@ -95,9 +94,8 @@ def _count_off(
     names = [column.name for column in columns]
 
     def comparable(texts: Iterable[str | None]) -> tuple[Any, ...]:
-        return tuple(
-            None if text is None else convert(text) for convert, text in zip(converts, texts)
-        )
+        pairs = zip(converts, texts)
+        return tuple(None if text is None else convert(text) for convert, text in pairs)
 
     # What is sent as an empty field is NULL.
     sent = {

@@ -101,7 +101,7 @@ def is_kept(cursor: Cursor) -> bool:
 
 
 def start_run(cursor: Cursor, key: RunKey) -> int:
-    """Record a run that begins; returns its run_id, which is higher than any other."""
+    """Record a run that begins; returns its run_id, higher than any other, also after a restore."""
     values = asdict(key)
     number = _take_number(cursor, SQL["insert_run"], values)
     return _read_number(cursor, SQL["insert_run_last"], values) if number is None else number

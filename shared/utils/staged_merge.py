@@ -58,8 +58,7 @@ class MergeResult:
         )
 
 
-# Stands for a last list whose moment is to be read from the table.
-NEWEST_ROWS = datetime.min
+NEWEST_ROWS = datetime.min  # stands for a last list whose moment is to be read from the table
 
 
 def lock_name(cursor: Cursor, name: str) -> None:
@@ -84,7 +83,6 @@ def merge_rows(
     """Merge `rows` into `table` within the cursor's transaction, and look whether they are there.
 
     Of a snapshot each row gets the run's moment. Else only what is new or differs is written.
-
     Each row has an entry for each of the table's columns; of rows with the same key, or the same
     unique key, the last one counts (`are_distinct`: there are none). `batch_size` rows are streamed
     at a time, after each of which `progress` is called with the rows streamed and the rows in all.
@@ -95,7 +93,6 @@ def merge_rows(
     before the proof: no statement of the transaction that could set something off comes after it
     (ruling 29). `is_end` says that the transaction writes nothing after this: then nothing else
     can, either. A `dry_run` works out the result, and changes and locks nothing.
-
     Raises DatabaseError if a row lacks a column, or the table does not hold the rows as they are
     after they were written; psycopg2.Error if the database refuses.
     """

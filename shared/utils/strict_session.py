@@ -73,7 +73,6 @@ class StrictSession(requests.Session):
     requests and urllib3 accept a gzip stream without its end mark, a body of unknown length, and
     any size. Here an answer's end must be proven: by Content-Length, by its chunks, or as one whole
     gzip member. One that says "try later" is raised without its text, which can echo the token.
-
     Redirects are not followed, and ~/.netrc does not replace the token (ruling 36).
     """
 

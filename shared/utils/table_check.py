@@ -122,8 +122,8 @@ def find_faults(table: Table, found: FoundTable) -> list[str]:
         faults.append("other tables inherit from it, whose rows its keys do not cover: end that")
     for column in _wanted_columns(table):
         faults += _find_column_faults(table, column, found.columns.get(column.name))
-    faults += _find_unfilled(table, found)
-    return faults + find_missing_keys(table.name, (table.key, *table.unique), found)
+    keys = (table.key, *table.unique)
+    return faults + _find_unfilled(table, found) + find_missing_keys(table.name, keys, found)
 
 
 def find_narrow(table: Table, found: FoundTable) -> dict[str, sql.Composed]:
@@ -147,10 +147,8 @@ def _widen(table: Table, found: FoundTable, column: Column, stored: FoundColumn)
     # A partitioned table itself stores nothing.
     has_fill = table.fillfactor is not None and found.kind == "r"
     fill = f"SET (fillfactor = {table.fillfactor}), " if has_fill else ""
-    statement = (
-        f"ALTER TABLE {{table}} {fill}ALTER COLUMN {{name}} TYPE numeric({precision}, {scale})"
-    )
-    return compose(statement, table=[table.name], name=[column.name])
+    retype = f"{fill}ALTER COLUMN {{name}} TYPE numeric({precision}, {scale})"
+    return compose(f"ALTER TABLE {{table}} {retype}", table=[table.name], name=[column.name])
 
 
 def _wanted_columns(table: Table) -> tuple[Column, ...]:
@@ -169,8 +167,7 @@ def _find_column_faults(table: Table, column: Column, stored: FoundColumn | None
     retype = f"{alter} TYPE {wanted} USING {name}::{wanted}"
     faults = []
     if stored.generated:
-        drop = "IDENTITY" if stored.generated == "identity" else "EXPRESSION"
-        way_out = f"{alter} DROP {drop}"
+        way_out = f"{alter} DROP {'IDENTITY' if stored.generated == 'identity' else 'EXPRESSION'}"
         if stored.generated == _VIRTUAL:
             way_out = f"ALTER TABLE {table.name} DROP COLUMN {name}, ADD COLUMN {name} {wanted}"
         faults.append(f"{name} is generated, nothing can be written to it: {way_out}")

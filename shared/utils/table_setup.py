@@ -72,10 +72,9 @@ def _find_table_faults(
     cursor: Cursor, table: Table, user: str, *, may_create: bool
 ) -> tuple[str, list[str]]:
     try:
-        place = find_relation(cursor, table.name)
+        place, found = find_relation(cursor, table.name), read_table(cursor, table.name)
     except DatabaseError as exc:  # its name alone does not tell which one is meant
         return f"no table {table.name}", [str(exc).rstrip(".")]
-    found = read_table(cursor, table.name)
     if found is None:
         lacking = [f"{table.name} is not there, and {user} lacks CREATE on the schema"]
         return f"the first run makes {place}", [] if may_create else lacking
