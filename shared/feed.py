@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
+from shared.models.column import EXACT_TYPES
 from shared.models.table import Table
 
 if TYPE_CHECKING:
@@ -141,6 +142,9 @@ class Feed:
     archive_name: str = ""
 
     def __post_init__(self) -> None:
+        if inexact := [c for c in self.table.columns if c.sql_type not in EXACT_TYPES]:
+            expected = f"columns of the types {', '.join(EXACT_TYPES)}"
+            raise ValueError(f"{self.table.name}: expected {expected}, got {inexact[0].sql_type}")
         if wrong := set(self.count_by).difference(self.table.column_names):
             raise ValueError(f"count_by: expected columns of {self.table.name}, got {min(wrong)}")
         paths = {item.path for item in self.fields} if self.count_by else set()

@@ -70,6 +70,8 @@ _PYTHON_TYPES: Mapping[str, type] = {
     "timestamp": datetime,
     "timestamptz": datetime,
 }
+# The types whose values are compared in Python as PostgreSQL compares them.
+EXACT_TYPES = ("text", "varchar", *_PYTHON_TYPES)
 _READERS: Mapping[type, Callable[[str], Any]] = {
     str: to_text,
     int: to_integer,

@@ -209,6 +209,12 @@ def test_description_that_no_run_could_follow(
         things.feed(SNAPSHOT, [], **fields)
 
 
+def test_column_whose_values_python_cannot_tell_apart_as_postgresql_does(things: Things) -> None:
+    table = Table("thing", (*COLUMNS, Column("ratio", "double precision")), ("id",))
+    with pytest.raises(ValueError, match=r"^thing: expected columns of .*, got double precision$"):
+        things.feed(table, [])
+
+
 def test_change_of_a_number_is_one_of_its_value(things: Things, server: Any, database: str) -> None:
     things.run(SNAPSHOT, [(1, None, "1.5")])
     things.run(SNAPSHOT, [(1, "2026-01-01", "1.50")])
