@@ -131,7 +131,7 @@ class EmbeddedPostgres:
                 return lock
             if self.data.exists():  # else initdb runs on, and ends by itself
                 mode = "immediate" if attempt else "fast"
-                self._run("pg_ctl", "stop", f"--mode={mode}", "--timeout=5")
+                self._run("pg_ctl", "stop", f"--mode={mode}", "--timeout=3")
             time.sleep(0.05)
         raise EmbeddedPostgresError(f"the server in {self.folder} does not end: kill its processes")
 

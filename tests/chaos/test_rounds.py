@@ -88,7 +88,8 @@ def test_round(rig: Rig, seed: int) -> None:
             explained |= draw(rng)(process, rig)
         _, errors = process.communicate(timeout=60)
     assert process.returncode in explained, errors
-    assert "Traceback" not in errors
+    if process.returncode != -signal.SIGINT:  # which may come while Python itself begins
+        assert "Traceback" not in errors
     wait_until(lambda: not rig.sessions())
     day = assert_whole(rig)
     if process.returncode == 0:
