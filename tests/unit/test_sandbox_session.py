@@ -14,8 +14,9 @@ import psycopg2
 import pytest
 import requests
 
+import execute_dags
 from sandbox.kite_faults import HttpError
-from sandbox.session import DATABASE, SandboxSession, open_sandbox
+from sandbox.session import DATABASE, FAULT_NAMES, SandboxSession, open_sandbox
 from shared.config.config_loader import ConfigLoader
 from shared.exceptions import ConfigurationError
 
@@ -111,6 +112,13 @@ def test_fault(folder: Path, tmp_path: Path, fault: str, status: int) -> None:
     with open_sandbox(folder, fault, root=tmp_path) as session:
         for _ in range(2):
             assert ask(session, "/instruments").status_code == status
+
+
+def test_every_fault_is_offered_and_tried() -> None:
+    """Here, and a download that is cut short in test_sandbox_command."""
+    tried = {"429", "502", "expired-token", "bad-rows", "timeout", "truncated"}
+    assert tried == set(FAULT_NAMES)
+    assert execute_dags.SANDBOX_FAULTS == FAULT_NAMES
 
 
 def test_fault_timeout(folder: Path, tmp_path: Path) -> None:
