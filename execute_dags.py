@@ -278,7 +278,7 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> int:
     if is_run:
         say("Starting the sandbox in .sandbox/")
     folder = PROJECT_ROOT / ".sandbox"
-    with open_sandbox(folder, arguments.sandbox_fault, arguments.dag, PROJECT_ROOT) as sandbox:
+    with open_sandbox(folder, arguments.sandbox_fault, arguments.dag) as sandbox:
         if is_run:
             say(f"{sandbox.describe()}\n")
         status = _call(arguments)

@@ -1,9 +1,11 @@
 """The futures and options of the made-up market. Prices are in thousandths of a rupee."""
 
+import operator
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import cache
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 
 from sandbox.market_ledger import DATA, Ledger, Row, last_open_day
 
@@ -160,15 +162,19 @@ def _make_symbol(stem: str, strike: int, kind: str) -> str:
 
 def _choose_underlyings(today: date, limit: int) -> list[Underlying]:
     """The underlyings, with as many strikes as make the most of a number of contracts."""
-    scale = 2.0
-    while True:
-        chosen = [Underlying(line, scale) for line in _list_lines(max(4, int(250 * scale)))]
-        places = [
-            (each, place) for each in chosen for _, place in list_expiries(today, *each.schedule)
-        ]
-        if sum(2 * each.widths[place] + (place < 3) for each, place in places) <= limit:
-            return chosen
-        scale *= 0.98
+
+    def choose(scale: float) -> list[Underlying]:
+        return [Underlying(line, scale) for line in _list_lines(max(4, int(250 * scale)))]
+
+    def fits(scale: float) -> bool:
+        return limit >= sum(
+            2 * each.widths[place] + (place < 3)
+            for each in choose(scale)
+            for _, place in list_expiries(today, *each.schedule)
+        )
+
+    scales = list(accumulate(repeat(0.98, 300), operator.mul, initial=2.0))
+    return choose(scales[bisect_left(scales, True, key=fits)])
 
 
 def _list_lines(stock_count: int) -> Iterator[str]:

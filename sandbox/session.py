@@ -27,7 +27,7 @@ from typing import Any
 
 import psycopg2
 
-from sandbox.dump_generator import generate_dump
+from sandbox.dump_generator import DEFAULT_ROWS, generate_dump
 from sandbox.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from sandbox.kite_faults import CutShort, Fault, Hang, HtmlError, HttpError
 from sandbox.kite_server import KiteServer
@@ -86,16 +86,19 @@ def open_sandbox(
     folder: Path,
     fault: str | None = None,
     dag_ids: Collection[int] = (),
+    *,
     root: Path = PROJECT_ROOT,
+    rows: int = DEFAULT_ROWS,
 ) -> Iterator[SandboxSession]:
     """Start the servers and redirect the configuration to them; stop them at the end.
 
-    The parts of the DAGs of these ids are opened, or those of all enabled DAGs. Raises
+    The list has about `rows` rows. The parts of the DAGs of these ids are opened, or those of all
+    enabled DAGs. Raises
     ConfigurationError if a server cannot be started or a part is broken, with what to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     day = _next_day(folder)
-    dump = generate_dump(day)
+    dump = generate_dump(day, rows=rows)
     if fault == "bad-rows":
         dump = _spoil(dump)
     with (

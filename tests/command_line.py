@@ -42,6 +42,7 @@ class CommandLine:
     monkeypatch: pytest.MonkeyPatch
     parameters: dict[str, Any] = field(default_factory=dict)
     holidays: list[str] = field(default_factory=list)
+    api: dict[str, Any] = field(default_factory=dict)
 
     @property
     def archive(self) -> Path:
@@ -58,6 +59,7 @@ class CommandLine:
                 **self.parameters,
             },
             "calendar": {"holidays": self.holidays},
+            "api": self.api,
         }
         with (
             contextlib.redirect_stdout(stdout),

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,6 +61,17 @@ settings.load_profile("project")
 # The project wants a password; a server that asks for none takes any.
 NO_PASSWORD = "not-asked-for"
 
+# Where there is room in memory, tests have their files and databases there: to make some hundred
+# thousand files on a disk costs minutes. That of a container is small, or runs no programs.
+MEMORY = Path("/dev/shm")
+if (
+    "TMPDIR" not in os.environ
+    and os.access(MEMORY, os.W_OK | os.X_OK)
+    and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+    and shutil.disk_usage(MEMORY).free > 4 * 1024**3
+):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
 # A shell that starts the tests with "&" has Ctrl-C ignored in them and in all that they start, and
 # nohup SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -68,6 +80,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Read before any test clears the environment.
 _GIVEN = {name: value for name, value in os.environ.items() if value}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: half of the time a test waits, for its server or another process."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,11 @@ def free_port() -> int:
 @contextmanager
 def password_postgres() -> Iterator[dict[str, Any]]:
     """How to reach a server that asks for passwords, on a TCP port, as its superuser."""
-    settings = {"listen_addresses": "127.0.0.1", "port": str(free_port())}
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(free_port()),
+        "scram_iterations": "1",  # tests connect ten thousand times, with passwords of no worth
+    }
     with temporary_postgres(settings=settings) as server:
         run_sql(server, f"ALTER ROLE {server.user} PASSWORD '{PASSWORD}'")
         server.stop()

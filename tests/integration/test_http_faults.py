@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -39,7 +38,8 @@ from sandbox.kite_faults import (
     Trickle,
 )
 from sandbox.kite_server import KiteServer
-from tests.conftest import Project, Server
+from tests.command_line import CommandLine, Result
+from tests.conftest import Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import Key, Row, fields_of, read_table
 
@@ -59,22 +59,30 @@ NEW = [
 
 @dataclass
 class Rig:
-    """A project with secrets that are hard to hide, its Kite, and its table."""
+    """A command line with secrets that are hard to hide, its Kite, and its table."""
 
-    project: Project
+    cli: CommandLine
     kite: KiteServer
     connection: Any
     secrets: tuple[str, ...]
 
-    def run(self, *arguments: str) -> CompletedProcess[str]:
-        return self.project.run("--dag", "1", *arguments)
+    def run(self, *arguments: str) -> Result:
+        return self.cli.run("--dag", "1", *arguments)
 
     def table(self) -> dict[Key, Row]:
         return read_table(self.connection)
 
-    def assert_no_secret(self, result: CompletedProcess[str]) -> None:
+    @property
+    def logs(self) -> Path:
+        return self.cli.folder / "logs"
+
+    @property
+    def log(self) -> str:
+        return (self.logs / "stock_ingestion.log").read_text(encoding="utf-8")
+
+    def assert_no_secret(self, result: Result) -> None:
         texts = {"stdout": result.stdout, "stderr": result.stderr}
-        for path in Path(self.project.environment["LOG_DIR"]).iterdir():
+        for path in self.logs.iterdir():
             if not path.name.startswith("rejected_rows_"):  # the list's own rows (ruling 35)
                 texts[path.name] = path.read_text(encoding="utf-8")
         with self.connection.cursor() as cursor:
@@ -95,7 +103,9 @@ def written_forms(secret: str) -> set[str]:
 
 
 @pytest.fixture
-def rig(project: Project, server: Server, module_database: str) -> Iterator[Rig]:
+def rig(
+    server: Server, module_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Rig]:
     role = f"role_{uuid.uuid4().hex[:12]}"
     connection = server.connect(module_database)
     cursor = connection.cursor()
@@ -109,19 +119,20 @@ def rig(project: Project, server: Server, module_database: str) -> Iterator[Rig]
     try:
         with KiteServer(to_csv(STORED), api_secret=API_SECRET, access_token=ACCESS_TOKEN) as kite:
             config = server.config(module_database)
-            project.environment.update(
-                KITE_API_KEY=kite.api_key,
-                KITE_API_SECRET=API_SECRET,
-                KITE_ACCESS_TOKEN=ACCESS_TOKEN,
-                KITE_API_ROOT=kite.root,
-                DB_HOST=str(config["host"]),
-                DB_PORT=str(config["port"]),
-                DB_NAME=module_database,
-                DB_USER=role,
-                DB_PASSWORD=DB_PASSWORD,
-                RETRY_DELAY_SECONDS="0.02",
-            )
-            yield Rig(project, kite, connection, (API_SECRET, ACCESS_TOKEN, DB_PASSWORD))
+            for name, value in {
+                "KITE_API_KEY": kite.api_key,
+                "KITE_API_SECRET": API_SECRET,
+                "KITE_ACCESS_TOKEN": ACCESS_TOKEN,
+                "KITE_API_ROOT": kite.root,
+                "DB_HOST": config["host"],
+                "DB_PORT": config["port"],
+                "DB_NAME": module_database,
+                "DB_USER": role,
+                "DB_PASSWORD": DB_PASSWORD,
+            }.items():
+                monkeypatch.setenv(name, str(value))
+            cli = CommandLine(kite, tmp_path, connection, monkeypatch)
+            yield Rig(cli, kite, connection, (API_SECRET, ACCESS_TOKEN, DB_PASSWORD))
     finally:
         cursor.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
         connection.close()
@@ -138,15 +149,6 @@ def stored(rig: Rig) -> dict[Key, Row]:
             )
     rig.kite.dump = to_csv(NEW)
     return rig.table()
-
-
-def set_config(project: Project, **sections: dict[str, Any]) -> None:
-    """Sections of the DAG's config.json; its "api" is merged over the root's."""
-    path = project.folder / "dag_1_import_instruments_from_kite" / "config.json"
-    config = json.loads(path.read_text())
-    for name, values in sections.items():
-        config[name] = {**config.get(name, {}), **values}
-    path.write_text(json.dumps(config))
 
 
 def assert_new_list_is_stored(rig: Rig) -> None:
@@ -293,17 +295,14 @@ def test_every_transient_fault_once_and_then_well(rig: Rig, stored: dict[Key, Ro
 
     Where this machine is busy, a short time-out may pass once more than it should.
     """
-    set_config(
-        rig.project,
-        api={"timeout_seconds": 0.5, "deadline_seconds": 1},
-        parameters={"retry_attempts": min(100, 3 * len(TRANSIENT)), "retry_delay_seconds": 0},
-    )
+    rig.cli.api = {"timeout_seconds": 0.5, "deadline_seconds": 1}
+    rig.cli.parameters = {"retry_attempts": min(100, 3 * len(TRANSIENT))}
     cases = sorted(TRANSIENT.values(), key=lambda case: case.path != "*")  # the first connection
     cases.sort(key=lambda case: case.path == "/instruments")
     for case in cases:
         rig.kite.fail_next(case.path, case.fault)
     result = rig.run()
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.stderr
     assert_new_list_is_stored(rig)
     expected = iter(cases)
     case = next(expected, None)
@@ -322,10 +321,10 @@ def test_every_transient_fault_once_and_then_well(rig: Rig, stored: dict[Key, Ro
     "case", [*TRANSIENT.values(), *PERMANENT.values()], ids=[*TRANSIENT.keys(), *PERMANENT.keys()]
 )
 def test_fault_for_ever(rig: Rig, stored: dict[Key, Row], case: Case) -> None:
-    set_config(rig.project, api=dict(case.timeouts))
+    rig.cli.api = dict(case.timeouts)
     rig.kite.fail_next(case.path, case.fault, None)
     result = rig.run()
-    assert result.returncode == case.status, result.stderr
+    assert result.status == case.status, result.stderr
     assert rig.table() == stored
     errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
     assert len(errors) == 1
@@ -334,16 +333,16 @@ def test_fault_for_ever(rig: Rig, stored: dict[Key, Row], case: Case) -> None:
     made = [request for request in rig.kite.requests if case.path in (request.path, "*")]
     assert len(made) == (case.attempts if case.path != "*" else 0)
     assert result.stderr.count("WARNING: ") >= case.attempts - 1
-    assert "Nothing was stored" in rig.project.log  # Property 14, also for a run that failed
+    assert "Nothing was stored" in rig.log  # Property 14, also for a run that failed
     rig.assert_no_secret(result)
     if case.attempts == 1:  # once, and then well: a fault that stays is up to the next run
         rig.kite.clear_faults()
-        assert rig.run().returncode == 0
+        assert rig.run().status == 0
         assert_new_list_is_stored(rig)
 
 
 def test_delays_between_attempts_grow(rig: Rig, stored: dict[Key, Row]) -> None:
-    rig.project.environment["RETRY_DELAY_SECONDS"] = "0.15"
+    rig.cli.parameters = {"retry_delay_seconds": 0.15}
     rig.kite.fail_next("/instruments", HttpError(503), None)
     result = rig.run()
     times = [request.time for request in rig.kite.requests if request.path == "/instruments"]
@@ -355,7 +354,7 @@ def test_delays_between_attempts_grow(rig: Rig, stored: dict[Key, Row]) -> None:
 
 def test_retry_after_is_waited_for(rig: Rig, stored: dict[Key, Row]) -> None:
     rig.kite.fail_next("/instruments", HttpError(429, retry_after=1))
-    assert rig.run().returncode == 0
+    assert rig.run().status == 0
     times = [request.time for request in rig.kite.requests if request.path == "/instruments"]
     assert times[1] - times[0] >= 1
     assert_new_list_is_stored(rig)
@@ -364,7 +363,7 @@ def test_retry_after_is_waited_for(rig: Rig, stored: dict[Key, Row]) -> None:
 def test_retry_after_of_a_day_ends_the_run_at_once(rig: Rig, stored: dict[Key, Row]) -> None:
     rig.kite.fail_next("/instruments", HttpError(429, retry_after=86400), None)
     result = rig.run()
-    assert result.returncode == 1
+    assert result.status == 1
     assert result.stderr == (
         "ERROR: fetch instruments failed: Kite answered HTTP 429 (Too Many Requests). "
         "It asks to wait 86400 s.\n"
@@ -378,7 +377,7 @@ def test_rejected_rows_are_counted_shown_and_kept_in_a_file(
     bad = [f"x{number},1,{quote(ACCESS_TOKEN)},,0,,,0.05,1,EQ,NSE,NSE" for number in range(3)]
     rig.kite.dump = to_csv(NEW) + "\n".join([*bad, ""]).encode()
     result = rig.run()
-    assert result.returncode == 0
+    assert result.status == 0
     assert_new_list_is_stored(rig)
     assert re.search(r"^rejected +3$", result.stdout, re.M)
     assert "line 6: instrument_token: expected a whole number, got 'x0'" in result.stdout
@@ -393,11 +392,10 @@ def test_rejected_rows_are_counted_shown_and_kept_in_a_file(
 def test_line_of_10_mb_is_one_rejected_row(rig: Rig, stored: dict[Key, Row]) -> None:
     rig.kite.dump = to_csv(NEW) + b"x" * 10**7 + b"\n" + to_csv(NEW[:1]).splitlines(True)[-1]
     result = rig.run()
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.stderr
     assert_new_list_is_stored(rig)
     assert "line 6: longer than 64,000 characters" in result.stdout
-    logs = Path(rig.project.environment["LOG_DIR"])
-    assert sum(path.stat().st_size for path in logs.iterdir()) < 50_000
+    assert sum(path.stat().st_size for path in rig.logs.iterdir()) < 50_000
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -410,7 +408,7 @@ def test_redirect_of_the_list_is_not_followed(
         result = rig.run()
         message = f"HTTP {status} .*: a redirect to '{other.root}/instruments'. Redirects are not"
         assert other.requests == []
-    assert result.returncode == 1
+    assert result.status == 1
     assert re.search(message, result.stderr)
     assert rig.table() == stored
     rig.assert_no_secret(result)
@@ -419,18 +417,20 @@ def test_redirect_of_the_list_is_not_followed(
 def test_log_keeps_no_page_of_a_gateway(rig: Rig, stored: dict[Key, Row]) -> None:
     page = b"<html>" + b"padding " * 100_000 + b"</html>"
     rig.kite.fail_next("/instruments", CustomAnswer(page, "text/plain"), None)
-    assert rig.run("--log-level", "DEBUG").returncode == 1
-    assert len(rig.project.log) < 50_000
+    assert rig.run("--log-level", "DEBUG").status == 1
+    assert len(rig.log) < 50_000
 
 
-def test_wrong_database_password(rig: Rig, stored: dict[Key, Row]) -> None:
+def test_wrong_database_password(
+    rig: Rig, stored: dict[Key, Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = DB_PASSWORD + "-wrong"
-    rig.project.environment["DB_PASSWORD"] = wrong
+    monkeypatch.setenv("DB_PASSWORD", wrong)
     rig.secrets += (wrong,)
     result = rig.run()
-    if result.returncode == 0:
+    if result.status == 0:
         pytest.skip("this server lets everybody in without a password")
-    assert result.returncode == 1
+    assert result.status == 1
     assert "check DB_USER, DB_PASSWORD" in result.stderr
     assert rig.table() == stored
     rig.assert_no_secret(result)
@@ -442,7 +442,7 @@ def test_gzip_that_is_damaged(rig: Rig, stored: dict[Key, Row]) -> None:
     answer = CustomAnswer(bytes(packed), headers=(("Content-Encoding", "gzip"),))
     rig.kite.fail_next("/instruments", answer, None)
     result = rig.run()
-    assert result.returncode == 1
+    assert result.status == 1
     assert "damaged" in result.stderr
     assert rig.table() == stored
 
@@ -451,6 +451,6 @@ def test_dump_without_columns_that_are_stored(rig: Rig, stored: dict[Key, Row]) 
     header = CSV_HEADER.replace(b",strike", b"")
     rig.kite.fail_next("/instruments", CustomAnswer(header + b"1,1,A,,0,,0.05,1,EQ,NSE,NSE\n"))
     result = rig.run()
-    assert result.returncode == 1
+    assert result.status == 1
     assert "lacks the column strike" in result.stderr
     assert rig.table() == stored

@@ -313,7 +313,7 @@ ROWS = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=settings().max_examples // 4)  # of many batches each
 @given(batches=st.lists(st.lists(ROWS, max_size=8), max_size=4))
 def test_table_equals_the_model_after_every_sequence_of_batches(
     module_candles: DatabaseManager, batches: list[list[dict[str, Any]]]

@@ -14,6 +14,7 @@ from psycopg2.extensions import libpq_version
 
 from sandbox.kite_faults import HttpError
 from sandbox.kite_server import KiteServer
+from tests.command_line import CommandLine
 from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
 
@@ -149,22 +150,16 @@ def test_proxy_is_used_and_no_proxy_heeded(configured_project: Project, kite: Ki
 @pytest.mark.parametrize("password", [WRITTEN, PASSWORD], ids=["encoded", "as it is"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_password_of_a_proxy_is_in_no_message(
-    configured_project: Project, proxy: str, password: str, scheme: str
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, proxy: str, password: str, scheme: str
 ) -> None:
-    name = f"{scheme}_proxy".upper()
-    result = configured_project.run(
-        "--dag",
-        "1",
-        "--log-level",
-        "DEBUG",
-        KITE_API_ROOT=f"{scheme}://127.0.0.2:9",
-        **{name: proxy.format(password)},
-    )
-    assert result.returncode == 1
+    monkeypatch.setenv("KITE_API_ROOT", f"{scheme}://127.0.0.2:9")
+    monkeypatch.setenv(f"{scheme}_proxy".upper(), proxy.format(password))
+    result = cli.run("--dag", "1", "--log-level", "DEBUG")
+    assert result.status == 1
     assert "HTTPS_PROXY" in result.stderr or "No connection to Kite at" in result.stderr
-    everything = result.stdout + result.stderr + configured_project.log
+    log = (cli.folder / "logs" / "stock_ingestion.log").read_text(encoding="utf-8")
     for form in (PASSWORD, WRITTEN, "pr0xy"):
-        assert form not in everything
+        assert form not in result.stdout + result.stderr + log
 
 
 def test_echo_of_the_proxy_s_password_is_masked(

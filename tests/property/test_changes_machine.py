@@ -204,6 +204,7 @@ def test_recorded_changes_are_those_that_two_lists_have(
     run_state_machine_as_test(
         machine,
         settings=settings(
+            max_examples=settings().max_examples // 4,  # of many days each
             stateful_step_count=15,
             suppress_health_check=[HealthCheck.too_slow],
         ),

@@ -237,6 +237,7 @@ def test_table_equals_the_model_after_every_sequence_of_dumps(
     run_state_machine_as_test(
         machine,
         settings=settings(
+            max_examples=settings().max_examples // 4,  # of many days each
             stateful_step_count=10,
             suppress_health_check=[HealthCheck.too_slow],
         ),

