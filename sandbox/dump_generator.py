@@ -8,10 +8,10 @@ included, corporate actions move strikes and symbols among tokens.
 
 from sandbox.kite_faults import CSV_HEADER
 from sandbox.market_contracts import Contracts, format_price
-from sandbox.market_ledger import DayChanges, Ledger, Row
+from sandbox.market_ledger import DATA, DayChanges, Ledger, Row
 from sandbox.market_shares import Shares
 
-DEFAULT_ROWS = 117_000
+DEFAULT_ROWS: int = DATA["rows"]
 MIN_ROWS = 2_000
 _CONTRACT_SHARE = 0.82  # of all rows
 

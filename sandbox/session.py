@@ -207,7 +207,7 @@ def _spoil(dump: bytes) -> bytes:
         lambda line: b"-" + line,
         lambda line: line.replace(b",", b",\xff", 2),
         lambda line: line.replace(b",", b',"', 3),
-        lambda line: line.replace(b",EQ,", b",EQUITY SHARE,"),
+        lambda line: line + b" OF INDIA",
     ]
     for position in range(12):
         number = 100 + 100 * position

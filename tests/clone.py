@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -54,8 +55,13 @@ class Clone:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def make_clone(base: Path, name: str) -> Clone:
+def make_clone(base: Path, name: str, *, rows: int | None = None) -> Clone:
+    """A copy in `base`, whose sandbox has a list of so many rows on its first day."""
     copy_project(base / name)
+    if rows is not None:
+        path = base / name / "sandbox" / "market.json"
+        market = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**market, "rows": rows}), encoding="utf-8")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
     }
