@@ -27,10 +27,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from dag_1_import_instruments_from_kite.import_instruments import (
+    FEED,
     create_kite_instrument_master_table,
 )
 from sandbox.kite_server import KiteServer
 from shared.config import config_loader, logging_config
+from shared.store import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
 from tests.command_line import CommandLine
@@ -216,7 +218,7 @@ def template_database(server: Server) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases(server: Server) -> Iterator[Databases]:
-    made = Databases(server)
+    made = Databases(server, read_schema(FEED))
     yield made
     made.close()
 
@@ -224,19 +226,17 @@ def databases(server: Server) -> Iterator[Databases]:
 @pytest.fixture
 def empty_database(databases: Databases) -> Iterator[str]:
     """A database without any table."""
-    name = databases.take()
+    name = databases.take(with_table=False)
     yield name
-    databases.give_back(name)
+    databases.give_back(name, with_table=False)
 
 
 @pytest.fixture
-def database(server: Server, databases: Databases) -> Iterator[str]:
+def database(databases: Databases) -> Iterator[str]:
     """A database with the empty table, for one test."""
-    name = databases.take()
-    with DatabaseManager(server.config(name)) as manager:
-        create_kite_instrument_master_table(manager)
+    name = databases.take(with_table=True)
     yield name
-    databases.give_back(name)
+    databases.give_back(name, with_table=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ To make a database takes ten times as long as to empty one.
 from __future__ import annotations
 
 import uuid
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ LEFT = " UNION ALL ".join(
 
 
 class Databases:
-    """Empty databases of one server."""
+    """Databases of one server: empty ones, and ones with the empty table that `script` makes."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, script: str) -> None:
         self._server = server
-        self._empty: list[str] = []
+        self._script = script
+        self._free: dict[bool, list[str]] = {False: [], True: []}
         name = self._make()
         self._public = server.execute(PUBLIC, dbname=name)
         ((owner, acl),) = self._public
@@ -53,14 +55,19 @@ class Databases:
         rights = "USAGE, CREATE" if ",=UC/" in acl else "USAGE"
         grants = f"GRANT {rights} ON SCHEMA public TO PUBLIC"
         self._empty_it = EMPTY.format(owner=owner, grants=grants)
-        self._empty.append(name)
+        self._free[False].append(name)
 
-    def take(self) -> str:
-        """The name of a database without any table."""
-        return self._empty.pop() if self._empty else self._make()
+    def take(self, *, with_table: bool) -> str:
+        """The name of a database that nobody else uses."""
+        if self._free[with_table]:
+            return self._free[with_table].pop()
+        name = self._make()
+        if with_table:
+            self._server.execute(self._script, dbname=name)
+        return name
 
-    def give_back(self, name: str) -> None:
-        """Empty the database for the next test, or drop it."""
+    def give_back(self, name: str, *, with_table: bool) -> None:
+        """Make the database for the next test what it was for this one, or drop it."""
         connection = self._server.connect(name)
         try:
             with connection.cursor() as cursor:
@@ -72,15 +79,17 @@ class Databases:
                     is_empty = cursor.fetchall() == self._public
                     cursor.execute(LEFT)
                     is_empty = is_empty and not cursor.fetchall()
+                if is_empty and with_table:
+                    cursor.execute(self._script)
         finally:
             connection.close()
         if is_empty:
-            self._empty.append(name)
+            self._free[with_table].append(name)
         else:
             self._drop(name)
 
     def close(self) -> None:
-        for name in self._empty:
+        for name in chain.from_iterable(self._free.values()):
             self._drop(name)
 
     def _make(self) -> str:

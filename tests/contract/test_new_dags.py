@@ -540,7 +540,7 @@ def test_part_of_the_sandbox() -> None:
     """Of a DAG that is not enabled, without any setting."""
     base = Path(tempfile.mkdtemp(prefix="new dag "))
     base.chmod(0o755)
-    clone = make_clone(base, "clone")
+    clone = make_clone(base, "clone", rows=5_000)
     shutil.copytree(PAGED, clone.folder / PAGED.name)
     try:
         result = clone.run("execute_dags.py", "--sandbox", "--dag", "8")

@@ -302,7 +302,7 @@ def test_error_of_the_database_leaves_everything_as_it_was(
 # filtering or loss).
 @given(
     stored=list_of_instruments(max_size=5),
-    fetched=list_of_instruments(min_size=10, max_size=40),
+    fetched=list_of_instruments(min_size=6, max_size=16),
     rendering=renderings(),
 )
 def test_as_many_are_stored_as_were_fetched(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from shared.config.env_file import reserved
@@ -81,7 +81,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(change=changes())
-@settings(max_examples=150)
 def test_set_variable_that_is_there(folder: Path, change: tuple[bytes, bytes]) -> None:
     old, new = change
     path = folder / "known.env"
@@ -125,7 +124,6 @@ def count_equal(left: bytes, right: bytes) -> int:
 @example(content=b"\xef\xbb\xbf")
 @example(content=f"A='x\n{NAME}=old\n".encode())
 @example(content=f"{NAME}=old\nA='x\n{NAME}=inner\n'\n".encode())
-@settings(max_examples=200)
 def test_set_variable_in_any_file(folder: Path, content: bytes) -> None:
     """Every variable reads as before but the one, and one piece of the file at most has changed."""
     assume(not content.startswith(b"\xef\xbb\xbf\xef\xbb\xbf"))

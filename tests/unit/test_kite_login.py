@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.calendar import IST
@@ -80,7 +80,6 @@ def test_read_request_token_of_a_login_that_failed(status: str) -> None:
 
 
 @given(pasted=st.one_of(st.text(), st.text("/?[]=&:#%request_token", max_size=30)))
-@settings(max_examples=500)
 def test_read_request_token_of_anything(pasted: str) -> None:
     """A token of the right shape, or the one error; never what is not in the text."""
     try:
