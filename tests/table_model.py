@@ -45,6 +45,15 @@ def read_table(connection: Any) -> dict[Key, Row]:
     return table
 
 
+def write_table(connection: Any, rows: list[Row]) -> None:
+    """The table with these rows and no others, by plain statements: much sooner than a merge."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM kite_instrument_master")
+        for row in rows:
+            statement = f"INSERT INTO kite_instrument_master ({', '.join(row)}) VALUES %s"
+            cursor.execute(statement, (tuple(row.values()),))
+
+
 def fields_of(table: Mapping[Key, Mapping[str, Any]]) -> dict[Key, Row]:
     """The table without its timestamps."""
     return {key: {name: row[name] for name in COLUMNS} for key, row in table.items()}

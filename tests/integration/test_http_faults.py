@@ -41,7 +41,7 @@ from sandbox.kite_server import KiteServer
 from tests.command_line import CommandLine, Result
 from tests.conftest import Server
 from tests.instruments import instrument, to_csv
-from tests.table_model import Key, Row, fields_of, read_table
+from tests.table_model import Key, Row, fields_of, read_table, write_table
 
 # Each is written otherwise in a URL, in a repr or in JSON.
 API_SECRET = "s3cret&of=the/app'"
@@ -141,12 +141,7 @@ def rig(
 @pytest.fixture
 def stored(rig: Rig) -> dict[Key, Row]:
     """The table after a first run; the next one has another list to store."""
-    columns = ", ".join(STORED[0])
-    with rig.connection.cursor() as cursor:
-        for row in STORED:
-            cursor.execute(
-                f"INSERT INTO kite_instrument_master ({columns}) VALUES %s", (tuple(row.values()),)
-            )
+    write_table(rig.connection, STORED)
     rig.kite.dump = to_csv(NEW)
     return rig.table()
 

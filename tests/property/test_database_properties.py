@@ -31,7 +31,7 @@ from tests.property.strategies import (
     renderings,
     valid_instrument,
 )
-from tests.table_model import COLUMNS, Row, TableModel, fields_of, key_of, read_table
+from tests.table_model import COLUMNS, Row, TableModel, fields_of, key_of, read_table, write_table
 
 # Few keys and symbols, so that examples meet: in one dump, and with what is stored.
 few_tokens = st.integers(1, 5)
@@ -65,12 +65,6 @@ def bare_database(server: Server) -> Iterator[str]:
     server.execute(f"CREATE DATABASE {name}")
     yield name
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def store(manager: DatabaseManager, rows: list[Row]) -> None:
-    """The table with these rows and no others."""
-    manager.execute_query("DELETE FROM kite_instrument_master")
-    manager.upsert_instruments(rows)
 
 
 def ingest(manager: DatabaseManager, body: bytes) -> tuple[int, int, int]:
@@ -157,7 +151,7 @@ def test_upsert_again_and_again_leaves_one_record_with_the_latest_data(
     times: int,
 ) -> None:
     latest = {**latest, "instrument_token": first["instrument_token"]}
-    store(manager, [*others, first])
+    write_table(connection, [*others, first])
     created_at = read_table(connection)[key_of(first)]["created_at"]
     moments = []
     for _ in range(times):
@@ -285,7 +279,7 @@ def test_error_of_the_database_leaves_everything_as_it_was(
     position: int,
     is_missing: bool,
 ) -> None:
-    store(manager, stored)
+    write_table(connection, stored)
     before = read_table(connection)
     bad: Row = {**instrument(99, "bad"), **fault}
     if is_missing:
@@ -312,7 +306,7 @@ def test_as_many_are_stored_as_were_fetched(
     fetched: list[Row],
     rendering: Rendering,
 ) -> None:
-    store(manager, stored)
+    write_table(connection, stored)
     count, inserted, updated = ingest(manager, rendering.write(fetched))
     assert count == inserted + updated == len(fetched)
     table = read_table(connection)
@@ -343,7 +337,7 @@ def test_metadata_match_the_response_whatever_was_stored_before(
         {**row, "instrument_token": min(tokens)} if number == 0 else row
         for number, row in enumerate(yesterday)
     ]
-    store(manager, validate_instruments(yesterday))
+    write_table(connection, validate_instruments(yesterday))
     ingest(manager, rendering.write(today))
     table = read_table(connection)
     for row in today:
