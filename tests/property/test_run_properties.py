@@ -31,7 +31,7 @@ from shared.utils.retry import RetryPolicy
 from tests.clock import Clock
 from tests.command_line import ESCAPE
 from tests.conftest import HEADER, Server
-from tests.instruments import to_csv
+from tests.instruments import instrument, to_csv
 from tests.integration.raw_dump import read_breakdown, read_figures
 from tests.property.strategies import (
     EXCHANGES,
@@ -427,6 +427,13 @@ def test_summary_and_duration_of_any_execution(
     at_a_terminal=st.booleans(),
     seconds=times,
 )
+@example(
+    instruments=[instrument(1, "INFY")],
+    bad_rows=0,
+    fault=None,
+    at_a_terminal=False,
+    seconds=(*[0.0] * (len(ORDER) - 1), 9.5),  # just long enough to be told of
+)
 @whole_runs
 def test_progress_and_timing_of_any_execution(
     rig: Rig,
@@ -456,7 +463,8 @@ def test_progress_and_timing_of_any_execution(
         "store": f"{len(instruments)} of {len(instruments)} rows",
     }
     if not at_a_terminal:  # there only a step that takes long tells how far it is
-        slow = [step for step, second in zip(steps, seconds) if second / 2 >= 5]
+        before = [BETWEEN_STEPS + second / 2 for second in seconds]  # it begins to be shown sooner
+        slow = [step for step, second in zip(steps, before) if second >= 5]
         progress = {step: text for step, text in progress.items() if step in slow}
     read = read_steps_at_terminal if at_a_terminal else read_steps
     ends = {step: "failed" if step == failed_step else progress.get(step, "") for step in steps}
