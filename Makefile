@@ -36,7 +36,7 @@ ROUNDS ?= 50
 SEED := $(or $(SEED),$(shell date +%s))
 chaos: $(VENV)/installed  ## kills, signals and faults at random moments, random examples; ROUNDS=50 SEED=now
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/chaos --rounds $(ROUNDS) --seed $(SEED)
-	$(BIN)/python -m pytest -n auto --dist worksteal tests/property --hypothesis-profile chaos --hypothesis-seed $(SEED)
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/property tests/unit tests/integration/test_incremental_merge.py --hypothesis-profile chaos --hypothesis-seed $(SEED)
 
 mutation: $(VENV)/installed  ## change the code in small ways, and see which the tests miss (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut~=3.8'

@@ -93,8 +93,7 @@ def open_sandbox(
     """Start the servers and redirect the configuration to them; stop them at the end.
 
     The list has about `rows` rows. The parts of the DAGs of these ids are opened, or those of all
-    enabled DAGs. Raises
-    ConfigurationError if a server cannot be started or a part is broken, with what to do.
+    enabled DAGs. Raises ConfigurationError if a server cannot be started or a part is broken.
     """
     folder.mkdir(parents=True, exist_ok=True)
     day = _next_day(folder)

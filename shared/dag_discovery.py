@@ -153,8 +153,13 @@ def _find_fault_among(dag: DAG, dags: Sequence[DAG]) -> str | None:
     after = {other.dag_id: other.after for other in dags}
     if unknown := [str(dag_id) for dag_id in dag.after if dag_id not in after]:
         return f"{dag.folder.name}: after: there is no DAG {', '.join(unknown)}."
-    if dag.dag_id in _all_before(dag.dag_id, after):
-        return f"{dag.folder.name}: after: DAG {dag.dag_id} would have to run after itself."
+    before = _all_before(dag.dag_id, after)
+    if dag.dag_id in before:
+        by_way = sorted(i for i in before - {dag.dag_id} if dag.dag_id in _all_before(i, after))
+        by_way_of = f", by way of {', '.join(map(str, by_way))}" if by_way else ""
+        return (
+            f"{dag.folder.name}: after: DAG {dag.dag_id} would have to run after itself{by_way_of}."
+        )
     return None
 
 

@@ -34,6 +34,8 @@ def plan_runs(dags: Sequence[DAG], options: RunOptions) -> list[tuple[DAG, Calla
 
     One that cannot be loaded fails in its turn. Raises ConfigurationError for wrong options.
     """
+    if options.from_file == "":
+        raise ConfigurationError("--from-file: expected the path of a saved file, or -, got ''.")
     if options.from_file is not None and len(dags) != 1:
         ids = ", ".join(str(dag.dag_id) for dag in dags)
         raise ConfigurationError(

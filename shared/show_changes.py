@@ -44,7 +44,7 @@ def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: boo
         if not reports:
             say(f"No run has been recorded {'since then' if wanted['since'] else 'yet'}.")
         for report in reports:
-            say_lines("\n".join(_describe(report)))
+            say_lines("\n".join(_describe(report, wanted)))
 
 
 def _read(
@@ -72,13 +72,15 @@ def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
     return {"dag_id": feed.dag_id, "name": feed.name, "run": run, "changes": changes}
 
 
-def _describe(report: ChangeReport) -> list[str]:
+def _describe(report: ChangeReport, wanted: Mapping[str, Any]) -> list[str]:
     title = f"Run {report.run_id}, {report.started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
     if report.is_first:
         return [f"{title}: the first list, which the next one is compared with"]
     if report.remark:
         return [f"{title}: {escape_line(report.remark)}"]
-    return [f"{title}: {len(report.changes):,} changes", *_summarise(report)]
+    only = {"of kind": wanted["kind"], f"with {report.group}": wanted["group"]}
+    chosen = "".join(f" {which} {escape_line(value)}" for which, value in only.items() if value)
+    return [f"{title}: {len(report.changes):,} changes{chosen}", *_summarise(report)]
 
 
 def _summarise(report: ChangeReport) -> list[str]:

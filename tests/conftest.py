@@ -71,6 +71,7 @@ if (
     and os.access(MEMORY, os.W_OK | os.X_OK)
     and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
     and shutil.disk_usage(MEMORY).free > 4 * 1024**3
+    and os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 4 * 1024**3
 ):
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
@@ -84,9 +85,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _GIVEN = {name: value for name, value in os.environ.items() if value}
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """Two for each processor: half of the time a test waits, for its server or another process."""
-    return 2 * len(os.sched_getaffinity(0))
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist goes by it
+    return 2 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 @pytest.hookimpl(wrapper=True)

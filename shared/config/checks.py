@@ -15,6 +15,7 @@ from shared.exceptions import ConfigurationError
 logger = logging.getLogger(__name__)
 
 FAULTS = "The configuration has faults:"
+_ABSENT = object()  # null is a value, too
 
 Source = tuple[str, Mapping[str, Any]]  # a name, and the values to merge
 
@@ -102,8 +103,8 @@ def _find_owner(sources: Sequence[Source], path: str) -> str:
     for name, values in reversed(sources):
         value: Any = values
         for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else value
-        if value is not None:
+            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else value
+        if value is not _ABSENT:
             return name
     return ""
 

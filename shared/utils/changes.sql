@@ -83,6 +83,6 @@ ORDER BY run_id DESC;
 
 -- name: read_changes
 SELECT {columns} FROM {changes}
-WHERE run_id = %(run_id)s AND (%(kind)s::text IS NULL OR kind = %(kind)s)
-  AND (%(group)s::text IS NULL OR {group}::text = %(group)s)
+WHERE run_id = %(run_id)s AND (%(kind)s::text IS NULL OR lower(kind) = lower(%(kind)s))
+  AND (%(group)s::text IS NULL OR lower({group}::text) = lower(%(group)s))
 ORDER BY {order};

@@ -167,6 +167,13 @@ def test_file_that_may_not_be_read(cli: CommandLine, saved: Callable[..., str]) 
     assert "cannot be read (Permission denied)" in result.stderr
 
 
+def test_path_that_is_empty(cli: CommandLine) -> None:
+    """A script's variable that nothing was put into."""
+    result = cli.run("--dag", "1", "--from-file", "")
+    assert result.status == 2
+    assert "--from-file: expected the path of a saved file, or -, got ''." in result.stderr
+
+
 def test_saved_list_must_be_plausible_too(cli: CommandLine, saved: Callable[..., str]) -> None:
     cli.load(FIRST)
     path = saved(to_csv(ROWS[:30]))

@@ -186,8 +186,8 @@ def test_fault_bad_rows_rejects_them_alone(used: Used) -> None:
 # Stopping
 
 
-def start_until_download(clone: Clone) -> subprocess.Popen[str]:
-    """A run that waits for Kite, which does not answer."""
+def start_until_retry(clone: Clone) -> subprocess.Popen[str]:
+    """A run that waits before it asks Kite again, which does not answer."""
     process = clone.start(*RUN, "--sandbox-fault", "timeout")
     assert process.stderr is not None
     assert "fetch instruments: attempt 1 of 3 failed" in process.stderr.readline()
@@ -203,7 +203,7 @@ def start_until_download(clone: Clone) -> subprocess.Popen[str]:
 )
 def test_stop(used: Used, number: signal.Signals, status: int) -> None:
     before = used.clone.query(STATE)
-    process = start_until_download(used.clone)
+    process = start_until_retry(used.clone)
     send = os.killpg if number == signal.SIGINT else os.kill
     send(process.pid, number)
     _, errors = process.communicate(timeout=20)
@@ -215,7 +215,7 @@ def test_stop(used: Used, number: signal.Signals, status: int) -> None:
 
 def test_server_of_a_killed_run_is_stopped_by_the_next(used: Used) -> None:
     before = used.clone.query(STATE)
-    process = start_until_download(used.clone)
+    process = start_until_retry(used.clone)
     process.kill()
     process.communicate(timeout=20)
     with pytest.raises(BlockingIOError):

@@ -72,7 +72,11 @@ def test_changes_of_a_kind_and_an_exchange(three_lists: CommandLine) -> None:
         (2, "listed", "BSE", "D"),
         (2, "listed", "NSE", "C"),
     ]
-    assert found(three_lists, "--run", "2", "--exchange", "NSE") == [(2, "listed", "NSE", "C")]
+    assert found(three_lists, "--run", "2", "--exchange", "nse") == [(2, "listed", "NSE", "C")]
+    output = three_lists.run(
+        "changes", "--run", "2", "--kind", "renamed", "--exchange", "NSE"
+    ).stdout
+    assert output.endswith(" IST: 0 changes of kind renamed with exchange NSE\n")
 
 
 def test_run_that_is_not_on_record(three_lists: CommandLine) -> None:

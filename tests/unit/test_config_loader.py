@@ -865,14 +865,18 @@ def test_local_files_are_merged_over_the_tracked_ones(files: Files) -> None:
 def test_local_files_are_checked_and_named_like_the_others(files: Files) -> None:
     files.write(files.root / "config" / "local.json", {"database": {"user": "${NO_SUCH_USER}"}})
     folder = files.write_dag({**DAG, "parameters": PARAMETER_DEFAULTS})
-    files.write(files.root / "dag_7_try" / "local.json", {"parameters": {"batch_size": 0}})
+    local = {"parameters": {"batch_size": 0, "own": None}}
+    files.write(files.root / "dag_7_try" / "local.json", local)
 
-    faults = find_faults(folder, [*FEED, Field("parameters.own", any_text)])
+    faults = find_faults(
+        folder, [*FEED, Field("parameters.own", any_text), Field("parameters.other", any_text)]
+    )
 
     assert [fault.split(". Set ")[0] for fault in faults] == [
         "config/local.json: not set, or empty: NO_SUCH_USER",
         "dag_7_try/local.json: parameters.batch_size: expected a positive integer, got 0",
-        "dag_7_try/config.json: parameters.own: required, but missing",
+        "dag_7_try/local.json: parameters.own: expected a text, got null",
+        "dag_7_try/config.json: parameters.other: required, but missing",
     ]
 
 

@@ -312,7 +312,10 @@ def write_after(root: Path, after: dict[int, list[int]]) -> None:
         pytest.param({1: [1]}, {1: "DAG 1 would have to run after itself."}, id="itself"),
         pytest.param(
             {1: [3], 2: [1], 3: [2], 4: [3]},
-            {dag_id: f"DAG {dag_id} would have to run after itself." for dag_id in (1, 2, 3)},
+            {
+                dag_id: f"DAG {dag_id} would have to run after itself, by way of {others}."
+                for dag_id, others in ((1, "2, 3"), (2, "1, 3"), (3, "1, 2"))
+            },
             id="circle",
         ),
     ],
