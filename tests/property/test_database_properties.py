@@ -83,9 +83,9 @@ def is_metadata_equal(stored: Row, given_row: Row) -> bool:
 # times must not cause errors or data loss.
 @given(
     is_old=st.booleans(),
-    before=st.integers(0, 2),
+    before=st.integers(0, 1),
     rows=list_of_instruments(max_size=4),
-    after=st.integers(1, 4),
+    after=st.integers(1, 3),
 )
 def test_table_exists_and_keeps_its_rows_however_often_it_is_initialized(
     server: Server, bare_database: str, is_old: bool, before: int, rows: list[Row], after: int
@@ -140,7 +140,7 @@ def test_every_field_of_the_dump_reaches_its_column(
     others=list_of_instruments(max_size=3, exchange=st.just("MCX")),
     first=valid_instrument(exchange=st.just("NSE")),
     latest=valid_instrument(exchange=st.just("NSE")),
-    times=st.integers(1, 4),
+    times=st.integers(1, 3),
 )
 def test_upsert_again_and_again_leaves_one_record_with_the_latest_data(
     manager: DatabaseManager,
