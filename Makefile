@@ -10,9 +10,9 @@ BENCH_VENV := benchmarks/.venv
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Made anew when requirements.txt changes; the stamp is written last, so that a broken
+# Made anew when the requirements change; the stamp is written last, so that a broken
 # installation is not taken for a whole one.
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements-run.txt requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
@@ -53,7 +53,7 @@ types: $(VENV)/installed  ## check types
 	$(BIN)/mypy
 
 # The contenders are in an environment of their own.
-$(BENCH_VENV)/installed: requirements.txt benchmarks/requirements.txt
+$(BENCH_VENV)/installed: requirements-run.txt requirements.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	touch $@

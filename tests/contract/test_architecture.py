@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,16 @@ def test_layer_never_imports(places: str, never: tuple[str, ...]) -> None:
 def test_module_imports_nothing_else(path: str, packages: tuple[str, ...]) -> None:
     names = foreign(imports_of(PROJECT / path))
     assert names == under(names, *packages)
+
+
+def test_what_runs_need_is_in_requirements_run_and_nothing_else_is() -> None:
+    text = (PROJECT / "requirements-run.txt").read_text(encoding="utf-8")
+    own = {"shared", "execute_dags", *HELPERS, *(folder.name for folder in DAG_FOLDERS)}
+    imported = {name.split(".")[0] for path in MODULES for name in foreign(imports_of(path))}
+    imported |= {"kiteconnect"}  # by its name alone, in kiteconnect_client.py
+    provided_by = packages_distributions()
+    needed = {provided_by[name][0].lower() for name in imported - own}
+    assert needed == set(re.findall(r"^([\w-]+)[~>]=", text, re.M))
 
 
 def test_shared_code_knows_no_dag() -> None:

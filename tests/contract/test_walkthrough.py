@@ -41,7 +41,7 @@ def clone() -> Iterator[Clone]:
     base = Path(tempfile.mkdtemp(prefix="readme "))
     base.chmod(0o755)
     made = make_clone(base, "stock ingestion")
-    for name in (".env.example", "Makefile", "requirements.txt"):
+    for name in (".env.example", "Makefile", "requirements.txt", "requirements-run.txt"):
         shutil.copy(PROJECT / name, made.folder)
     python = made.folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
