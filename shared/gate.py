@@ -126,14 +126,15 @@ def select(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Warns of a wanted value that no row has (ruling 9).
     """
-    feed, wanted = run.feed, frozenset(wanted_values(run))
+    feed, wanted = run.feed, wanted_values(run)
     if not wanted:
         return rows
     column = feed.count_by[0]
     counts = Counter(str(row.get(column)) for row in rows)
-    for value in wanted_values(run):
+    for value in wanted:
         if value not in counts:
             message = "%s's list has no row of %s, which parameters.%s names"
             logger.warning(message, feed.source, value, feed.only)
     run.figures.left_out.update({v: n for v, n in counts.items() if v not in wanted})
-    return [row for row in rows if row.get(column) in wanted]
+    chosen = frozenset(wanted)
+    return [row for row in rows if row.get(column) in chosen]

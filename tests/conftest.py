@@ -408,21 +408,25 @@ def add_dag(project: Project) -> AddDAG:
     return add
 
 
+def environment_for(server: Server, database: str, kite: KiteServer) -> dict[str, str]:
+    """The variables that name this Kite server and this database."""
+    config = server.config(database)
+    return {
+        "KITE_API_KEY": kite.api_key,
+        "KITE_API_SECRET": kite.api_secret,
+        "KITE_ACCESS_TOKEN": kite.access_token,
+        "KITE_API_ROOT": kite.root,
+        "DB_HOST": str(config["host"]),
+        "DB_PORT": str(config["port"]),
+        "DB_NAME": database,
+        "DB_USER": config["user"],
+        "DB_PASSWORD": config["password"],
+    }
+
+
 def connect_project(project: Project, server: Server, database: str, kite: KiteServer) -> None:
     """Let the project's environment name this Kite server and this database."""
-    config = server.config(database)
-    project.environment.update(
-        KITE_API_KEY="sandbox_key",
-        KITE_API_SECRET="sandbox_secret",
-        KITE_ACCESS_TOKEN="sandbox_token",
-        KITE_API_ROOT=kite.root,
-        DB_HOST=str(config["host"]),
-        DB_PORT=str(config["port"]),
-        DB_NAME=database,
-        DB_USER=config["user"],
-        DB_PASSWORD=config["password"],
-        RETRY_DELAY_SECONDS="0.01",
-    )
+    project.environment.update(environment_for(server, database, kite), RETRY_DELAY_SECONDS="0.01")
 
 
 @pytest.fixture
@@ -443,19 +447,8 @@ def cli(
     tmp_path: Path,
 ) -> Iterator[CommandLine]:
     """The command line in this process, on the local Kite server and a database of the test's."""
-    config = server.config(database)
-    for name, value in {
-        "KITE_API_KEY": kite.api_key,
-        "KITE_API_SECRET": kite.api_secret,
-        "KITE_ACCESS_TOKEN": kite.access_token,
-        "KITE_API_ROOT": kite.root,
-        "DB_HOST": config["host"],
-        "DB_PORT": config["port"],
-        "DB_NAME": database,
-        "DB_USER": config["user"],
-        "DB_PASSWORD": config["password"],
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in environment_for(server, database, kite).items():
+        monkeypatch.setenv(name, value)
     connection = server.connect(database)
     yield CommandLine(kite, tmp_path, connection, monkeypatch)
     connection.close()

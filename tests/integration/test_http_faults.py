@@ -39,7 +39,7 @@ from sandbox.kite_faults import (
 )
 from sandbox.kite_server import KiteServer
 from tests.command_line import CommandLine, Result
-from tests.conftest import Server
+from tests.conftest import Server, environment_for
 from tests.instruments import instrument, to_csv
 from tests.table_model import Key, Row, fields_of, read_table, write_table
 
@@ -118,19 +118,10 @@ def rig(
     )
     try:
         with KiteServer(to_csv(STORED), api_secret=API_SECRET, access_token=ACCESS_TOKEN) as kite:
-            config = server.config(module_database)
-            for name, value in {
-                "KITE_API_KEY": kite.api_key,
-                "KITE_API_SECRET": API_SECRET,
-                "KITE_ACCESS_TOKEN": ACCESS_TOKEN,
-                "KITE_API_ROOT": kite.root,
-                "DB_HOST": config["host"],
-                "DB_PORT": config["port"],
-                "DB_NAME": module_database,
-                "DB_USER": role,
-                "DB_PASSWORD": DB_PASSWORD,
-            }.items():
-                monkeypatch.setenv(name, str(value))
+            role_of_its_own = {"DB_USER": role, "DB_PASSWORD": DB_PASSWORD}
+            variables = environment_for(server, module_database, kite) | role_of_its_own
+            for name, value in variables.items():
+                monkeypatch.setenv(name, value)
             cli = CommandLine(kite, tmp_path, connection, monkeypatch)
             yield Rig(cli, kite, connection, (API_SECRET, ACCESS_TOKEN, DB_PASSWORD))
     finally:

@@ -30,7 +30,7 @@ from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
 from tests.clock import Clock
 from tests.command_line import ESCAPE
-from tests.conftest import HEADER, Server
+from tests.conftest import HEADER, Server, environment_for
 from tests.instruments import instrument, to_csv
 from tests.integration.raw_dump import read_breakdown, read_figures
 from tests.property.strategies import (
@@ -218,23 +218,14 @@ def rig(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Iterator[Rig]:
-    info = server.config(module_database)
     own_kite._access_token = "sandbox_token"
     for name, value in {
-        "KITE_API_KEY": own_kite.api_key,
-        "KITE_API_SECRET": own_kite.api_secret,
-        "KITE_ACCESS_TOKEN": "sandbox_token",
-        "KITE_API_ROOT": own_kite.root,
-        "DB_HOST": info["host"],
-        "DB_PORT": info["port"],
-        "DB_NAME": module_database,
-        "DB_USER": info["user"],
-        "DB_PASSWORD": info["password"],
+        **environment_for(server, module_database, own_kite),
         "RETRY_DELAY_SECONDS": "0",
         "TERM": "xterm-256color",
         "COLUMNS": "80",
     }.items():
-        monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv(name, value)
     parameters = {"archive_directory": str(tmp_path / "archive"), "max_reject_percent": 50}
     connection = server.connect(module_database)
     yield Rig(own_kite, connection, parameters, monkeypatch)
