@@ -159,6 +159,23 @@ class Production:
     def query(self, statement: str) -> list[tuple[object, ...]]:
         return self.server.execute(statement, dbname=self.names["moneytree"])
 
+    def owned(self) -> list[tuple[object, ...]]:
+        """What the role of the runs owns in its database: tables, views, and whatever else."""
+        return self.query(
+            "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend"
+            " WHERE deptype = 'o' AND refobjid ="
+            f" '{self.names['stock_ingestion']}'::regrole"
+        )
+
+    def left_behind(self) -> list[tuple[object, ...]]:
+        """The names of the database and the roles that are still there."""
+        ours = [self.names[name] for name in ("moneytree", "stock_ingestion", "instrument_reader")]
+        return self.server.execute(
+            "SELECT name FROM (SELECT datname FROM pg_database UNION SELECT rolname FROM pg_roles)"
+            " AS found (name) WHERE name = ANY (%s)",
+            (ours,),
+        )
+
     def clean_up(self) -> None:
         self.env_file.unlink(missing_ok=True)
         self.server.execute(f"DROP DATABASE IF EXISTS {self.names['moneytree']} WITH (FORCE)")
@@ -185,16 +202,18 @@ def test_production_from_nothing_to_the_uninstall(server: Server, clone: Clone) 
                     assert_stored(way)
                 if block.language == "sql":
                     way.run_sql(block.text)
+                if "REASSIGN OWNED" in block.text:
+                    assert way.owned() == []
+                    way.run_line(PYTHON)
                 for line in block.lines if block.language == "sh" else ():
                     if not re.fullmatch(NOT_RUN, line):
                         way.run_line(line)
             assert (old.exists(), young.exists()) == (False, True)
-            assert not server.execute(
-                "SELECT FROM pg_database WHERE datname = %s", (way.names["moneytree"],)
-            )
+            assert way.left_behind() == []
         finally:
             way.clean_up()
     assert any("Logged in as SB0001" in said for said in way.said.values())
+    assert "lacking" not in way.said[f"{PYTHON} check"]  # of the role that owns nothing
     assert any("Dry run: " in said for said in way.said.values())
     assert "Stored 6,0" in way.said[PYTHON]
 
@@ -209,12 +228,12 @@ def make_rejects_files(logs: Path) -> tuple[Path, Path]:
 
 
 def assert_stored(way: Production) -> None:
-    """One list, at a moment that is India's."""
+    """The list twice, at moments that are India's: the second by the role that owns nothing."""
     assert way.query(
         "SELECT count(*), bool_and(list_moment >= (started_at AT TIME ZONE 'Asia/Kolkata')"
         " AND list_moment <= (ended_at AT TIME ZONE 'Asia/Kolkata'))"
         " FROM ingestion_run WHERE status = 'succeeded'"
-    ) == [(1, True)]
+    ) == [(2, True)]
     assert way.query("SELECT count(*) >= 6000 FROM kite_instrument_today") == [(True,)]
 
 
