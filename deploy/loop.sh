@@ -13,33 +13,30 @@ case $1 in
 esac
 seconds=$1
 shift
-stopped=
 
-# Not SIGINT, which a shell's background commands ignore.
-pass_on() { kill -TERM "$child" 2>/dev/null; }
-
-# Runs its arguments to their end, signal or not; $status is how they ended.
-await() {
-    "$@" &
-    child=$!
-    [ -z "$stopped" ] || pass_on  # the signal came before there was a child
-    wait "$child"
-    status=$?
-    while kill -0 "$child" 2>/dev/null; do  # it was the wait alone that a signal ended
-        wait "$child"
-        status=$?
+# Ends the command, or the sleep, and then the loop. The signal is not SIGINT, which a shell's
+# background commands ignore. It is sent again after 5 s: what just begins can miss it.
+end() {
+    trap "" TERM INT
+    while kill -TERM "$!" 2>/dev/null; do
+        polls=25
+        while [ $polls -gt 0 ] && kill -0 "$!" 2>/dev/null; do
+            sleep 0.2
+            polls=$((polls - 1))
+        done
     done
+    exit "$1"
 }
-
-trap 'stopped=143; pass_on' TERM
-trap 'stopped=130; pass_on' INT
+trap "end 143" TERM
+trap "end 130" INT
 
 told=0
-while [ -z "$stopped" ]; do
-    await "$@"
-    [ -n "$stopped" ] && break
+while :; do
+    "$@" &
+    wait "$!"
+    status=$?
     [ "$status" = "$told" ] || "$(dirname "$0")/report.sh" "$status"
     told=$status
-    await sleep "$seconds"
+    sleep "$seconds" &
+    wait "$!"
 done
-exit "$stopped"

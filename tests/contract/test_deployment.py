@@ -309,6 +309,19 @@ def test_signal_reaches_the_run_under_way_which_is_waited_for(
     assert "stock_ingestion" not in errors
 
 
+def test_signal_that_a_run_has_missed_is_sent_again(tmp_path: Path) -> None:
+    """One that has only just begun; here it takes the first signal and goes on."""
+    path = make_sleep(tmp_path, "exit 0")  # five seconds are over at once
+    wait = "signal.sigwait([signal.SIGTERM])"
+    run = RUN_UNDER_WAY.replace(wait, f"{wait}; {wait}")
+    with start_loop(sys.executable, "-c", run, folder=tmp_path, PATH=path) as loop:
+        assert loop.stdout is not None
+        assert loop.stdout.readline() == "begun\n"
+        loop.terminate()
+        output, _ = loop.communicate(timeout=20)
+    assert (loop.returncode, output) == (143, "rolled back\n")
+
+
 def test_signal_between_two_runs_ends_the_loop_at_once(tmp_path: Path) -> None:
     with start_loop("echo", "ran", folder=tmp_path) as loop:
         assert loop.stdout is not None
@@ -318,15 +331,21 @@ def test_signal_between_two_runs_ends_the_loop_at_once(tmp_path: Path) -> None:
     assert (loop.returncode, output) == (143, "")
 
 
+def make_sleep(folder: Path, script: str) -> str:
+    """A PATH whose `sleep` is this script."""
+    (folder / "sleep").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "sleep").chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
 def test_loop_runs_again_and_says_once_what_a_status_asks_for(tmp_path: Path) -> None:
-    (tmp_path / "sleep").write_text('#!/bin/sh\necho "waits $*"\n')
-    (tmp_path / "sleep").chmod(0o755)
+    path = make_sleep(tmp_path, 'echo "$*" >>sleeps')
     run = "echo run >>runs; [ $(wc -l <runs) -lt 4 ] || kill -TERM $PPID; [ $(wc -l <runs) != 3 ]"
-    with start_loop(
-        "sh", "-c", f"{run} && exit 3", folder=tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin"
-    ) as loop:
-        output, errors = loop.communicate(timeout=20)
-    assert (loop.returncode, output) == (143, "waits 600\n" * 3)
+    with start_loop("sh", "-c", f"{run} && exit 3", folder=tmp_path, PATH=path) as loop:
+        _, errors = loop.communicate(timeout=20)
+    assert loop.returncode == 143
+    assert (tmp_path / "sleeps").read_text().splitlines()[:3] == ["600"] * 3
+    assert (tmp_path / "runs").read_text() == "run\n" * 4
     said = re.findall(r"exit status (\d+)", errors)
     assert said == ["3", "1"]  # of the second run nothing that was not said of the first
 
