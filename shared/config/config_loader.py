@@ -11,11 +11,10 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.calendar import GRACE_MINUTES
+from shared.calendar import GRACE_MINUTES, Calendar
 from shared.config.checks import Source, check, find_unknown
 from shared.config.fields import (
     DAG_FIELDS,
@@ -146,9 +145,10 @@ class ConfigLoader:
         return _make(DatabaseConfig, _load_section("database"))
 
     @staticmethod
-    def load_holidays() -> list[date]:
-        """The days without trading besides weekends."""
-        return list(_load_section("calendar")["holidays"])
+    def load_calendar() -> Calendar:
+        """The days on which the exchanges trade."""
+        days = _load_section("calendar")
+        return Calendar(frozenset(days["holidays"]), frozenset(days["sessions"]))
 
     @staticmethod
     def load_logging_config() -> dict[str, Any]:

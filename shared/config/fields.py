@@ -197,8 +197,9 @@ ROOT_FIELDS = (
     Field("database.connect_timeout_seconds", integer(2, 3600), 10, is_extra=True),
     Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0, is_extra=True),
     Field("database.statement_timeout_seconds", number(0.001, 86400), 300.0, is_extra=True),
-    # Days without trading besides weekends: status expects no new list on them.
+    # Closings that were declared at short notice, and trading on weekends (shared/calendar.py).
     Field("calendar.holidays", dates, [], is_extra=True),
+    Field("calendar.sessions", dates, [], is_extra=True),
     Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
     Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
     Field("logging.directory", folder, "logs", is_extra=True),
