@@ -115,6 +115,12 @@ def parse_arguments() -> argparse.Namespace:
         arguments = parser.read(words)
     except Exception as exc:  # what a DAG adds for its command is its own
         parser.error(f"the command {word} is broken: {type(exc).__name__}: {exc}")
+    if (
+        word is None
+        and arguments.due
+        and (arguments.dry_run or arguments.force or arguments.from_file is not None)
+    ):
+        parser.error("--due takes no --dry-run, --force or --from-file: name a DAG for those")
     if arguments.sandbox_fault and not arguments.sandbox:
         parser.error("--sandbox-fault needs --sandbox")
     return arguments
@@ -129,6 +135,8 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
     parser.add_argument_group("commands", "\n".join(described))
     _add_dag(parser, "run the DAG with this id; may be given several times")
     add = parser.add_argument
+    due = "run what is due, and not fresh yet: for a call every few minutes (cron, systemd)"
+    add("--due", action="store_true", help=due)
     add("--dry-run", action="store_true", help="show what would change, write nothing")
     from_file = "read a saved file (plain or gzipped; -: standard input) instead of the source"
     add("--from-file", metavar="PATH", help=from_file)
@@ -301,6 +309,8 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
 
     dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
     options = RunOptions(arguments.dry_run, arguments.from_file, arguments.force)
+    if arguments.due:
+        return _run_due(plan_runs(dags, options))
     errors: dict[int, BaseException] = {}
     rows = []
     for dag, call in plan_runs(dags, options):
@@ -313,6 +323,17 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     if errors and arguments.log_file is not None:
         say(f"Details: {arguments.log_file}")
     return _exit_status(errors.values())
+
+
+def _run_due(planned: Sequence[tuple[DAG, Callable[[], Any]]]) -> ExitStatus:
+    from shared.due import only_one, run_due
+
+    directory = ConfigLoader.load_logging_config()["directory"]
+    with only_one(directory) as is_only:
+        if not is_only:
+            logger.info("another call of --due is under way")
+            return ExitStatus.SUCCESS
+        return _exit_status(run_due(planned, directory, _run_dag).values())
 
 
 def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]) -> str:

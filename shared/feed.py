@@ -237,6 +237,7 @@ class Run:
     runs: Relation | None = None  # where the history is, if `changes` is there
     last: LastRun | None = None  # the last good run before
     is_compared_with_newest_rows: bool = False  # there is no run on record
+    day_off: str | None = None  # why there is no trading, of a snapshot that brought nothing new
     scope: Sequence[str] = ()  # the values of count_by's first column that it speaks of; all
     figures: Figures = field(default_factory=Figures)
     rejects_file: Path | None = None

@@ -1,13 +1,13 @@
 """Whether a DAG's data are fresh (ruling 31): by the last good run, or else by the newest rows."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shared.calendar import IST, Freshness
+from shared import clock
+from shared.calendar import IST, Calendar, Freshness
 from shared.dag_discovery import DAG
 from shared.exceptions import StockIngestionError
 from shared.models.table import Table
@@ -35,7 +35,7 @@ class Now:
 
     here: datetime
     server: datetime
-    holidays: Collection[date]
+    calendar: Calendar
 
     @property
     def limit(self) -> datetime:
@@ -65,6 +65,12 @@ class Verdict:
     expected_since: datetime | None = None
 
 
+def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
+    """What it is now by this machine's clock, and by that of the database server."""
+    [(server_now,)] = manager.fetch_all("SELECT clock_timestamp()")
+    return clock.now(), server_now
+
+
 def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Verdict:
     """Whether the DAG's data are fresh. Raises DatabaseError if they cannot be read."""
     name = f"DAG {dag.dag_id} {dag.name}"
@@ -75,7 +81,7 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
         return verdict("stale", f"{name} cannot be judged:\n{exc}")
     promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
     freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
-    since = freshness.fresh_since(max(now.here, now.server), now.holidays)
+    since = freshness.fresh_since(max(now.here, now.server), now.calendar)
     table = feed.table if feed and feed.table.is_snapshot else None
     if has_history:
         # A file that was read into a table that is no snapshot has taken nothing away.
@@ -179,8 +185,8 @@ def _describe_repeat(load: LastLoad, served_at: datetime, freshness: Freshness, 
     """Whose list it is, where the source has served the list of an earlier day."""
     if not freshness.changes_daily:
         return ""
-    day = freshness.day_of(load.first_started_at, now.holidays)
-    if day >= freshness.day_of(served_at, now.holidays):
+    day = freshness.day_of(load.first_started_at, now.calendar)
+    if day >= freshness.day_of(served_at, now.calendar):
         return ""
     return (
         f"It has the list of {day:%a %d %b %Y},\nthe same list as that of run {load.first_run_id} "

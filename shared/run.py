@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from shared import archive, run_lock
+from shared import archive, clock, run_lock
+from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader, DatabaseConfig
 from shared.config.logging_config import redact
 from shared.exceptions import (
@@ -28,7 +28,7 @@ from shared.feed import API_SOURCE, Batch, Feed, Figures, Payload, Run, RunKey, 
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
 from shared.store import History, Rows, predict, prepare_extras, read_schema, store
-from shared.summary import describe, write_rejected_rows
+from shared.summary import describe, is_unchanged, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
@@ -57,7 +57,7 @@ def run_feed(
     error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
-    key = RunKey(feed.dag_id, feed.name, source, datetime.now().astimezone())
+    key = RunKey(feed.dag_id, feed.name, source, clock.now())
     run = Run(feed, key, RunOptions(dry_run, from_file, force))
     with ExitStack() as until_the_end:
         try:
@@ -80,11 +80,24 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
             feed.folder, feed.settings, needs_api=feed.needs_kite and run.key.is_from_api
         )
     run.parameters = dag.parameters
-    database = asdict(run.config.database)
+    try:
+        _load(run, asdict(run.config.database), until_the_end)
+    except _EmptySnapshotError:
+        run.day_off = _name_day_off(run)
+        if run.day_off is None:
+            raise
+        if run.run_id is not None:
+            _record_quickly(run.config.database, lambda c: _record_end(c, run, "skipped"))
+    return describe(run)
+
+
+def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
+    feed = run.feed
     if run.options.dry_run:
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
-        return describe(run)
+        return
+    assert run.config is not None
     with DatabaseManager(database, retry=retry_policy(run)) as manager:
         directory = run.config.logging["directory"]
         lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
@@ -96,7 +109,6 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
             _load_snapshot(run, manager, payload)
         else:
             _load_all(run, manager, _payloads(run))
-    return describe(run)
 
 
 def retry_policy(run: Run) -> RetryPolicy:
@@ -167,6 +179,19 @@ def _load_snapshot(run: Run, manager: DatabaseManager, payload: Payload) -> None
         archive.keep(run, payload)
         archive.delete_old(run)
         archive.warn_of_missing(run)
+        if is_unchanged(run):
+            run.day_off = _name_day_off(run)
+
+
+class _EmptySnapshotError(ValidationError):
+    """A snapshot without a row, which is no failure on a day without trading."""
+
+
+def _name_day_off(run: Run) -> str | None:
+    """Why there was no trading on the day on which the run asked; None if there was."""
+    if not run.key.is_from_api:
+        return None
+    return ConfigLoader.load_calendar().name_day_off(run.key.started_at.astimezone(IST).date())
 
 
 def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -> None:
@@ -199,7 +224,7 @@ def _prepare(run: Run, payload: Payload) -> Rows:
     fetched = len(batch.rows) + len(batch.rejected)
     figures.fetched += fetched
     if feed.table.is_snapshot and not fetched:
-        raise ValidationError(
+        raise _EmptySnapshotError(
             f"{feed.source}'s list is empty (a header and no rows){feed.empty_note}. The table "
             "stays as it is; run again later."
         )
@@ -330,7 +355,7 @@ def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | Non
 
 def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
     """Run a DAG that is a plain function, and record its run where there is a database."""
-    key = RunKey(dag_id, name, API_SOURCE, datetime.now().astimezone())
+    key = RunKey(dag_id, name, API_SOURCE, clock.now())
     try:
         config = ConfigLoader.load_database_config()
         directory = ConfigLoader.load_logging_config()["directory"]

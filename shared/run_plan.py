@@ -50,7 +50,7 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
     try:
         function, feed = dag.load(), dag.load_feed()
     except StockIngestionError as exc:
-        return partial(_fail, exc)
+        return partial(fail, exc)
     given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
     for name in given:
         if name not in inspect.signature(function).parameters:
@@ -61,5 +61,6 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
     return call if feed else partial(run_function, dag.dag_id, dag.name, call)
 
 
-def _fail(error: StockIngestionError) -> NoReturn:
+def fail(error: StockIngestionError) -> NoReturn:
+    """Stands for a DAG that cannot even begin."""
     raise error

@@ -12,7 +12,7 @@ from shared.config.config_loader import ConfigLoader
 from shared.console import say, write_data
 from shared.dag_discovery import DAG
 from shared.feed import API_SOURCE
-from shared.freshness import Now, judge
+from shared.freshness import Now, judge, read_clocks
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.run_history import RecordedRun
@@ -22,12 +22,6 @@ SHOWN_RUNS = 10
 # Within 80 columns up to a million rows.
 _HEADER = " run DAG started (IST)    status    seconds  fetched rejected inserted  updated"
 _LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
-
-
-def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
-    """What it is now by this machine's clock, and by that of the database server."""
-    [(server_now,)] = manager.fetch_all("SELECT clock_timestamp()")
-    return datetime.now(IST), server_now
 
 
 def show_status(
@@ -42,9 +36,8 @@ def show_status(
     Returns whether all of the DAGs are fresh. Raises ConfigurationError or DatabaseError if the
     history or a table cannot be read.
     """
-    holidays = ConfigLoader.load_holidays()
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
-        now = Now(*clocks(manager), holidays)
+        now = Now(*clocks(manager), ConfigLoader.load_calendar())
         has_history = manager.run_in_transaction(run_history.is_kept)
         runs = _read_runs(manager, dag_ids) if has_history else []
         verdicts = [judge(manager, dag, now, has_history) for dag in judged]
