@@ -42,6 +42,7 @@ class CommandLine:
     monkeypatch: pytest.MonkeyPatch
     parameters: dict[str, Any] = field(default_factory=dict)
     holidays: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,7 +59,7 @@ class CommandLine:
                 "retry_delay_seconds": 0,
                 **self.parameters,
             },
-            "calendar": {"holidays": self.holidays},
+            "calendar": {"holidays": self.holidays, "sessions": self.sessions},
             "api": self.api,
         }
         with (
