@@ -778,6 +778,7 @@ def test_exit_statuses_are_the_ruled_ones() -> None:
         "DAG_FAILED": 1,
         "USAGE_OR_CONFIGURATION": 2,
         "LOG_IN_AGAIN": 3,
+        "CANNOT_BE_KNOWN": 4,
         "HUNG_UP": 129,
         "INTERRUPTED": 130,
         "TERMINATED": 143,
