@@ -9,7 +9,7 @@ from shared.freshness import FRESH, Now, Verdict
 from shared.utils.run_history import RecordedRun
 
 # What each says, by the name behind stock_ingestion_.
-_GAUGES = {
+GAUGES = {
     "up": "Whether the database could be asked.",
     "fresh": "Whether the data are fresh; 0 also where that cannot be known.",
     "age_seconds": "How long ago the source gave what is stored.",
@@ -64,7 +64,7 @@ def _measure(runs: Sequence[RecordedRun]) -> Iterator[_Sample]:
 
 def _write(samples: Sequence[_Sample]) -> Iterator[str]:
     """The lines, those of one gauge together."""
-    for name, says in _GAUGES.items():
+    for name, says in GAUGES.items():
         found = [
             f"stock_ingestion_{name}{_write_labels(labels)} {_write_value(value)}"
             for each, labels, value in samples
