@@ -71,6 +71,12 @@ class Verdict:
     expected_since: datetime | None = None
 
 
+def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
+    """What it is now by this machine's clock, and by that of the database server."""
+    [(server_now,)] = manager.fetch_all("SELECT clock_timestamp()")
+    return datetime.now(IST), server_now
+
+
 def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Verdict:
     """Whether the DAG's data are fresh; `unknown` if the DAG is broken, or they cannot be read.
 

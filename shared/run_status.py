@@ -13,7 +13,7 @@ from shared.console import say, write_data, write_json
 from shared.dag_discovery import DAG
 from shared.exceptions import DatabaseError
 from shared.feed import API_SOURCE
-from shared.freshness import FRESH, STALE, UNKNOWN, Now, Verdict, cannot_judge, judge
+from shared.freshness import FRESH, STALE, UNKNOWN, Now, Verdict, cannot_judge, judge, read_clocks
 from shared.metrics import describe_metrics
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -26,12 +26,6 @@ SHOWN_RUNS = 10
 # Within 80 columns up to a million rows.
 _HEADER = " run DAG started (IST)    status    seconds  fetched rejected inserted  updated"
 _LINE = "{:>4} {:>3} {:<16} {:<9} {:>7} {:>8} {:>8} {:>8} {:>8}"
-
-
-def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
-    """What it is now by this machine's clock, and by that of the database server."""
-    [(server_now,)] = manager.fetch_all("SELECT clock_timestamp()")
-    return datetime.now(IST), server_now
 
 
 def show_status(
