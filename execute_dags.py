@@ -57,8 +57,8 @@ examples:
   execute_dags.py changes --help        the options of a command
 
 Exit status: 0 success, 1 a DAG failed or its data are stale, 2 bad usage or
-configuration, 3 log in to Kite again, 129 terminal closed, 130 interrupted,
-143 terminated.
+configuration, 3 log in to Kite again, 4 whether data are fresh cannot be
+known, 129 terminal closed, 130 interrupted, 143 terminated.
 """
 
 logger = logging.getLogger("execute_dags")
@@ -67,12 +67,16 @@ _signals = Signals()
 
 
 class ExitStatus(IntEnum):
-    """What the caller (cron, systemd, CI) is told; 3 is for a dead session and nothing else."""
+    """What the caller (cron, systemd, CI) is told.
+
+    3 is for a dead session and nothing else; 4 is never a run's.
+    """
 
     SUCCESS = 0
     DAG_FAILED = 1
     USAGE_OR_CONFIGURATION = 2
     LOG_IN_AGAIN = 3
+    CANNOT_BE_KNOWN = 4
     HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
@@ -160,9 +164,11 @@ def _built_in_commands() -> tuple[Command, ...]:
     return (
         Command("login", "log in to Kite, and put today's access token into .env", _log_in),
         Command("check", "prove all that a run needs, import nothing", _check, _add_dag),
-        Command("status", "show the last runs, and which DAGs are fresh", _show_status, _add_json),
+        Command(
+            "status", "show the last runs, and which DAGs are fresh", _show_status, _add_status
+        ),
         Command("changes", "show what runs have changed", _show_changes, _add_changes),
-        Command("list", "list all DAGs", _list_dags, lambda p: p.set_defaults(list=True)),
+        Command("list", "list all DAGs", _list_dags, _add_list),
     )
 
 
@@ -170,12 +176,25 @@ def _add_dag(parser: argparse.ArgumentParser, text: str = "of this DAG alone; re
     parser.add_argument("--dag", metavar="N", type=int, action="append", default=[], help=text)
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    _add_dag(parser)
+def _add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(list=True)
+    _add_json(parser)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    _add_dag(parser)
+    form = parser.add_mutually_exclusive_group()
+    _add_json(form)
+    metrics = "print metrics for the textfile collector of Prometheus' node_exporter"
+    form.add_argument("--prometheus", action="store_true", help=metrics)
+
+
 def _add_changes(parser: argparse.ArgumentParser) -> None:
+    _add_dag(parser)
     _add_json(parser)
     which = parser.add_mutually_exclusive_group()
     run = "what this run has changed (default: the last one that brought another list)"
@@ -371,11 +390,13 @@ def _check(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _show_status(arguments: argparse.Namespace, **clocks: Any) -> ExitStatus:
+    from shared.freshness import FRESH, STALE
     from shared.run_status import show_status
 
-    dags = _select(arguments)
-    are_fresh = show_status(dags, arguments.dag, as_json=arguments.json, **clocks)
-    return ExitStatus.SUCCESS if are_fresh else ExitStatus.DAG_FAILED
+    form = {"as_json": arguments.json, "as_metrics": arguments.prometheus}
+    verdict = show_status(_select(arguments), arguments.dag, **form, **clocks)
+    statuses = {FRESH: ExitStatus.SUCCESS, STALE: ExitStatus.DAG_FAILED}
+    return statuses.get(verdict, ExitStatus.CANNOT_BE_KNOWN)
 
 
 def _show_changes(arguments: argparse.Namespace) -> None:
@@ -387,10 +408,13 @@ def _show_changes(arguments: argparse.Namespace) -> None:
 
 
 def _list_dags(arguments: argparse.Namespace) -> None:
-    from shared.console import say_table
+    from shared.console import say_table, write_json
 
-    rows = []
-    for dag in discover_dags(PROJECT_ROOT):
+    dags, rows = discover_dags(PROJECT_ROOT), []
+    if arguments.json:
+        write_json({"time_zone": "Asia/Kolkata", "dags": [dag.as_dict() for dag in dags]})
+        return
+    for dag in dags:
         enabled = "?" if dag.fault else "yes" if dag.enabled else "no"
         description = f"BROKEN: {dag.fault}" if dag.fault else dag.description
         rows.append((dag.shown_id, dag.name, enabled, dag.schedule, description))

@@ -90,9 +90,13 @@ class Schedule:
             slot = self._last_before(datetime.combine(slot.date(), time.min))
         return latest.replace(tzinfo=IST)
 
+    @property
+    def cron(self) -> str:
+        """The schedule as a cron expression, in Indian time."""
+        return "30 8 * * *" if self.text == DAILY else self.text
+
     def _last_before(self, local: datetime) -> datetime:
-        cron = "30 8 * * *" if self.text == DAILY else self.text
-        return next(CronSim(cron, local, reverse=True))
+        return next(CronSim(self.cron, local, reverse=True))
 
 
 @dataclass(frozen=True)

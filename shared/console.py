@@ -1,12 +1,15 @@
 """Progress on standard output: a live bar at a terminal, plain lines elsewhere (ruling 11)."""
 
 import io
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
+from shared.calendar import IST
 from shared.config.logging_config import as_message, redact
 from shared.exceptions import StockIngestionError
 from shared.foreign_text import escape_line
@@ -42,6 +46,20 @@ def write_data(text: str) -> None:
     if error and not isinstance(error, BrokenPipeError):
         reason = error.strerror or error
         raise StockIngestionError(f"Standard output cannot take all of it: {reason}.") from error
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    """Write one JSON document, as write_data does. Moments are ISO 8601, in Indian time.
+
+    One without a time zone stays as it is. What else JSON has no type for is text.
+    """
+    write_data(json.dumps(document, indent=1, default=_as_text))
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, datetime):
+        return str(value)
+    return (value.astimezone(IST) if value.tzinfo else value).isoformat()
 
 
 def _write(text: str) -> OSError | None:

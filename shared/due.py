@@ -29,9 +29,8 @@ from shared.exceptions import (
     ConfigurationError,
     DAGExecutionError,
     StockIngestionError,
-    TransientDatabaseError,
 )
-from shared.freshness import Now, Verdict, judge, read_clocks
+from shared.freshness import STALE, UNKNOWN, Now, Verdict, judge, read_clocks
 from shared.private_files import make_private_folder, private_opener
 from shared.run_plan import fail
 from shared.utils import run_history
@@ -146,10 +145,11 @@ class DueDAGs:
 
         Raises StockIngestionError if that cannot be known.
         """
+        dag.load_feed()  # a broken one fails with its own error
         verdict = self._judge(dag)
-        if verdict.verdict == "clock":
+        if verdict.verdict == UNKNOWN:
             raise DAGExecutionError(verdict.reason)
-        if verdict.verdict != "fresh":
+        if verdict.verdict == STALE:
             return verdict.reason
         if self._told.pop(str(dag.dag_id), None):  # what fails from now on is another failure
             self._save()
@@ -194,7 +194,7 @@ class DueDAGs:
                     )
                 now = Now(*read_clocks(manager), self._calendar)
                 return judge(manager, replace(dag, grace_minutes=0), now, True)
-        except (ConfigurationError, TransientDatabaseError) as exc:
+        except StockIngestionError as exc:
             self._unknown = exc  # for the others as well: they need not wait for it
             raise
 

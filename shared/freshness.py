@@ -8,8 +8,9 @@ from typing import Any
 
 from shared import clock
 from shared.calendar import IST, Calendar, Freshness
+from shared.config.logging_config import redact
 from shared.dag_discovery import DAG
-from shared.exceptions import StockIngestionError
+from shared.exceptions import StockIngestionError, TransientDatabaseError
 from shared.models.table import Table
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -21,8 +22,10 @@ from shared.utils.staged_merge import has_time_zone
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
 _NO_HISTORY = """\
-There is no history of runs: the newest rows had to tell. They cannot tell
-whether the list is a new one, and whole."""
+There is no history of runs (a run makes one where it may): the newest rows
+had to tell. They cannot tell whether the list is a new one, and whole."""
+
+FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class Now:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a DAG's data are fresh: `fresh`, `stale`, or `clock` where that cannot be told."""
+    """Whether a DAG's data are fresh: `fresh`, `stale`, or `unknown` where that cannot be known.
+
+    `loaded_at` is when the source gave what is stored, as far as that is known.
+    """
 
     dag_id: int
     name: str
@@ -72,13 +78,26 @@ def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
 
 
 def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Verdict:
-    """Whether the DAG's data are fresh. Raises DatabaseError if they cannot be read."""
-    name = f"DAG {dag.dag_id} {dag.name}"
-    verdict = partial(Verdict, dag.dag_id, dag.name, dag.schedule)
+    """Whether the DAG's data are fresh; `unknown` if the DAG is broken, or they cannot be read.
+
+    Raises TransientDatabaseError if the database is away.
+    """
     try:
-        feed = dag.load_feed()
+        return _judge(manager, dag, now, has_history)
+    except TransientDatabaseError:
+        raise
     except StockIngestionError as exc:
-        return verdict("stale", f"{name} cannot be judged:\n{exc}")
+        return cannot_judge(dag, exc)
+
+
+def cannot_judge(dag: DAG, error: StockIngestionError) -> Verdict:
+    """The verdict where this error is all that is known."""
+    reason = f"DAG {dag.dag_id} {dag.name} cannot be judged:\n{redact(str(error))}"
+    return Verdict(dag.dag_id, dag.name, dag.schedule, UNKNOWN, reason)
+
+
+def _judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Verdict:
+    feed = dag.load_feed()
     promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
     freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
     since = freshness.fresh_since(max(now.here, now.server), now.calendar)
@@ -90,9 +109,10 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
         word, reason = _judge_load(load, table, freshness, since, now)
         loaded_at = load and load.served_at
     else:
-        judge = partial(_judge_rows, table=table, since=since, now=now)
-        word, reason, loaded_at = manager.run_in_transaction(judge)
-    return verdict(word, f"{name}{reason}", loaded_at, since)
+        look = partial(_judge_rows, table=table, since=since, now=now)
+        word, reason, loaded_at = manager.run_in_transaction(look)
+    reason = f"DAG {dag.dag_id} {dag.name}{reason}"
+    return Verdict(dag.dag_id, dag.name, dag.schedule, word, reason, loaded_at, since)
 
 
 def _read_load(cursor: Any, table: Table | None, wanted: dict[str, Any]) -> LastLoad | None:
@@ -114,16 +134,16 @@ def _judge_load(
     """The verdict, and what follows the DAG's name in its reason."""
     expected = f"Expected: a load since {_in_words(since)}."
     if load is None:
-        return "stale", f" was never loaded.\n{expected}"
+        return STALE, f" was never loaded.\n{expected}"
     if fault := _find_ahead(load, now):
-        return "clock", fault
+        return UNKNOWN, fault
     if table and (fault := _find_lost_rows(load, table)):
-        return "stale", fault
+        return STALE, fault
     if load.served_at is None:
-        return "stale", f" holds the list of a saved dump:\n{load.source}\n{expected}"
+        return STALE, f" holds the list of a saved dump:\n{load.source}\n{expected}"
     repeat = _describe_repeat(load, load.served_at, freshness, now)
     if repeat and load.first_started_at < since <= load.served_at:
-        return "stale", (
+        return STALE, (
             f" was last loaded on\n{_in_words(load.served_at)}. {repeat}\n"
             f"Expected: a new list since {_in_words(since)}.\n"
             "Run the DAG again later. A day without trading belongs in calendar.holidays."
@@ -133,8 +153,8 @@ def _judge_load(
 
 def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple[str, str]:
     if loaded_at >= since:
-        return "fresh", f" was loaded on\n{_in_words(loaded_at)}. {note}".rstrip()
-    return "stale", (
+        return FRESH, f" was loaded on\n{_in_words(loaded_at)}. {note}".rstrip()
+    return STALE, (
         f" was last loaded on\n{_in_words(loaded_at)}. "
         f"Expected: a load since {_in_words(since)}.\n{note}".rstrip()
     )
@@ -143,17 +163,26 @@ def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple
 def _judge_rows(
     cursor: Any, table: Table | None, since: datetime, now: Now
 ) -> tuple[str, str, datetime | None]:
-    """Without a history (DB_USER may not make one) the newest rows tell how old a snapshot is."""
+    """Without a history (DB_USER may not make one) the newest rows tell if a snapshot is too old.
+
+    They cannot tell whether it is fresh: whether the list is a new one, and whole.
+    """
+    if table is None:
+        return (
+            UNKNOWN,
+            " cannot be judged:\nthere is no history of runs. A run makes one where it may.",
+            None,
+        )
     loaded_at, ahead = None, 0
-    if table and find_relation(cursor, table.name).exists:
+    if find_relation(cursor, table.name).exists:
         query = SQL["newest_rows"].format(table=table.name, column=table.last_updated)
         loaded_at, ahead = fetch_one(cursor, query, {"limit": now.limit})
     if ahead:
-        return "clock", f": rows ahead of the clock: {ahead:,}.\n{now.describe()}", loaded_at
+        return UNKNOWN, f": rows ahead of the clock: {ahead:,}.\n{now.describe()}", loaded_at
     if loaded_at is None:
-        return "stale", " was never loaded, as far as can be told\nwithout a history of runs.", None
+        return STALE, " was never loaded, as far as can be told\nwithout a history of runs.", None
     word, reason = _judge_moment(loaded_at, since)
-    return word, f"{reason}\n{_NO_HISTORY}", loaded_at
+    return UNKNOWN if word == FRESH else word, f"{reason}\n{_NO_HISTORY}", loaded_at
 
 
 def _find_ahead(load: LastLoad, now: Now) -> str | None:

@@ -1,7 +1,7 @@
 """`status`: the last runs, and whether each DAG's data are fresh (ruling 31). For monitoring."""
 
-import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -9,13 +9,17 @@ from typing import Any
 from shared import run_lock
 from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader
-from shared.console import say, write_data
+from shared.console import say, write_data, write_json
 from shared.dag_discovery import DAG
+from shared.exceptions import DatabaseError
 from shared.feed import API_SOURCE
-from shared.freshness import Now, judge, read_clocks
+from shared.freshness import FRESH, STALE, UNKNOWN, Now, Verdict, cannot_judge, judge, read_clocks
+from shared.metrics import describe_metrics
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.run_history import RecordedRun
+
+logger = logging.getLogger(__name__)
 
 SHOWN_RUNS = 10
 
@@ -29,34 +33,58 @@ def show_status(
     dag_ids: Sequence[int],
     *,
     as_json: bool = False,
+    as_metrics: bool = False,
     clocks: Callable[[DatabaseManager], tuple[datetime, datetime]] = read_clocks,
-) -> bool:
+) -> str:
     """Show the last runs (of these ids, or all) and a verdict for each DAG.
 
-    Returns whether all of the DAGs are fresh. Raises ConfigurationError or DatabaseError if the
-    history or a table cannot be read.
+    Returns the verdict on all of them: stale if one is stale, else unknown if that of one cannot be
+    known, as when the database is away. Raises ConfigurationError for settings that are wrong.
     """
-    with DatabaseManager(asdict(ConfigLoader.load_database_config())) as manager:
-        now = Now(*clocks(manager), ConfigLoader.load_calendar())
-        has_history = manager.run_in_transaction(run_history.is_kept)
-        runs = _read_runs(manager, dag_ids) if has_history else []
-        verdicts = [judge(manager, dag, now, has_history) for dag in judged]
-    if as_json:
-        document = {"dags": [*map(asdict, verdicts)], "runs": [run._asdict() for run in runs]}
-        text = json.dumps(document, indent=1, default=lambda at: at.astimezone(IST).isoformat())
-        write_data(text)
-    else:
-        for line in (_HEADER, *map(_describe_run, runs)) if runs else ():
-            say(line)
-        judgements = (f"{each.verdict.upper()}: {each.reason}" for each in verdicts)
-        for text in (*_find_remarks(runs), *judgements):
-            say(f"\n{text}")
-    return all(each.verdict == "fresh" for each in verdicts)
+    config, calendar = asdict(ConfigLoader.load_database_config()), ConfigLoader.load_calendar()
+    now, runs = None, []
+    try:
+        with DatabaseManager(config) as manager:
+            now = Now(*clocks(manager), calendar)
+            has_history = manager.run_in_transaction(run_history.is_kept)
+            if has_history:
+                runs = _read_runs(manager, dag_ids, only_last=as_metrics)
+            verdicts = [judge(manager, dag, now, has_history) for dag in judged]
+    except DatabaseError as exc:
+        logger.error("%s", exc, exc_info=exc)
+        now, runs, verdicts = None, [], [cannot_judge(dag, exc) for dag in judged]
+    words = {each.verdict for each in verdicts}
+    verdict = next(word for word in (STALE, UNKNOWN, FRESH) if word in words)
+    if as_metrics:
+        write_data(describe_metrics(verdicts, runs, now))
+    elif as_json:
+        dags, all_runs = [*map(asdict, verdicts)], [run._asdict() for run in runs]
+        write_json({"verdict": verdict, "dags": dags, "runs": all_runs})
+    elif now is not None:  # else the error that was logged has said it
+        _say_status(verdicts, runs)
+    return verdict
 
 
-def _read_runs(manager: DatabaseManager, dag_ids: Sequence[int]) -> list[RecordedRun]:
-    """The last runs. One that is recorded as running, and holds no lock, has failed."""
-    wanted = {"dag_ids": list(dag_ids) or None, "limit": SHOWN_RUNS}
+def _say_status(verdicts: Sequence[Verdict], runs: Sequence[RecordedRun]) -> None:
+    for line in (_HEADER, *map(_describe_run, runs)) if runs else ():
+        say(line)
+    judgements = (f"{each.verdict.upper()}: {each.reason}" for each in verdicts)
+    for text in (*_find_remarks(runs), *judgements):
+        say(f"\n{text}")
+
+
+def _read_runs(
+    manager: DatabaseManager, dag_ids: Sequence[int], *, only_last: bool
+) -> list[RecordedRun]:
+    """The last runs; with `only_last`, of each DAG the last one of each status.
+
+    One that is recorded as running, and holds no lock, has failed.
+    """
+    wanted = {
+        "dag_ids": list(dag_ids) or None,
+        "only_last": only_last,
+        "limit": None if only_last else SHOWN_RUNS,
+    }
 
     def read() -> list[RecordedRun]:
         found = manager.fetch_all(run_history.SQL["read_runs"], wanted)
@@ -83,15 +111,34 @@ def _describe_run(run: RecordedRun) -> str:
     return _LINE.format(run.run_id, run.dag_id, started_at, run.status, seconds, *shown)
 
 
-def _find_remarks(runs: Sequence[RecordedRun]) -> list[str]:
-    """What the table has no room for: errors, a replay, a list that came twice."""
-    remarks = [f"Run {run.run_id} failed: {run.error}" for run in runs if run.status == "failed"]
-    good = [run for run in runs if run.status == "succeeded" and run.dag_id == runs[0].dag_id]
-    if good and good[0] is runs[0]:
-        last, *before = good
-        if last.source != API_SOURCE:
-            remarks.append(f"Run {last.run_id} imported a saved dump:\n{last.source}")
-        if before and last.dump_sha256 and before[0].dump_sha256 == last.dump_sha256:
-            same = f"the same list, byte for byte, as run {before[0].run_id}"
-            remarks.append(f"Run {last.run_id} brought {same}.")
-    return remarks
+def _find_remarks(runs: Sequence[RecordedRun]) -> Iterator[str]:
+    """What the table has no room for: every error, a replay, a list that came twice."""
+    failed: dict[str, list[int]] = {}
+    for run in runs:
+        if run.status == "failed":
+            failed.setdefault(run.error or "It is not on record why.", []).append(run.run_id)
+    for error, run_ids in failed.items():
+        yield f"{_name_runs(run_ids)} failed: {error}"
+    for run in runs:
+        if run.status == "succeeded" and run.error:
+            yield f"Run {run.run_id}: {run.error}"
+    for dag_id in dict.fromkeys(run.dag_id for run in runs):
+        yield from _describe_source([run for run in runs if run.dag_id == dag_id])
+
+
+def _name_runs(run_ids: Sequence[int]) -> str:
+    *others, last = map(str, run_ids)
+    return f"Runs {', '.join(others)} and {last}" if others else f"Run {last}"
+
+
+def _describe_source(runs: Sequence[RecordedRun]) -> Iterator[str]:
+    """Where the list of the DAG's last run came from, if it is a good one and that is unusual."""
+    last, *before = runs
+    if last.status != "succeeded":
+        return
+    if last.source != API_SOURCE:
+        yield f"Run {last.run_id} imported a saved dump:\n{last.source}"
+    good = next((run for run in before if run.status == "succeeded"), None)
+    if good and last.dump_sha256 and good.dump_sha256 == last.dump_sha256:
+        same = f"the same list, byte for byte, as run {good.run_id}"
+        yield f"Run {last.run_id} brought {same}."

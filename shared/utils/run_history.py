@@ -44,7 +44,10 @@ _NOT_RECORDED = (
 
 
 class RecordedRun(NamedTuple):
-    """A row of read_runs. The counts are None as far as the run did not come."""
+    """A row of read_runs. The counts are None as far as the run did not come.
+
+    `durations` are seconds by step.
+    """
 
     run_id: int
     dag_id: int
@@ -60,6 +63,7 @@ class RecordedRun(NamedTuple):
     error: str | None
     dag_name: str
     host: str | None
+    durations: Mapping[str, float] | None
 
 
 class LastLoad(NamedTuple):

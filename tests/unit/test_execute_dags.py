@@ -200,6 +200,39 @@ def test_list_is_a_command_and_an_option(
     assert (arguments.command, arguments.list) == ("list", True)
 
 
+def test_list_as_json_has_what_a_scheduler_needs(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_first", schedule="0 18 * * 1-5", grace_minutes=30)
+    dags.add("dag_2_second", after=[1], enabled=False)
+    dags.add("dag_3_broken", schedule="never")
+    (dags.root / "dag_x").mkdir()
+    (dags.root / "dag_x" / "config.json").write_text("{}")
+    assert run("--list", "--json") == ExitStatus.SUCCESS
+    document = json.loads(capsys.readouterr().out)
+    nameless, first, second, broken = document.pop("dags")
+    assert document == {"time_zone": "Asia/Kolkata"}
+    assert first == {
+        "dag_id": 1,
+        "name": "first",
+        "folder": "dag_1_first",
+        "enabled": True,
+        "schedule": "0 18 * * 1-5",
+        "cron": "0 18 * * 1-5",
+        "description": "about first",
+        "after": [],
+        "grace_minutes": 30,
+        "fault": None,
+    }
+    assert (second["enabled"], second["after"]) == (False, [1])
+    assert (second["schedule"], second["cron"]) == ("daily", "30 8 * * *")
+    assert (broken["dag_id"], broken["name"], broken["schedule"]) == (3, "broken", None)
+    assert {broken[name] for name in ("enabled", "cron", "after", "grace_minutes")} == {None}
+    assert "schedule: expected" in broken["fault"]
+    assert (nameless["dag_id"], nameless["name"], nameless["enabled"]) == (None, "dag_x", None)
+    assert dags.ran == []
+
+
 def test_parse_arguments_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = parse(monkeypatch, "status", "--json", "--sandbox", "--dag", "2")
     assert (arguments.command, arguments.json, arguments.sandbox, arguments.dag) == (
@@ -778,6 +811,7 @@ def test_exit_statuses_are_the_ruled_ones() -> None:
         "DAG_FAILED": 1,
         "USAGE_OR_CONFIGURATION": 2,
         "LOG_IN_AGAIN": 3,
+        "CANNOT_BE_KNOWN": 4,
         "HUNG_UP": 129,
         "INTERRUPTED": 130,
         "TERMINATED": 143,
