@@ -77,7 +77,7 @@ def run_due(
     errors: dict[int, BaseException] = {}
     waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
     for dag, call in planned:
-        name = f"DAG {dag.dag_id} {dag.name}"
+        name, reason = f"DAG {dag.dag_id} {dag.name}", None
         try:
             if (reason := due.why(dag)) is None:
                 continue
@@ -102,7 +102,7 @@ def run_due(
         if is_news:
             show()
             if reason and dag.dag_id not in errors:
-                say(f"{reason}\nThe next call of --due asks again.")
+                say(f"{reason}\nIt is asked for again at the next call of --due.")
     return errors
 
 

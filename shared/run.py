@@ -82,8 +82,7 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
     run.parameters = dag.parameters
     try:
         _load(run, asdict(run.config.database), until_the_end)
-    except _EmptySnapshotError:
-        run.day_off = _name_day_off(run)
+    except ValidationError:
         if run.day_off is None:
             raise
         if run.run_id is not None:
@@ -183,10 +182,6 @@ def _load_snapshot(run: Run, manager: DatabaseManager, payload: Payload) -> None
             run.day_off = _name_day_off(run)
 
 
-class _EmptySnapshotError(ValidationError):
-    """A snapshot without a row, which is no failure on a day without trading."""
-
-
 def _name_day_off(run: Run) -> str | None:
     """Why there was no trading on the day on which the run asked; None if there was."""
     if not run.key.is_from_api:
@@ -224,7 +219,8 @@ def _prepare(run: Run, payload: Payload) -> Rows:
     fetched = len(batch.rows) + len(batch.rejected)
     figures.fetched += fetched
     if feed.table.is_snapshot and not fetched:
-        raise _EmptySnapshotError(
+        run.day_off = _name_day_off(run)  # on which this is no failure
+        raise ValidationError(
             f"{feed.source}'s list is empty (a header and no rows){feed.empty_note}. The table "
             "stays as it is; run again later."
         )

@@ -36,6 +36,7 @@ from shared.config import config_loader, logging_config
 from shared.store import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
+from tests.clock import OWN_SERVER_CLOCK
 from tests.command_line import CommandLine
 from tests.databases import Databases
 from tests.own_postgres import password_postgres
@@ -247,6 +248,16 @@ def database(databases: Databases) -> Iterator[str]:
     name = databases.take(with_table=True)
     yield name
     databases.give_back(name, with_table=True)
+
+
+@pytest.fixture
+def clocked_database(server: Server, template_database: str) -> Iterator[str]:
+    """A database with the empty table, whose server's clock is the test's (tests/clock.py)."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    server.execute(OWN_SERVER_CLOCK, dbname=name)
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")

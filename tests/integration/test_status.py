@@ -15,6 +15,7 @@ import pytest
 
 from shared import run_lock
 from shared.calendar import IST
+from shared.config.config_loader import override_config
 from shared.dag_discovery import DAG, discover_dags
 from shared.run_status import show_status
 from tests.command_line import CommandLine, Result
@@ -28,6 +29,13 @@ NAME = "DAG 1 import_instruments_from_kite"
 
 def ist(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=IST)
+
+
+@pytest.fixture(autouse=True)
+def _day_as_any_other(request: pytest.FixtureRequest) -> None:
+    """A holiday in the week of these tests is traded, as far as they know."""
+    if "cli" in request.fixturenames:
+        request.getfixturevalue("cli").sessions.append("2026-11-24")
 
 
 def status_at(cli: CommandLine, now: str, *arguments: str, server_now: str = "") -> Result:
@@ -121,9 +129,11 @@ def test_verdict_by_the_clock_of_india(
     assert ("FRESH: " in result.stdout, "STALE: " in result.stdout) == (is_fresh, not is_fresh)
 
 
-def test_holiday_that_is_not_configured_is_a_trading_day(cli: CommandLine) -> None:
+def test_holidays_of_the_exchanges_are_known(cli: CommandLine) -> None:
     cli.load(GOOD)
     say_it_began(cli, "2026-10-01 08:31")
+    assert status_at(cli, "2026-10-02 20:00").status == 0
+    cli.sessions.append("2026-10-02")
     assert status_at(cli, "2026-10-02 20:00").status == 1
 
 
@@ -622,7 +632,8 @@ def judge(
     judged = [discover_dags(PROJECT)[0], *dags]
     capsys.readouterr()
     moments = ist(now), ist(now)
-    verdict = show_status(judged, (), clocks=lambda manager: moments, **options)
+    with override_config("the test", {"calendar": {"sessions": ["2026-11-24"]}}):
+        verdict = show_status(judged, (), clocks=lambda manager: moments, **options)
     return verdict, capsys.readouterr().out
 
 

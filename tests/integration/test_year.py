@@ -17,18 +17,10 @@ from kiteconnect import KiteConnect
 from sandbox.kite_faults import HttpError
 from sandbox.kite_server import KiteServer
 from shared.calendar import IST, Calendar
-from shared.clock import use_clock
+from tests.clock import set_clocks
 from tests.command_line import CommandLine
 from tests.conftest import HEADER, Server
 from tests.instruments import instrument, to_csv
-
-# Every call of the database server's clock asks the test's.
-OWN_CLOCK = """
-CREATE TABLE test_clock AS SELECT clock_timestamp() AS moment;
-ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock_timestamp;
-CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz
-    LANGUAGE sql AS 'SELECT moment FROM public.test_clock';
-"""
 
 CLOSED = date(2026, 1, 15)  # declared at short notice
 SUNDAY = date(2026, 2, 1)  # the budget's session
@@ -131,20 +123,16 @@ class World:
     kite: KiteServer
     set_variable: Callable[[str, str], None]
     port: str
-    now: datetime = datetime(2026, 1, 1, tzinfo=IST)
     logins: int = 0
     token_of: date | None = None  # the day of the last login
 
-    def is_alive(self) -> bool:
-        return self.token_of == self.now.date()
-
     def go_on_to(self, moment: datetime) -> None:
-        self.now, day = moment, moment.date()
-        self.cli.query("UPDATE test_clock SET moment = %s", moment)
-        if not self.is_alive():
+        set_clocks(self.cli, moment)
+        day = moment.date()
+        if self.token_of != day:
             self.kite.expire_token()
         is_wanted = day in LATE_LOGIN or (CALENDAR.is_trading_day(day) and day not in NO_LOGIN)
-        if is_wanted and not self.is_alive() and moment >= at(day, LATE_LOGIN.get(day, LOGIN)):
+        if is_wanted and self.token_of != day and moment >= at(day, LATE_LOGIN.get(day, LOGIN)):
             client = KiteConnect(self.kite.api_key, root=self.kite.root)
             token = self.kite.issue_request_token()
             session = client.generate_session(token, self.kite.api_secret)
@@ -160,25 +148,18 @@ class World:
 
 
 @pytest.fixture
-def database(server: Server, template_database: str) -> Iterator[str]:
-    """A database of its own: its server's clock is not put back."""
-    name = f"test_year_{id(server)}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    server.execute(OWN_CLOCK, dbname=name)
-    yield name
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def database(clocked_database: str) -> str:
+    return clocked_database
 
 
 @pytest.fixture
 def world(
     cli: CommandLine, kite: KiteServer, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+) -> World:
     cli.parameters |= {"retry_attempts": 1, "archive_days": 0}
     cli.holidays.append(f"{CLOSED}")
     cli.sessions.append(f"{SUNDAY}")
-    made = World(cli, kite, monkeypatch.setenv, str(server.conninfo["port"]))
-    with use_clock(lambda: made.now):
-        yield made
+    return World(cli, kite, monkeypatch.setenv, str(server.conninfo["port"]))
 
 
 def test_year_of_calls(world: World) -> None:
@@ -186,7 +167,7 @@ def test_year_of_calls(world: World) -> None:
     for moment in (moment for day in YEAR for moment in calls_of(day)):
         world.go_on_to(moment)
         asked = len(world.kite.requests)
-        expected = model.expect(moment, world.logins, is_alive=world.is_alive())
+        expected = model.expect(moment, world.logins, is_alive=world.token_of == moment.date())
         result = world.cli.run("--due")
         event = expected[-1]
         came = (result.status, bool(result.stdout or result.stderr), event)

@@ -93,7 +93,7 @@ def test_schedule_without_a_trading_day_for_a_year_counts_by_its_last_slot() -> 
     now = ist("2026-11-17 12:00:00")
     assert Freshness().fresh_since(now, closed) == ist("2026-11-17 08:30:00")
     assert Freshness().fresh_since(now, open_before) == ist("2026-01-21 08:30:00")
-    assert Schedule("0 10 * * SAT").last_slot(now, NONE) == ist("2026-11-21 10:00:00")
+    assert Schedule("0 10 * * SAT").last_slot(now, NONE) == ist("2026-11-14 10:00:00")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shared.calendar import Calendar
 from shared.config import config_loader
 from shared.config.checks import FAULTS
 from shared.config.config_loader import (
@@ -1032,22 +1033,25 @@ def test_api_config_without_the_token_needs_the_others(files: Files) -> None:
 @pytest.mark.parametrize(
     ("root", "expected"),
     [
-        ({}, []),
-        ({"calendar": {"holidays": ["2026-01-26"]}, "api": "any"}, [date(2026, 1, 26)]),
+        ({}, Calendar()),
+        (
+            {"calendar": {"holidays": ["2026-01-15"], "sessions": ["2026-02-01"]}, "api": "any"},
+            Calendar(frozenset([date(2026, 1, 15)]), frozenset([date(2026, 2, 1)])),
+        ),
     ],
     ids=["none", "one"],
 )
-def test_holidays_need_nothing_of_the_others(
-    root: dict[str, Any], expected: list[date], files: Files, caplog: pytest.LogCaptureFixture
+def test_calendar_needs_nothing_of_the_others(
+    root: dict[str, Any], expected: Calendar, files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     files.write_root(root)
-    assert ConfigLoader.load_holidays() == expected
+    assert ConfigLoader.load_calendar() == expected
     assert caplog.messages == []
 
 
 def test_holidays_with_a_variable_that_is_missing(files: Files) -> None:
     files.write_root({"calendar": {"holidays": ["2026-01-26", "${NO_SUCH_DAY}"]}})
-    _, *faults = faults_of(ConfigLoader.load_holidays).splitlines()
+    _, *faults = faults_of(ConfigLoader.load_calendar).splitlines()
     assert [line.split(". Set ")[0] for line in faults] == [
         "config/config.json: not set, or empty: NO_SUCH_DAY"
     ]
