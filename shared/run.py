@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from shared import archive, run_lock
+from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader, DatabaseConfig
-from shared.config.logging_config import redact
+from shared.config.logging_config import ON_SCREEN, redact
 from shared.exceptions import (
     ConfigurationError,
     DAGExecutionError,
@@ -24,11 +25,22 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
-from shared.feed import API_SOURCE, Batch, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
+from shared.feed import (
+    API_SOURCE,
+    Batch,
+    Feed,
+    Figures,
+    Payload,
+    Run,
+    RunKey,
+    RunOptions,
+    Stage,
+    Summary,
+)
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
 from shared.store import History, Rows, predict, prepare_extras, read_schema, store
-from shared.summary import describe, write_rejected_rows
+from shared.summary import describe, summarize, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
@@ -50,18 +62,18 @@ _RECORD_DEADLINE_SECONDS = 3
 
 def run_feed(
     feed: Feed, *, dry_run: bool = False, from_file: str | None = None, force: bool = False
-) -> str:
+) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
     The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
-    key = RunKey(feed.dag_id, feed.name, source, datetime.now().astimezone())
+    key = RunKey(feed.dag_id, feed.name, source, datetime.now(IST))
     run = Run(feed, key, RunOptions(dry_run, from_file, force))
     with ExitStack() as until_the_end:
         try:
-            message = _execute(run, until_the_end)
+            _execute(run, until_the_end)
         except BaseException as exc:
             _end_in_failure(run, exc)
             if not isinstance(exc, Exception):  # a signal
@@ -69,11 +81,11 @@ def run_feed(
             is_foreseen = isinstance(exc, StockIngestionError)
             context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
             raise DAGExecutionError(f"{context}{exc}") from exc
-    logger.info("DAG %d completed: %s", feed.dag_id, message)
-    return message
+    logger.info("DAG %d completed: %s", feed.dag_id, describe(run), extra=ON_SCREEN)
+    return summarize(run)
 
 
-def _execute(run: Run, until_the_end: ExitStack) -> str:
+def _execute(run: Run, until_the_end: ExitStack) -> None:
     feed = run.feed
     with operation("load configuration", run.durations):
         run.config, dag = ConfigLoader.load_merged_config(
@@ -84,7 +96,7 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
     if run.options.dry_run:
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
-        return describe(run)
+        return
     with DatabaseManager(database, retry=retry_policy(run)) as manager:
         directory = run.config.logging["directory"]
         lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
@@ -96,7 +108,6 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
             _load_snapshot(run, manager, payload)
         else:
             _load_all(run, manager, _payloads(run))
-    return describe(run)
 
 
 def retry_policy(run: Run) -> RetryPolicy:
@@ -330,7 +341,7 @@ def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | Non
 
 def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
     """Run a DAG that is a plain function, and record its run where there is a database."""
-    key = RunKey(dag_id, name, API_SOURCE, datetime.now().astimezone())
+    key = RunKey(dag_id, name, API_SOURCE, datetime.now(IST))
     try:
         config = ConfigLoader.load_database_config()
         directory = ConfigLoader.load_logging_config()["directory"]
