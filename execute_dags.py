@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -34,7 +35,7 @@ from shared.exceptions import (
     DAGExecutionError,
     StockIngestionError,
 )
-from shared.feed import Command, RunOptions
+from shared.feed import Command, RunOptions, Summary
 from shared.run_plan import plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
@@ -156,7 +157,10 @@ def _make_command_parser(command: Command) -> Parser:
     parser = Parser(f"{PROGRAM} {command.name}", f"{command.help[:1].upper()}{command.help[1:]}.")
     parser.set_defaults(function=command.function, command=command.name, dag=[])
     command.add_arguments(parser)
-    _add_surroundings(parser, has_sandbox=command.function not in (_list_dags, _log_in))
+    has_sandbox = command.function not in (_list_dags, _log_in)
+    # The others have nothing to be silent about, or are asked for what they print.
+    has_quiet = command.function in (_check, _show_status)
+    _add_surroundings(parser, has_sandbox=has_sandbox, has_quiet=has_quiet)
     return parser
 
 
@@ -205,11 +209,23 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exchange", help="changes on this exchange alone")
 
 
-def _add_surroundings(parser: argparse.ArgumentParser, *, has_sandbox: bool = True) -> None:
-    parser.set_defaults(sandbox=False, sandbox_fault=None)
+def _add_surroundings(
+    parser: argparse.ArgumentParser, *, has_sandbox: bool = True, has_quiet: bool = True
+) -> None:
+    parser.set_defaults(sandbox=False, sandbox_fault=None, quiet=False)
     add = parser.add_argument
+    told = parser.add_mutually_exclusive_group()
     level = f"log from this level on, also to standard error ({', '.join(LOG_LEVELS)})"
-    add("--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level)
+    told.add_argument(
+        "--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level
+    )
+    verbose = "tell also each request and SQL statement, with its seconds: --log-level DEBUG"
+    told.add_argument(
+        "--verbose", action="store_const", dest="log_level", const="DEBUG", help=verbose
+    )
+    if has_quiet:
+        quiet = "print nothing unless something is wrong"
+        told.add_argument("--quiet", action="store_true", help=quiet)
     if has_sandbox:
         sandbox = "use a PostgreSQL and a Kite of its own in .sandbox/, without credentials; "
         sandbox += "each good run is the next trading day of a made-up market"
@@ -231,7 +247,7 @@ def execute_dag_wrapper(
     try:
         with _signals.as_sent():
             result = func()
-            message = "" if result is None else str(result)
+            message = result if isinstance(result, str) else "" if result is None else str(result)
     except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
@@ -254,7 +270,8 @@ def run(arguments: argparse.Namespace) -> int:
     setup_console_logging(arguments.log_level)
     try:
         with _signals.as_sent():
-            return _run_in_sandbox(arguments) if arguments.sandbox else _call(arguments)
+            work = _run_in_sandbox if arguments.sandbox else _call
+            return _call_quietly(work, arguments) if arguments.quiet else work(arguments)
     except Exception as exc:
         is_foreseen = isinstance(exc, StockIngestionError)
         context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
@@ -276,6 +293,15 @@ def _flush_or_drop(stream: Any) -> None:
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _call_quietly(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Do it without a word, but for what it logs. What a command has found wrong is told, too."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = work(arguments)
+    if status and arguments.function is not _run_dags:  # whose errors are logged
+        sys.stderr.write(said.getvalue().lstrip("\n"))
+    return status
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -373,7 +399,8 @@ def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]
     if succeeded:
         say_lines(f"\n{message}\n" if message else "")
     status = "succeeded" if succeeded else "failed"
-    say(f"{name} {status} in {time.perf_counter() - begin:.2f} s")
+    counts = f": {message.counts}" if isinstance(message, Summary) else ""
+    say(f"{name} {status} in {time.perf_counter() - begin:.2f} s{counts}")
     return status
 
 

@@ -17,7 +17,7 @@ from datetime import datetime, time
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
 from shared.models.column import EXACT_TYPES
@@ -219,6 +219,18 @@ class Figures:
     counts: dict[str, Counter[str | None]] = field(default_factory=dict)  # by column of count_by
     changes: Counter[str] | None = None
     merge: MergeResult | None = None
+
+
+class Summary(str):
+    """What a run has done, in lines of text; `counts` is the same in a few words."""
+
+    counts: str
+
+    def __new__(cls, text: str, counts: str) -> Self:
+        """The text, with its counts."""
+        summary = super().__new__(cls, text)
+        summary.counts = counts
+        return summary
 
 
 @dataclass

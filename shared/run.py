@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from shared import archive, clock, run_lock
 from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader, DatabaseConfig
-from shared.config.logging_config import redact
+from shared.config.logging_config import ON_SCREEN, redact
 from shared.exceptions import (
     ConfigurationError,
     DAGExecutionError,
@@ -24,11 +24,22 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
-from shared.feed import API_SOURCE, Batch, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
+from shared.feed import (
+    API_SOURCE,
+    Batch,
+    Feed,
+    Figures,
+    Payload,
+    Run,
+    RunKey,
+    RunOptions,
+    Stage,
+    Summary,
+)
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
 from shared.store import History, Rows, predict, prepare_extras, read_schema, store
-from shared.summary import describe, is_unchanged, write_rejected_rows
+from shared.summary import describe, is_unchanged, summarize, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
@@ -50,7 +61,7 @@ _RECORD_DEADLINE_SECONDS = 3
 
 def run_feed(
     feed: Feed, *, dry_run: bool = False, from_file: str | None = None, force: bool = False
-) -> str:
+) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
     The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
@@ -61,7 +72,7 @@ def run_feed(
     run = Run(feed, key, RunOptions(dry_run, from_file, force))
     with ExitStack() as until_the_end:
         try:
-            message = _execute(run, until_the_end)
+            _execute(run, until_the_end)
         except BaseException as exc:
             _end_in_failure(run, exc)
             if not isinstance(exc, Exception):  # a signal
@@ -69,11 +80,11 @@ def run_feed(
             is_foreseen = isinstance(exc, StockIngestionError)
             context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
             raise DAGExecutionError(f"{context}{exc}") from exc
-    logger.info("DAG %d completed: %s", feed.dag_id, message)
-    return message
+    logger.info("DAG %d completed: %s", feed.dag_id, describe(run), extra=ON_SCREEN)
+    return summarize(run)
 
 
-def _execute(run: Run, until_the_end: ExitStack) -> str:
+def _execute(run: Run, until_the_end: ExitStack) -> None:
     feed = run.feed
     with operation("load configuration", run.durations):
         run.config, dag = ConfigLoader.load_merged_config(
@@ -87,7 +98,6 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
             raise
         if run.run_id is not None:
             _record_quickly(run.config.database, lambda c: _record_end(c, run, "skipped"))
-    return describe(run)
 
 
 def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:

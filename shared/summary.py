@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.archive import STANDARD_INPUT
 from shared.calendar import IST
-from shared.feed import RejectedRow, Run
+from shared.feed import RejectedRow, Run, Summary
 from shared.foreign_text import escape_line, shorten
 from shared.private_files import make_private_folder, private_opener
 from shared.utils.run_history import LastRun
@@ -25,11 +25,22 @@ _COLUMNS = 79
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
+def summarize(run: Run) -> Summary:
+    """The summary for the console, where the seconds of each step stand already."""
+    return Summary("\n".join(map(escape_line, _lines(run))), _in_few_words(run))
+
+
 def describe(run: Run) -> str:
-    """The summary as lines of text, each at most 80 columns wide where names allow it."""
+    """The summary for the log: that of `summarize`, and the seconds."""
+    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in run.durations.items())
+    return "\n".join(map(escape_line, [*_lines(run), "", *_fill(f"seconds: {steps}")]))
+
+
+def _lines(run: Run) -> list[str]:
+    """The summary in lines, each at most 80 columns wide where names allow it."""
     figures = run.figures
     if run.day_off is not None:
-        return escape_line(_describe_day_off(run))
+        return [_describe_day_off(run)]
     lines = [*_headlines(run), "", *_counts(run)]
     if figures.left_out:
         listed = ", ".join(f"{name} {count:,}" for name, count in figures.left_out.most_common())
@@ -44,9 +55,23 @@ def describe(run: Run) -> str:
     if tables:
         rows = zip_longest(*tables, fillvalue="")
         lines += ["", *("".join(f"{cell:<29}" for cell in row).rstrip() for row in rows)]
-    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in run.durations.items())
-    lines += ["", *_fill(f"seconds: {steps}")]
-    return "\n".join(map(escape_line, lines))
+    return lines
+
+
+def _in_few_words(run: Run) -> str:
+    figures, merge = run.figures, run.figures.merge
+    if run.options.dry_run:
+        counts = [f"{figures.stored:,} would be stored"]
+    else:
+        counts = [f"{merge.given if merge else 0:,} stored"]
+    if merge is not None:
+        counts.append(f"{merge.inserted:,} new")
+    if figures.changes is not None:
+        changes = figures.changes.total()
+        counts.append(f"{changes:,} change{'' if changes == 1 else 's'}")
+    if figures.rejected:
+        counts.append(f"{len(figures.rejected):,} rejected")
+    return ", ".join(counts)
 
 
 def is_unchanged(run: Run) -> bool:
@@ -155,6 +180,9 @@ def _counts(run: Run) -> list[str]:
         counts["repeated"] = figures.repeated
     if merge is not None:
         counts |= {"inserted": merge.inserted, "updated": merge.updated}
+        if merge.updated:
+            unchanged = merge.updated - merge.changed
+            counts |= {"  changed": merge.changed, "  unchanged": unchanged}
         if run.feed.table.is_snapshot:
             counts["superseded"] = merge.superseded
     return [f"{name:<12}{count:>10,}" for name, count in counts.items()]

@@ -430,7 +430,8 @@ def test_output_when_redirected(configured_project: Project, kite: KiteServer) -
 def test_log_file_of_a_run(configured_project: Project, kite: KiteServer) -> None:
     kite.dump = DUMP
     configured_project.run("--dag", "1")
-    entry = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - ([\w.]+) - ([A-Z]+) - (.*)$")
+    moment = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})\+0530"
+    entry = re.compile(rf"^{moment} - ([\w.]+) - ([A-Z]+) - (.*)$")
     entries = [
         match.groups()
         for line in configured_project.log.splitlines()
@@ -560,7 +561,8 @@ def test_interrupt_at_a_terminal(configured_project: Project, kite: KiteServer) 
         interrupt_when=lambda: "/instruments" in [request.path for request in kite.requests],
     )
     assert status == 130
-    assert "ERROR: Interrupted: what was not committed yet is rolled back." in output
+    error = "ERROR: Interrupted: what was not committed yet is rolled back."
+    assert error in ESCAPE.sub("", output)
     assert "Traceback" not in output
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # the cursor comes back
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import signal
 import socketserver
 import subprocess
@@ -55,8 +54,7 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     }
     assert all(0 <= seconds < 60 for seconds in durations.values())
     assert sum(durations.values()) <= (ended - began).total_seconds()
-    shown = " ".join(result.stdout.rpartition("\nseconds: ")[2].split())
-    assert all(re.search(rf"\b{step} \d+\.\d\d", shown) for step in durations)
+    assert all(f"\n  {step}: done in " in result.stdout for step in durations)
     [(moment,)] = cli.query("SELECT DISTINCT last_updated FROM kite_instrument_master")
     assert list_moment == moment
     assert run.pop("host").endswith("/logs/dag_1.lock")
