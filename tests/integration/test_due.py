@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from shared import run_lock
 from shared.due import only_one
 from tests.clock import set_clocks
 from tests.command_line import CommandLine, Result
-from tests.conftest import Server
+from tests.conftest import HEADER, Server
 from tests.instruments import instrument, to_csv
 
 LIST = to_csv([instrument(256, "S1")])
@@ -174,6 +174,51 @@ def test_options_for_a_single_run_are_refused(
     with pytest.raises(SystemExit) as ended:
         due("08:40", option)
     assert ended.value.code == 2
+
+
+# Days without trading: 21 November is a Saturday, the 24th a holiday.
+
+
+@pytest.mark.parametrize(("day", "name"), [(21, "Saturday"), (24, "Guru Nanak Jayanti")])
+def test_empty_list_on_a_day_off_is_no_failure(
+    day: int, name: str, due: Due, cli: CommandLine
+) -> None:
+    due("08:40", day=day - 1)
+    set_clocks(cli, cli.now + timedelta(days=1))
+    cli.kite.dump = HEADER
+    result = cli.run("--dag", "1")
+    assert (result.status, result.stderr) == (0, "")
+    assert (
+        f"\n\nNo trading today ({name}): Kite's list is empty, the table stays as it is\n\n{NAME} "
+    ) in result.stdout
+    assert cli.runs("status") == [("succeeded",), ("skipped",)]
+    assert cli.query("SELECT count(*) FROM kite_instrument_today") == [(1,)]
+    assert cli.run("status").status == 0
+
+
+def test_unchanged_list_on_a_day_off_is_told_in_a_line(due: Due, cli: CommandLine) -> None:
+    due("08:40", day=20)
+    set_clocks(cli, cli.now + timedelta(days=1))
+    result = cli.run("--dag", "1")
+    assert (result.status, result.stderr) == (0, "")
+    assert (
+        "\n\nNo trading today (Saturday): Kite's list is the same, byte for byte, as that of run 1 "
+        "(Fri 20 Nov 2026 08:40 IST)\n\n"
+    ) in result.stdout
+    assert cli.runs("status") == [("succeeded",)] * 2
+    assert cli.run("status").status == 0
+
+
+def test_empty_list_fails_on_a_trading_day_and_from_a_file(due: Due, cli: CommandLine) -> None:
+    cli.kite.dump = HEADER
+    assert due("08:40").status == 1
+    path = cli.folder / "empty.csv"
+    path.write_bytes(HEADER)
+    set_clocks(cli, cli.now + timedelta(days=4))
+    assert cli.run("--dag", "1", "--from-file", str(path)).status == 1
+
+
+# Several DAGs
 
 
 def test_dags_that_come_after_one(

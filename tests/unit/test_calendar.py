@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.calendar import IST, Calendar, Freshness, Schedule
+from tests.conftest import PROJECT
 
 # A source that publishes the day's rows from 08:00 IST on.
 EARLY = Freshness(due_from=time(8, 0), changes_daily=True)
@@ -182,3 +184,38 @@ def test_it_is_the_last_trading_day_whose_schedule_and_grace_are_over(
     while is_over(day):
         assert not calendar.is_trading_day(day)
         day += timedelta(days=1)
+
+
+TRADED = PROJECT.parent / "shared" / "nse" / "trading_days_2014_2024.txt"
+
+
+@pytest.mark.skipif(not TRADED.exists(), reason="the real trading days are not on this machine")
+def test_days_on_which_the_official_calendar_is_wrong_are_listed() -> None:
+    """A later release of the package may well know better."""
+    traded = set(map(date.fromisoformat, TRADED.read_text("ascii").split()))
+    first, last = min(traded), max(traded)
+    days = [first + timedelta(number) for number in range((last - first).days + 1)]
+    calendar = Calendar()
+    wrong = {f"{day}" for day in days if calendar.is_trading_day(day) != (day in traded)}
+    page = (PROJECT / "tests" / "README.md").read_text(encoding="utf-8")
+    section = page.split("### The exchanges' calendar")[1].split("\n### ")[0]
+    listed = set(re.findall(r"20\d\d-\d\d-\d\d", section))
+    assert len(wrong) > 10
+    assert wrong <= listed
+
+
+@pytest.mark.parametrize(
+    ("day", "name"),
+    [
+        (date(2026, 11, 18), None),
+        (date(2026, 1, 26), "Republic Day"),
+        (date(2026, 11, 22), "Sunday"),
+        (date(2026, 1, 15), "calendar.holidays"),
+        (date(2026, 2, 1), None),
+        (date(2026, 12, 25), None),
+    ],
+)
+def test_day_off_has_a_name(day: date, name: str | None) -> None:
+    closings = frozenset([date(2026, 1, 15), date(2026, 12, 25)])
+    sessions = frozenset([date(2026, 2, 1), date(2026, 12, 25)])
+    assert Calendar(closings, sessions).name_day_off(day) == name
