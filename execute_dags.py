@@ -35,12 +35,12 @@ from shared.exceptions import (
     StockIngestionError,
 )
 from shared.feed import Command, RunOptions
+from shared.program import PROGRAM, module_command
 from shared.run_plan import plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
 
 PROJECT_ROOT = Path(__file__).resolve().parent
-PROGRAM = "execute_dags.py"
 
 # Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
@@ -285,8 +285,7 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> int:
         is_stored = is_run and status == ExitStatus.SUCCESS and not arguments.dry_run
         if is_stored and sandbox.has_served_list:
             sandbox.complete()
-            python = os.path.relpath(sys.executable, PROJECT_ROOT)
-            say(f"\nLook at the data with psql: {python} -m sandbox")
+            say(f"\nLook at the data with psql:\n{module_command('sandbox')}")
             say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
     return status
 
