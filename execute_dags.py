@@ -11,11 +11,18 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run`: no traceback from an import
 
+import sys
+
+from shared.program import PROGRAM, find_lack, module_command
+
+if __name__ == "__main__" and (lack := find_lack()):  # before an import that fails for it
+    sys.stderr.write(f"{lack}\n")
+    sys.exit(2)
+
 import argparse
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -23,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.arguments import Parser, add_commands, read_day
+from shared.arguments import Parser, add_commands, read_dag, read_day
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
@@ -35,8 +42,7 @@ from shared.exceptions import (
     StockIngestionError,
 )
 from shared.feed import Command, RunOptions
-from shared.program import PROGRAM, module_command
-from shared.run_plan import plan_runs, select
+from shared.run_plan import find_ids, plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
 
@@ -127,7 +133,7 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
     width = max(map(len, commands))
     described = [f"{command.name:<{width}}  {command.help}"[:76] for command in commands.values()]
     parser.add_argument_group("commands", "\n".join(described))
-    _add_dag(parser, "run the DAG with this id; may be given several times")
+    _add_dag(parser, "run the DAG with this id or name; may be given several times")
     add = parser.add_argument
     add("--dry-run", action="store_true", help="show what would change, write nothing")
     from_file = "read a saved file (plain or gzipped; -: standard input) instead of the source"
@@ -159,7 +165,7 @@ def _built_in_commands() -> tuple[Command, ...]:
 
 
 def _add_dag(parser: argparse.ArgumentParser, text: str = "of this DAG alone; repeatable") -> None:
-    parser.add_argument("--dag", metavar="N", type=int, action="append", default=[], help=text)
+    parser.add_argument("--dag", metavar="N", type=read_dag, action="append", default=[], help=text)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +233,8 @@ def run(arguments: argparse.Namespace) -> int:
     setup_console_logging(arguments.log_level)
     try:
         with _signals.as_sent():
+            if {str} & {type(each) for each in arguments.dag}:
+                arguments.dag = find_ids(discover_dags(PROJECT_ROOT), arguments.dag)
             return _run_in_sandbox(arguments) if arguments.sandbox else _call(arguments)
     except Exception as exc:
         is_foreseen = isinstance(exc, StockIngestionError)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -442,7 +443,7 @@ def test_check_of_a_dead_token(checked: Project, kite: KiteServer) -> None:
     status, lines = check(checked, kite)
     assert status == 3
     assert lines[1].startswith("FAILED  Kite session: Kite refused the session (HTTP 403")
-    assert "python execute_dags.py login" in lines[1]
+    assert f"Log in again ({shlex.join(checked.command('login'))}), or put" in lines[1]
     assert lines[2].startswith("ok ")
 
 

@@ -365,7 +365,7 @@ def test_env_file_that_others_can_use_is_worth_one_warning(
     ConfigLoader.load_dag_config(folder)
 
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("WARNING", f".env can be read by others: run 'chmod 600 {path}'")
+        ("WARNING", f".env can be read by others, mend that with: chmod 600 {path}")
     ]
 
 
