@@ -191,8 +191,8 @@ ROOT_FIELDS = (
     Field("database.port", integer(1, 65535), 5432),
     Field("database.database", text, "moneytree"),
     Field("database.user", text),
-    # "${DB_PASSWORD:-}" in config.json allows none: libpq then asks .pgpass, or needs no password.
-    Field("database.password", any_text, is_secret=True),
+    # Without one libpq looks into .pgpass, and the server may want none (a socket, peer).
+    Field("database.password", any_text, "", is_secret=True, is_extra=True),
     Field("database.sslmode", one_of(SSL_MODES), "prefer", is_extra=True),
     Field("database.connect_timeout_seconds", integer(2, 3600), 10, is_extra=True),
     Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0, is_extra=True),

@@ -299,7 +299,7 @@ def test_exit_status_of_a_real_dead_session(configured_project: Project, kite: K
 def test_exit_status_without_configuration(project: Project) -> None:
     result = project.run("--dag", "1")
     assert result.returncode == 2
-    names = "KITE_API_KEY, KITE_API_SECRET, KITE_ACCESS_TOKEN, DB_USER, DB_PASSWORD"
+    names = "KITE_API_KEY, KITE_API_SECRET, KITE_ACCESS_TOKEN, DB_USER"
     assert names in result.stderr
     assert ".env" in result.stderr
 

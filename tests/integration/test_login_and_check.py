@@ -528,7 +528,7 @@ def test_check_without_configuration(project: Project, kite: KiteServer) -> None
     result = project.run("check")
     assert result.returncode == 2
     assert "not set, or empty: KITE_API_KEY, KITE_API_SECRET, KITE_ACCESS_TOKEN" in result.stdout
-    assert "not set, or empty: DB_USER, DB_PASSWORD" in result.stdout
+    assert "not set, or empty: DB_USER" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
 
 
