@@ -22,6 +22,7 @@ from sandbox.kite_server import KiteServer
 from shared.calendar import IST
 from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
+from tests.own_postgres import free_port
 
 SECRET = "sandbox_secret"
 OLD_TOKEN = "0ldT0ken0fYesterday"
@@ -45,6 +46,7 @@ class Login:
         self.env_file = project.folder / ".env"
         self.write_env(ENV)
         project.environment["KITE_API_ROOT"] = kite.root
+        project.environment["KITE_REDIRECT_ADDRESS"] = f"http://127.0.0.1:{free_port()}/"
         kite.expire_token()
 
     def write_env(self, content: bytes) -> None:
@@ -164,7 +166,7 @@ def test_login_at_a_terminal_shows_the_address(login: Login) -> None:
     output, status = at_terminal(login, login.kite.issue_request_token())
     assert status == 0
     assert "https://kite.zerodha.com/connect/login?api_key=sandbox_key&v=3" in output
-    assert "Paste the address that the browser shows then" in output
+    assert "Or paste the address that the browser shows then" in output
     assert "Logged in as SB0001" in output
     assert not login.is_untouched
 
