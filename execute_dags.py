@@ -11,12 +11,19 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run`: no traceback from an import
 
+import sys
+
+from shared.program import PROGRAM, find_lack, module_command
+
+if __name__ == "__main__" and (lack := find_lack()):  # before an import that fails for it
+    sys.stderr.write(f"{lack}\n")
+    sys.exit(2)
+
 import argparse
 import contextlib
 import io
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -24,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.arguments import Parser, add_commands, read_day
+from shared.arguments import Parser, add_commands, read_dag, read_day
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
@@ -36,12 +43,11 @@ from shared.exceptions import (
     StockIngestionError,
 )
 from shared.feed import Command, RunOptions, Summary
-from shared.run_plan import plan_runs, select
+from shared.run_plan import find_ids, plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
 
 PROJECT_ROOT = Path(__file__).resolve().parent
-PROGRAM = "execute_dags.py"
 
 # Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
@@ -138,7 +144,7 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
     width = max(map(len, commands))
     described = [f"{command.name:<{width}}  {command.help}"[:76] for command in commands.values()]
     parser.add_argument_group("commands", "\n".join(described))
-    _add_dag(parser, "run the DAG with this id; may be given several times")
+    _add_dag(parser, "run the DAG with this id or name; may be given several times")
     add = parser.add_argument
     due = "run what is due, and not fresh yet: for a call every few minutes (cron, systemd)"
     add("--due", action="store_true", help=due)
@@ -177,7 +183,7 @@ def _built_in_commands() -> tuple[Command, ...]:
 
 
 def _add_dag(parser: argparse.ArgumentParser, text: str = "of this DAG alone; repeatable") -> None:
-    parser.add_argument("--dag", metavar="N", type=int, action="append", default=[], help=text)
+    parser.add_argument("--dag", metavar="N", type=read_dag, action="append", default=[], help=text)
 
 
 def _add_json(parser: argparse._ActionsContainer) -> None:
@@ -270,6 +276,8 @@ def run(arguments: argparse.Namespace) -> int:
     setup_console_logging(arguments.log_level)
     try:
         with _signals.as_sent():
+            if {str} & {type(each) for each in arguments.dag}:
+                arguments.dag = find_ids(discover_dags(PROJECT_ROOT), arguments.dag)
             work = _run_in_sandbox if arguments.sandbox else _call
             return _call_quietly(work, arguments) if arguments.quiet else work(arguments)
     except Exception as exc:
@@ -338,8 +346,7 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> int:
         is_stored = is_run and status == ExitStatus.SUCCESS and not arguments.dry_run
         if is_stored and sandbox.has_served_list:
             sandbox.complete()
-            python = os.path.relpath(sys.executable, PROJECT_ROOT)
-            say(f"\nLook at the data with psql: {python} -m sandbox")
+            say(f"\nLook at the data with psql:\n{module_command('sandbox')}")
             say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
     return status
 

@@ -140,6 +140,11 @@ class ConfigLoader:
         return _make(APIConfig, {**values, **dict.fromkeys(unwanted, "")})
 
     @staticmethod
+    def load_redirect_address() -> str:
+        """Where Kite leads a browser after a login, as it is set for the app."""
+        return str(_load_section("api", _CREDENTIALS)["redirect_address"])
+
+    @staticmethod
     def load_database_config() -> DatabaseConfig:
         """The `database` section alone."""
         return _make(DatabaseConfig, _load_section("database"))

@@ -149,7 +149,8 @@ def address(value: Any) -> str:
         raise HiddenValueError("expected an address without user and password (user:password@)")
     with suppress(TypeError, ValueError):
         is_web = text(value).lower().startswith(("http://", "https://"))
-        if is_web and value.isprintable() and urlsplit(value).hostname:
+        parts = urlsplit(value)
+        if is_web and value.isprintable() and parts.hostname and parts.port != 0:
             return str(value)
     raise ValueError("expected an address that begins with https:// (or http://)")
 
@@ -185,14 +186,15 @@ ROOT_FIELDS = (
     Field("api.kite_api_secret", credential, is_secret=True),
     Field("api.kite_access_token", credential, is_secret=True),
     Field("api.root", address, "https://api.kite.trade", is_extra=True),
+    Field("api.redirect_address", address, "http://127.0.0.1:5010/", is_extra=True),
     Field("api.timeout_seconds", number(0.001, 3600), 30.0, is_extra=True),
     Field("api.deadline_seconds", number(0.001, 86400), 300.0, is_extra=True),
     Field("database.host", text, "localhost"),
     Field("database.port", integer(1, 65535), 5432),
     Field("database.database", text, "moneytree"),
     Field("database.user", text),
-    # "${DB_PASSWORD:-}" in config.json allows none: libpq then asks .pgpass, or needs no password.
-    Field("database.password", any_text, is_secret=True),
+    # Without one libpq looks into .pgpass, and the server may want none (a socket, peer).
+    Field("database.password", any_text, "", is_secret=True, is_extra=True),
     Field("database.sslmode", one_of(SSL_MODES), "prefer", is_extra=True),
     Field("database.connect_timeout_seconds", integer(2, 3600), 10, is_extra=True),
     Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0, is_extra=True),

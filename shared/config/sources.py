@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -30,8 +31,8 @@ def read_environment(env_file: Path) -> dict[str, str]:
         # A "$" in a password is a "$": substitution is for the JSON files alone.
         from_file = dotenv_values(env_file, interpolate=False, encoding="utf-8-sig")
         if env_file.exists() and env_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            hint = f"run 'chmod 600 {env_file}'"
-            warn_once(env_file, f"{env_file.name} can be read by others: {hint}")
+            mend = shlex.join(["chmod", "600", str(env_file)])
+            warn_once(env_file, f"{env_file.name} can be read by others, mend that with: {mend}")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{env_file.name} cannot be read: {exc}.") from exc
     set_in_file = {name: value for name, value in from_file.items() if value}

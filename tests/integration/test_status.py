@@ -940,11 +940,14 @@ def test_dag_that_was_renamed_is_one(cli: CommandLine) -> None:
     assert len(re.findall("FRESH|STALE", result.stdout)) == 1
 
 
-def test_dag_that_there_is_not(cli: CommandLine) -> None:
+def test_dag_that_there_is_not(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.load(GOOD)
+    monkeypatch.setattr("sys.orig_argv", ["sh"])
     result = cli.run("status", "--dag", "7")
     assert (result.status, result.stdout) == (2, "")
-    assert result.stderr == "ERROR: There is no DAG 7. Known ids: 1 (see --list).\n"
+    assert result.stderr == (
+        "ERROR: There is no DAG 7. Known ids: 1 (see sh execute_dags.py list).\n"
+    )
 
 
 def test_last_ten_runs_are_shown_newest_first(cli: CommandLine) -> None:
