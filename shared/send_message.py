@@ -22,13 +22,12 @@ from typing import Any, TextIO
 _heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
 
 
-class _Listener(logging.Handler):
-    """Keeps what apprise warns of, for the receiver that it was about."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        heard = _heard.get()
-        if heard is not None:
-            heard.append(record.getMessage())
+def _listen(record: logging.LogRecord) -> bool:
+    """Keep what apprise warns of, for the receiver that it is about; nobody else hears it."""
+    heard = _heard.get()
+    if heard is not None and record.levelno >= logging.WARNING:
+        heard.append(record.getMessage())
+    return False
 
 
 def open_receiver(url: str) -> tuple[Any, list[str]]:
@@ -37,10 +36,7 @@ def open_receiver(url: str) -> tuple[Any, list[str]]:
     Raises ImportError if apprise is not installed.
     """
     apprise = import_module("apprise")
-    logger = logging.getLogger("apprise")
-    logger.propagate = False  # what it says holds addresses
-    if not any(isinstance(handler, _Listener) for handler in logger.handlers):
-        logger.addHandler(_Listener(logging.WARNING))
+    logging.getLogger("apprise").addFilter(_listen)
     heard: list[str] = []
     token = _heard.set(heard)
     try:

@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
-from sandbox.kite_faults import HttpError
 from shared import notify, send_message
 from shared.calendar import IST
 from shared.config.config_loader import override_config
+from shared.config.fields import ping_address, receivers
 from shared.config.logging_config import register_secrets
 from shared.exceptions import (
     AuthenticationError,
@@ -27,8 +28,10 @@ from shared.exceptions import (
     TransientDatabaseError,
 )
 from shared.notify import FAILED, LOG_IN, WELL, Report, compose, tell
+from shared.send_message import open_receiver
 from tests.command_line import CommandLine
 from tests.conftest import PROJECT
+from tests.documents import DOCUMENTS, blocks_of
 from tests.instruments import instrument, to_csv
 from tests.receiver import Receiver, serve
 
@@ -72,24 +75,45 @@ def pings(receiver: Receiver) -> list[tuple[str, str]]:
 def test_failure_and_the_first_good_run_after_it_are_told_once(
     cli: CommandLine, receiver: Receiver, tmp_path: Path
 ) -> None:
-    cli.kite.fail_next("/instruments", HttpError(502), times=3)
-    assert cli.load(DUMP).status == 1
+    """In the words of docs/production.md."""
+    [(documented,)] = [
+        re.findall(r"```text\n(Stock Ingestion on .*?)```", path.read_text("utf-8"), re.S)
+        for path in DOCUMENTS
+        if path.name == "production.md"
+    ]
+    for word, here in (
+        ("/opt/stock_ingestion/logs", tmp_path / "logs"),
+        ("/opt/stock_ingestion", PROJECT),
+        ("on server", f"on {HOST}"),
+    ):
+        documented = documented.replace(word, str(here))
+    failure, well = documented.strip().split("\n\n")
 
+    assert cli.run("--dag", "1", "--from-file", str(PROJECT / "no-such-file")).status == 2
     [(kind, title, text)] = receiver.messages()
-    assert (kind, title) == ("failure", f"Stock Ingestion on {HOST}: {DAG_1} failed")
-    reason, end = text.split("\n")
-    assert reason.startswith(f"{DAG_1} failed: Kite answered HTTP 502")
-    assert end == f"Exit status 1. The log: {tmp_path}/logs/stock_ingestion.log"
-    assert pings(receiver) == [("/start", ""), ("/fail", "exit status 1")]
+    assert (kind, re.sub(r"(?<=&& )\S+", ".venv/bin/python", f"{title}\n{text}")) == (
+        "failure",
+        failure,
+    )
+    assert pings(receiver) == [("/start", ""), ("/fail", "exit status 2")]
 
     assert cli.load(DUMP).status == 0
-    title = f"Stock Ingestion on {HOST}: well again"
-    assert receiver.messages() == [("success", title, f"{DAG_1} is well again.")]
+    [(kind, title, text)] = receiver.messages()
+    assert (kind, f"{title}\n{text}") == ("success", well)
     assert pings(receiver) == [("/start", ""), ("", "exit status 0")]
 
     assert cli.load(DUMP).status == 0
     assert receiver.messages() == []
     assert pings(receiver) == [("/start", ""), ("", "exit status 0")]
+
+
+def test_addresses_of_the_documents_are_such_as_apprise_takes() -> None:
+    (block,) = blocks_of("ini")
+    values = dotenv_values(stream=io.StringIO(block.text))
+    urls = receivers(values["NOTIFY_URLS"])
+    assert len(urls) == 3
+    assert [url for url in urls if open_receiver(url)[0] is None] == []
+    assert ping_address(values["PING_URL"])
 
 
 def test_dead_session_is_told_with_the_command_to_type(
