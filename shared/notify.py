@@ -94,7 +94,10 @@ class Told:
 
 
 def ping_start() -> None:
-    """Tell the dead man's switch that work begins; it warns where no end follows."""
+    """Tell the dead man's switch that work begins; it warns where no end follows.
+
+    Raises ConfigurationError if the settings of `notify` are wrong, nothing else.
+    """
     ping(START, "", ConfigLoader.load_notify_config(), attempts=1)
 
 
@@ -113,15 +116,18 @@ def tell(
     do pings success, too, and one that does nothing since a failure stands has to end with that
     failure's status: while it stands, no ping says success.
 
-    Raises ConfigurationError if the settings are wrong, nothing else.
+    Settings that have become wrong since `ping_start` are a warning, too.
     """
-    end = time.monotonic() + _END_SECONDS
-    config = ConfigLoader.load_notify_config()
+    end, since = time.monotonic() + _END_SECONDS, since or {}
+    try:
+        config, told = ConfigLoader.load_notify_config(), read_told()
+    except ConfigurationError as exc:
+        logger.warning("Nobody was told: %s", exc)
+        return
     ping(*_describe_ping(report), config)
-    told, since = read_told(), since or {}
     kinds = {dag_id: _kind_of(error) for dag_id, error in report.errors.items()}
     new = {i for i, kind in kinds.items() if i not in since or not told.has(i, since[i], kind)}
-    well = {dag_id for dag_id in report.names if dag_id in told.moments and dag_id not in kinds}
+    well = [i for i in report.names if i in told.moments and i not in kinds]
     message = compose(report, new, well)
     if message is None or (config.urls and not send(message, config.urls, end)):
         return  # what nobody was told is told by the next call
@@ -241,7 +247,7 @@ def send(message: Message, urls: list[str], end: float) -> bool:
     for number, reason in unheard.items():
         scheme = urls[number].partition("://")[0]
         text = "The receiver %d of notify.urls (%s) was not told: %s"
-        logger.warning(text, number + 1, scheme, _shorten(reason, _REASON_CHARACTERS))
+        logger.warning(text, number + 1, scheme, _shorten(as_message(reason), _REASON_CHARACTERS))
     return len(unheard) < len(urls)
 
 
@@ -259,13 +265,13 @@ def _run_sender(document: str, end: float) -> str:
             start_new_session=True,  # Ctrl-C ends this program, which ends that one
         )
     except subprocess.TimeoutExpired as exc:
-        return (exc.stdout or b"").decode()
+        return (exc.stdout or b"").decode("utf-8", "replace")
     except OSError as exc:
         raise ConfigurationError(f"{command[0]} cannot be started: {exc}") from exc
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise ConfigurationError(f"apprise cannot be used: {said}")
-    return done.stdout.decode()
+    return done.stdout.decode("utf-8", "replace")
 
 
 def require_apprise() -> None:

@@ -367,6 +367,19 @@ def test_failure_is_told_once_in_its_slot(
     assert not notify.read_told().has(1, EIGHT + timedelta(minutes=81))
 
 
+@pytest.mark.parametrize("name", ["urls", "ping_url"])
+def test_wrong_setting_is_named_without_its_value(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with override_config("local.json", {"notify": {name: "Secret-Value-12"}}):
+        with pytest.raises(ConfigurationError) as caught:
+            notify.ping_start()
+        tell(Report(NAMES, {}, 0))  # it was right when the run began
+    assert re.search(rf"\nlocal.json: notify.{name}: expected (an )?address", str(caught.value))
+    assert "Secret" not in str(caught.value)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"x": 1}', b'{"1": {"failure": 5}}', b"\xff"])
 def test_file_that_cannot_be_read_is_nothing_told(content: bytes, receiver: Receiver) -> None:
     path = notify.read_told().path
