@@ -357,27 +357,36 @@ def _select(arguments: argparse.Namespace) -> list[DAG]:
 
 
 def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
+    from shared import notify
     from shared.console import say, say_table
 
     dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
     options = RunOptions(arguments.dry_run, arguments.from_file, arguments.force)
+    plan = plan_runs(dags, options)
     if arguments.due:
-        return _run_due(plan_runs(dags, options))
+        return _run_due(plan, arguments.log_file)
+    if not options.dry_run:
+        notify.ping_start()
     errors: dict[int, BaseException] = {}
     rows = []
-    for dag, call in plan_runs(dags, options):
+    for dag, call in plan:
         begin = time.perf_counter()
-        status = _run_dag(dag, call, errors)
-        rows.append((str(dag.dag_id), dag.name, status, f"{time.perf_counter() - begin:.2f}"))
+        ending = _run_dag(dag, call, errors)
+        rows.append((str(dag.dag_id), dag.name, ending, f"{time.perf_counter() - begin:.2f}"))
     if len(rows) > 1:
         say()
         say_table(("id", "name", "status", "seconds"), rows)
     if errors and arguments.log_file is not None:
         say(f"Details: {arguments.log_file}")
-    return _exit_status(errors.values())
+    status = _exit_status(errors.values())
+    if not options.dry_run:
+        names = {dag.dag_id: f"DAG {dag.dag_id} {dag.name}" for dag, _ in plan}
+        notify.tell(notify.Report(names, errors, status, arguments.log_file))
+    return status
 
 
-def _run_due(planned: Sequence[tuple[DAG, Callable[[], Any]]]) -> ExitStatus:
+def _run_due(plan: Sequence[tuple[DAG, Callable[[], Any]]], log_file: Path | None) -> ExitStatus:
+    from shared import notify
     from shared.due import only_one, run_due
 
     directory = ConfigLoader.load_logging_config()["directory"]
@@ -385,7 +394,10 @@ def _run_due(planned: Sequence[tuple[DAG, Callable[[], Any]]]) -> ExitStatus:
         if not is_only:
             logger.info("another call of --due is under way")
             return ExitStatus.SUCCESS
-        return _exit_status(run_due(planned, directory, _run_dag).values())
+        names, errors, slots = run_due(plan, directory, _run_dag)
+        status = _exit_status(errors.values())
+        notify.tell(notify.Report(names, errors, status, log_file), since=slots)
+        return status
 
 
 def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]) -> str:

@@ -3,7 +3,7 @@
 #
 # Says on standard error what an exit status of execute_dags.py asks for, and shows the output in
 # FILE. Nothing is said of a run that went well or was stopped. Ends with STATUS.
-# A place to add what reaches you: a mail, a message to a chat.
+# What reaches you by mail or chat: "Being told" in docs/production.md.
 
 status=$1
 case $status in

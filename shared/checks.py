@@ -11,6 +11,8 @@ from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, DatabaseError, StockIngestionError
 from shared.feed import Feed
 from shared.kite_login import describe_death
+from shared.notify import require_apprise
+from shared.send_message import open_receiver
 from shared.store import find_lacking, prove_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
@@ -32,6 +34,8 @@ def check(dags: Sequence[DAG]) -> list[StockIngestionError]:
     if feeds:
         with _proving("database", errors):
             _check_database(feeds, errors)
+    with _proving("notify", errors):
+        _check_notify(errors)
     return errors
 
 
@@ -72,6 +76,20 @@ def _check_kite() -> None:
     client.authenticate()
     death = f"the token dies at about {describe_death()}"
     say(f"ok      Kite session: logged in as {client.user_id}; {death}")
+
+
+def _check_notify(errors: list[StockIngestionError]) -> None:
+    """Prove that apprise can use the addresses of the receivers; nothing is sent."""
+    config = ConfigLoader.load_notify_config()
+    if config.urls:
+        require_apprise()
+    for number, url in enumerate(config.urls, 1):
+        name = f"receiver {number} of notify.urls ({url.partition('://')[0]})"
+        with _proving(name, errors):
+            receiver, said = open_receiver(url)
+            if receiver is None:
+                raise ConfigurationError(f"apprise cannot use its address: {' '.join(said)}")
+            say(f"ok      {name}: apprise knows it; nothing was sent")
 
 
 def _check_database(feeds: Sequence[Feed], errors: list[StockIngestionError]) -> None:

@@ -15,9 +15,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared import clock, run_lock
 from shared.calendar import Calendar, Schedule
@@ -63,47 +64,59 @@ def only_one(directory: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+class Outcome(NamedTuple):
+    """What a call has come to: the names of the DAGs that are fresh or have failed, by id, the
+    errors of the latter, and when the schedule of each came round.
+    """
+
+    names: dict[int, str]
+    errors: dict[int, BaseException]
+    slots: dict[int, datetime]
+
+
 def run_due(
-    planned: Sequence[tuple[DAG, Callable[[], Any]]],
+    plan: Sequence[tuple[DAG, Callable[[], Any]]],
     directory: Path,
     run_dag: Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any],
-) -> dict[int, BaseException]:
-    """Run those of the planned DAGs that are due. Returns the errors of those that failed, by id.
+) -> Outcome:
+    """Run those DAGs of the plan that are due.
 
     `run_dag` runs one, shows how it ends, and adds its error. What it writes to the console is
     shown if it is news. `directory` is that of the log.
     """
-    due = DueDAGs(directory)
-    errors: dict[int, BaseException] = {}
+    due, outcome = DueDAGs(directory), Outcome({}, {}, {})
     waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
-    for dag, call in planned:
+    for dag, call in plan:
         name, reason = f"DAG {dag.dag_id} {dag.name}", None
+        outcome.slots[dag.dag_id] = due.slot(dag)
         try:
-            if (reason := due.why(dag)) is None:
-                continue
-            is_running = run_lock.is_held(directory, dag.dag_id)
-            if is_running or waiting.intersection(dag.after):
-                logger.info("%s is due, and %s", name, "runs already" if is_running else "waits")
-                waiting.add(dag.dag_id)
-                continue
-            logger.info("%s is due: %s", name, reason)
-            due.refuse_to_ask(dag)
+            reason = due.why(dag)
+            if reason is not None:
+                is_running = run_lock.is_held(directory, dag.dag_id)
+                if is_running or waiting.intersection(dag.after):
+                    logger.info("%s is due, and %s", name, "runs" if is_running else "waits")
+                    waiting.add(dag.dag_id)
+                    continue
+                due.refuse_to_ask(dag)
         except StockIngestionError as exc:
-            call = partial(fail, exc)
+            call, reason = partial(fail, exc), str(exc)
+        if reason is None:
+            outcome.names[dag.dag_id] = name
+            continue
+        logger.info("%s is due: %s", name, reason)
         with _held_back(is_held=due.is_told(dag)) as show:
-            run_dag(dag, call, errors)
-        if dag.dag_id in errors:
-            is_news = due.note_failure(dag, errors[dag.dag_id])
-        elif reason := due.why_still(dag):
+            run_dag(dag, call, outcome.errors)
+        error = outcome.errors.get(dag.dag_id)
+        if error is None and (late := due.why_still(dag)):
             waiting.add(dag.dag_id)
-            is_news = due.note(dag, _LATE)
-        else:
-            is_news = True
-        if is_news:
+            if due.note(dag, _LATE):
+                show()
+                say(f"{late}\nIt is asked for again at the next call of --due.")
+            continue
+        outcome.names[dag.dag_id] = name
+        if error is None or due.note_failure(dag, error):
             show()
-            if reason and dag.dag_id not in errors:
-                say(f"{reason}\nIt is asked for again at the next call of --due.")
-    return errors
+    return outcome
 
 
 @contextlib.contextmanager
@@ -208,19 +221,20 @@ class DueDAGs:
                 return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
         return None
 
-    def _slot(self, dag: DAG) -> str:
-        return Schedule(dag.schedule).last_slot(clock.now(), self._calendar).isoformat()
+    def slot(self, dag: DAG) -> datetime:
+        """When the DAG's schedule came round last."""
+        return Schedule(dag.schedule).last_slot(clock.now(), self._calendar)
 
     def _kinds(self, dag: DAG) -> list[str]:
         told = self._told.get(str(dag.dag_id), {})
-        return list(told["kinds"]) if told.get("slot") == self._slot(dag) else []
+        return list(told["kinds"]) if told.get("slot") == f"{self.slot(dag)}" else []
 
     def note(self, dag: DAG, kind: str) -> bool:
         """Keep in mind that this is told of the DAG. Returns whether it is news."""
         kinds = self._kinds(dag)
         if kind in kinds:
             return False
-        self._told[str(dag.dag_id)] = {"slot": self._slot(dag), "kinds": [*kinds, kind]}
+        self._told[str(dag.dag_id)] = {"slot": f"{self.slot(dag)}", "kinds": [*kinds, kind]}
         self._save()
         return True
 

@@ -43,7 +43,10 @@ from tests.own_postgres import password_postgres
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
-OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL")
+OWN_VARIABLES = (
+    *("KITE_", "DB_", "NOTIFY_URLS", "PING_URL"),
+    *("LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL"),
+)
 
 # How long an example takes depends on what else the machine does. The examples are the same each
 # time; `make chaos` draws others, and more of them.

@@ -83,6 +83,14 @@ class DAGConfig:
     grace_minutes: int = GRACE_MINUTES
 
 
+@dataclass(frozen=True)
+class NotifyConfig:
+    """Who is told: receivers as apprise takes them, and a dead man's switch ("": none)."""
+
+    urls: list[str] = field(repr=False)
+    ping_url: str = field(repr=False)
+
+
 _CREDENTIALS = ("kite_api_key", "kite_api_secret", "kite_access_token")
 # With the folder of the only DAG that each is for, or None.
 _overrides: list[tuple[Source, Path | None]] = []
@@ -154,6 +162,11 @@ class ConfigLoader:
         """The days on which the exchanges trade."""
         days = _load_section("calendar")
         return Calendar(frozenset(days["holidays"]), frozenset(days["sessions"]))
+
+    @staticmethod
+    def load_notify_config() -> NotifyConfig:
+        """The `notify` section alone."""
+        return _make(NotifyConfig, _load_section("notify"))
 
     @staticmethod
     def load_logging_config() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shared.calendar import DAILY, GRACE_MINUTES, Schedule
+from shared.config.addresses import split_addresses
 
 REQUIRED: Any = object()
 UNBOUNDED = 10**9
@@ -155,6 +156,21 @@ def address(value: Any) -> str:
     raise ValueError("expected an address that begins with https:// (or http://)")
 
 
+def ping_address(value: Any) -> str:
+    """An http or https address, or an empty text."""
+    return "" if value == "" else address(value)
+
+
+def receivers(value: Any) -> list[str]:
+    """Addresses that apprise knows, such as mailto://...: a list, or one text with all of them."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        found = [part for text in texts for part in split_addresses(text)]
+        if all("://" in part and part.isprintable() for part in found):
+            return list(dict.fromkeys(found))
+    raise ValueError('expected addresses such as "mailto://user:password@example.com"')
+
+
 def folder(value: Any) -> str:
     """The path of a folder; ~ is a home folder."""
     if not text(value).isprintable():
@@ -202,6 +218,9 @@ ROOT_FIELDS = (
     # Closings that were declared at short notice, and trading on weekends (shared/calendar.py).
     Field("calendar.holidays", dates, [], is_extra=True),
     Field("calendar.sessions", dates, [], is_extra=True),
+    # Who is told of a failure, and the dead man's switch that is told of each run.
+    Field("notify.urls", receivers, [], is_secret=True, is_extra=True),
+    Field("notify.ping_url", ping_address, "", is_secret=True, is_extra=True),
     Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
     Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
     Field("logging.directory", folder, "logs", is_extra=True),

@@ -14,12 +14,19 @@ from urllib.parse import unquote
 
 from dotenv import dotenv_values
 
+from shared.config.addresses import find_secrets
 from shared.config.logging_config import register_secrets
 from shared.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-SECRET_VARIABLES = ("KITE_API_SECRET", "KITE_ACCESS_TOKEN", "DB_PASSWORD")
+SECRET_VARIABLES = (
+    "KITE_API_SECRET",
+    "KITE_ACCESS_TOKEN",
+    "DB_PASSWORD",
+    "NOTIFY_URLS",
+    "PING_URL",
+)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -37,7 +44,8 @@ def read_environment(env_file: Path) -> dict[str, str]:
         raise ConfigurationError(f"{env_file.name} cannot be read: {exc}.") from exc
     set_in_file = {name: value for name, value in from_file.items() if value}
     environment = {**set_in_file, **read_process_environment()}
-    register_secrets(environment[name] for name in SECRET_VARIABLES if name in environment)
+    for name in SECRET_VARIABLES:
+        register_secrets(find_secrets(environment.get(name, "")))
     register_secrets(_proxy_passwords(environment))
     return environment
 
