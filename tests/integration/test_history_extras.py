@@ -11,7 +11,7 @@ import pytest
 
 from dag_1_import_instruments_from_kite.changes import CHANGES
 from dag_1_import_instruments_from_kite.import_instruments import FEED
-from shared.store import prepare_extras
+from shared.preparation import prepare_extras
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import (
