@@ -34,7 +34,9 @@ def write_version(
     lines = filter(None, (_MARK.sub("", comment), _say(version, fingerprint)))
     words = sql.Literal("\n".join(lines)).as_string(cursor).strip()
     if "\n" in words:
-        words = "E" + words.removeprefix("E").replace("\n", "\\n")
+        plain = words.removeprefix("E")
+        escaped = plain.replace("\\", "\\\\") if plain == words else plain
+        words = "E" + escaped.replace("\n", "\\n")
     return f"COMMENT ON {kind} {name} IS {words}"
 
 
