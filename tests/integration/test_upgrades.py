@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dag_1_import_instruments_from_kite.import_instruments import FEED
-from shared.feed import Feed
+from shared.feed import Batch, Feed, Run
+from shared.models.table import Column
 from shared.preparation import prepare_extras, read_schema
 from shared.utils import run_history
 from shared.utils.changes import CHANGES, table_of
@@ -221,6 +223,57 @@ def test_comment_of_a_user_stays_before_the_version(cli: CommandLine) -> None:
         assert re.fullmatch(
             re.escape(f"{words}\nMade by stock_ingestion, version 4 ") + r"\w{12}", view
         )
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on DAG 1 is of a version whose list has a column more."""
+    isin = Column("isin", "varchar", 12, nullable=True, since=2)
+
+    def prepare(run: Run, batch: Batch) -> list[dict[str, Any]]:
+        return [{**row, "isin": f"IN{row['tradingsymbol']}"} for row in FEED.prepare(run, batch)]
+
+    table = replace(FEED.table, columns=(*FEED.table.columns, isin))
+    feed = replace(FEED, table=table, prepare=prepare)
+    for module in ("", ".import_instruments"):
+        monkeypatch.setattr(f"{FEED.folder.name}{module}.FEED", feed)
+
+
+ADD = "ALTER TABLE kite_instrument_master ADD COLUMN isin varchar(12)"
+
+
+@pytest.mark.usefixtures("later")
+def test_column_that_comes_with_a_later_version(cli: CommandLine) -> None:
+    data = make(cli, "4_host_of_runs")
+    cli.kite.dump = to_csv(LIST)
+    dry = cli.run("--dag", "1", "--dry-run")
+    assert dry.status == 0
+    assert "is of an earlier version: a run gives it the column isin first" in dry.stderr
+    assert f"        {ADD};\n" in cli.run("check").stdout
+    assert cli.load(to_csv(LIST)).stderr == ""
+    assert_kept(cli, data)
+    isin = "SELECT isin, count(*) FROM kite_instrument_master GROUP BY isin ORDER BY 2 DESC LIMIT 2"
+    assert cli.query(isin)[0] == (None, 271)
+    assert cli.query(isin)[1][0].startswith("INOLD")
+    assert cli.query("SELECT obj_description('kite_instrument_master'::regclass)") == [
+        ("Made by stock_ingestion, version 2",)
+    ]
+    assert not re.search("^(older|lacking)", cli.run("check").stdout, re.M)
+    assert cli.load(to_csv(LIST)).stderr == ""
+
+
+@pytest.mark.usefixtures("later")
+def test_column_that_the_role_may_not_add_is_told_before_kite_is_asked(
+    cli: CommandLine, as_role: Callable[..., str]
+) -> None:
+    make(cli, "1_table")
+    as_role()
+    words = f"it lacks the column isin: let the table's owner run {ADD}"
+    result = cli.load(to_csv(LIST))
+    assert result.status == 1
+    assert words in result.stderr
+    assert cli.kite.requests == []
+    assert words in cli.run("check").stdout
 
 
 def scripts_of(feed: Feed) -> dict[str, tuple[int, str]]:
