@@ -102,12 +102,13 @@ def _describe_older(
 
 def _find_newer(cursor: Any, feed: Feed) -> Iterator[str]:
     """The tables and views of a version that this program does not know."""
-    tables = {each.name: each.version for each in (feed.table, run_history.TABLE, table_of(feed))}
-    for name, version in tables.items():
-        found = read_table(cursor, name)
-        there = (read_version(found.comment) if found else None) or 0
-        if there > version:
-            yield f"{name} (version {there}, here {version})"
+    tables = [(feed.table.version, read_table(cursor, feed.table.name))]
+    for table in (run_history.TABLE, table_of(feed)):
+        tables.append((table.version, find_extra(cursor, table)))
+    for version, found in tables:
+        there = (read_version(found.comment) or 0) if found else 0
+        if found and there > version:
+            yield f"{found.place.name} (version {there}, here {version})"
     script = _views_script(cursor, feed)
     for view in find_stale(cursor, script):
         if view.newer:
