@@ -1,6 +1,6 @@
 """What a run prepares: its table, what it writes beside that, and the views, of this version."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from shared.exceptions import ConfigurationError
@@ -18,7 +18,7 @@ from shared.utils.extras import (
 )
 from shared.utils.table_check import FoundTable, find_added, find_narrow, read_table
 from shared.utils.table_setup import ensure_table
-from shared.utils.versions import read_version, version_of
+from shared.utils.versions import describe_newer, read_version
 
 
 class History(NamedTuple):
@@ -49,70 +49,63 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
     changes = table_of(feed)
     no_changes = ensure_extra_table(cursor, changes, upgrade=upgrade)
     faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
-    upgrades = {table.name: table for table in _find_older(cursor, feed) if not table.is_owner}
-    if upgrades:
+    script = _views_script(cursor, feed)
+    tables = _read_tables(cursor, feed)
+    older = [table for table in tables if table.script and not table.found.is_owner]
+    if older:
         faults.append(
-            f"Of an earlier version, and used as it is: {', '.join(upgrades)}. "
+            f"Of an earlier version, and used as it is: {', '.join(map(str, older))}. "
             "`check` prints what the owner has to run."
         )
-    lacking = ensure_views(cursor, _views_script(cursor, feed))
+    newer = [f"{table} ({table.newer})" for table in tables if table.newer]
+    newer += [f"{view.name} ({view.newer})" for view in find_stale(cursor, script) if view.newer]
+    if newer:
+        faults.append(
+            f"Made by a newer version of this program, and left as it is: {', '.join(newer)}. "
+            "Upgrade this one."
+        )
+    lacking = ensure_views(cursor, script)
     if views := [f"{view.name} ({view.reason})" for view in lacking if not view.is_index]:
         faults.append(
             f"Not made, or of an earlier version: {'; '.join(views)}. Rename what is in the way, "
             "or let the table's owner run this DAG once."
         )
-    if newer := list(_find_newer(cursor, feed)):
-        faults.append(
-            f"Made by a newer version of this program, and left as it is: {', '.join(newer)}. "
-            "Upgrade this one."
-        )
-    scripts = [table.script for table in upgrades.values()] + [view.script for view in lacking]
-    script = "\n".join(filter(None, scripts))
-    return History(runs=True, changes=no_changes is None), Lacking(" ".join(faults), script)
+    scripts = [table.script for table in older] + [view.script for view in lacking]
+    return History(runs=True, changes=no_changes is None), Lacking(
+        " ".join(faults), "\n".join(filter(None, scripts))
+    )
 
 
-class _Older(NamedTuple):
-    """A table of an earlier version, and the SQL that brings it up."""
+class _Table(NamedTuple):
+    """A table that is there; `script` brings it up ("": it lacks nothing)."""
 
-    name: str
+    found: FoundTable
     script: str
-    is_owner: bool
+    newer: str  # the versions in words, if this program does not know its one
+
+    def __str__(self) -> str:
+        return self.found.place.name
 
 
-def _find_older(cursor: Any, feed: Feed) -> Iterator[_Older]:
-    found = read_table(cursor, feed.table.name)
-    if found is not None:
-        narrow = find_narrow(feed.table, found)
-        statements = [statement.as_string(cursor) for statement in narrow.values()]
+def _read_tables(cursor: Any, feed: Feed) -> list[_Table]:
+    """The feed's table, the history, and the table of changes, as far as they are there."""
+    tables = []
+    if (found := read_table(cursor, feed.table.name)) is not None:
+        narrow = find_narrow(feed.table, found).values()
+        statements = [statement.as_string(cursor) for statement in narrow]
         statements += find_added(feed.table, found).values()
-        if statements:
-            yield _describe_older(cursor, found, feed.table.version, statements)
+        tables.append(_describe(cursor, found, feed.table.version, statements))
     for table in (run_history.TABLE, table_of(feed)):
-        found = find_extra(cursor, table)
-        if found is not None and (statements := find_upgrades(table, found)):
-            yield _describe_older(cursor, found, table.version, statements)
+        if (found := find_extra(cursor, table)) is not None:
+            statements = find_upgrades(table, found)
+            tables.append(_describe(cursor, found, table.version, statements))
+    return tables
 
 
-def _describe_older(
-    cursor: Any, found: FoundTable, version: int, statements: Sequence[str]
-) -> _Older:
-    lines = [*statements, render_version(cursor, found, version)]
-    return _Older(found.place.name, ";\n".join(lines) + ";", found.is_owner)
-
-
-def _find_newer(cursor: Any, feed: Feed) -> Iterator[str]:
-    """The tables and views of a version that this program does not know."""
-    tables = [(feed.table.version, read_table(cursor, feed.table.name))]
-    for table in (run_history.TABLE, table_of(feed)):
-        tables.append((table.version, find_extra(cursor, table)))
-    for version, found in tables:
-        there = (read_version(found.comment) or 0) if found else 0
-        if found and there > version:
-            yield f"{found.place.name} (version {there}, here {version})"
-    script = _views_script(cursor, feed)
-    for view in find_stale(cursor, script):
-        if view.newer:
-            yield f"{view.name} (version {view.newer}, here {version_of(script)})"
+def _describe(cursor: Any, found: FoundTable, version: int, statements: Sequence[str]) -> _Table:
+    lines = [*statements, render_version(cursor, found, version)] if statements else ()
+    script = "\n".join(f"{line};" for line in lines)
+    return _Table(found, script, describe_newer(read_version(found.comment), version))
 
 
 def read_schema(feed: Feed) -> str:
@@ -152,7 +145,7 @@ class Preview(NamedTuple):
 
 def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
     """What a run would do to tables and views of an earlier version. Changes nothing."""
-    tables = [table for table in _find_older(cursor, feed) if table.is_owner]
+    tables = [each for each in _read_tables(cursor, feed) if each.script and each.found.is_owner]
     cursor.execute("SAVEPOINT before_history")
     try:
         if (found := read_table(cursor, feed.table.name)) is None:
@@ -166,7 +159,7 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
         after = [view.name for view in find_stale(cursor, script)]
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT before_history")
-    older = [table.name for table in tables] + [name for name in before if name not in after]
+    older = [*map(str, tables), *(name for name in before if name not in after)]
     return Preview(lacking, older, "\n".join(table.script for table in tables))
 
 

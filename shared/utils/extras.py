@@ -21,7 +21,7 @@ from shared.models.table import Column, Table
 from shared.utils.sql import load_sql, settings
 from shared.utils.staged_merge import lock_name
 from shared.utils.table_check import FoundTable, find_faults, find_missing_keys, read_table
-from shared.utils.versions import is_of, read_version, version_of, write_version
+from shared.utils.versions import describe_newer, is_of, read_version, version_of, write_version
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
 class Stale(NamedTuple):
     """A view or an index that is not there as `script` makes it.
 
-    `is_taken`: not ours is. `newer` is a version that this program does not know.
+    `is_taken`: not ours is. `newer` has the versions in words, if this program does not know it.
     """
 
     script: str
@@ -216,7 +216,7 @@ class Stale(NamedTuple):
     sources: list[str]
     is_there: bool
     is_taken: bool
-    newer: int
+    newer: str
 
 
 def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
@@ -237,7 +237,6 @@ def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
                 continue
             is_ours = read_version(comment) is not None or columns == _columns_of(cursor, statement)
             is_taken = found != "v" or not is_ours
-        there = 0 if is_taken else read_version(comment) or 0
         made = statement
         if kind == "VIEW":
             mark = write_version(cursor, kind, name, comment, version, fingerprint)
@@ -249,7 +248,7 @@ def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
             sources=sources,
             is_there=row is not None,
             is_taken=is_taken,
-            newer=there if there > version else 0,
+            newer="" if is_taken else describe_newer(read_version(comment), version),
         )
 
 

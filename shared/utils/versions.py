@@ -45,5 +45,10 @@ def version_of(script: str) -> int:
     return max(map(int, _VERSION.findall(script)), default=1)
 
 
+def describe_newer(found: int | None, version: int) -> str:
+    """The two versions in words, if the one that was found is newer; else ""."""
+    return f"version {found}, here {version}" if (found or 0) > version else ""
+
+
 def _say(version: int, fingerprint: str) -> str:
     return f"{_WORDS}{version} {fingerprint}".rstrip()
