@@ -12,8 +12,8 @@ from shared.exceptions import ConfigurationError, DatabaseError, StockIngestionE
 from shared.feed import Feed
 from shared.kite_login import describe_death
 from shared.notify import require_apprise
+from shared.preparation import Lacking, preview_upgrade, prove_schema
 from shared.send_message import open_receiver
-from shared.store import find_lacking, prove_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
@@ -113,8 +113,16 @@ def _check_table(name: str, manager: DatabaseManager, feed: Feed) -> None:
     manager.run_in_transaction(partial(prove_schema, feed=feed))
     say(f"ok      {name}: {found}")
     try:
-        lacking = manager.run_in_transaction(partial(find_lacking, feed=feed))
+        lacking, older, script = manager.run_in_transaction(partial(preview_upgrade, feed=feed))
     except StockIngestionError as exc:  # no failure of the check
-        lacking = str(exc)
-    if lacking:
-        say(f"lacking {name}: {lacking}")
+        lacking, older, script = Lacking(str(exc)), (), ""
+    if older:
+        say(f"older   {name}: the next run brings up {', '.join(older)}")
+    for line in script.splitlines():
+        say(f"        {line}")
+    if lacking.words:
+        say(f"lacking {name}: {lacking.words}")
+    if lacking.script:
+        say("        What the owner has to run, in psql for example:")
+    for line in lacking.script.splitlines():
+        say(f"        {line}")

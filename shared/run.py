@@ -38,7 +38,8 @@ from shared.feed import (
 )
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.store import History, Rows, predict, prepare_extras, read_schema, store
+from shared.preparation import History, Lacking, prepare_extras, read_schema
+from shared.store import Rows, predict, store
 from shared.summary import describe, is_unchanged, summarize, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -146,14 +147,14 @@ def _begin(run: Run, manager: DatabaseManager, lock: run_lock.RunLock | None) ->
 def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
     """Make what the run writes to, where that is not there yet."""
 
-    def prepare(cursor: Any) -> tuple[History, str]:
+    def prepare(cursor: Any) -> tuple[History, Lacking]:
         ensure_table(cursor, run.feed.table, read_schema(run.feed))
         return prepare_extras(cursor, run.feed)
 
     with operation("prepare table", run.durations):
         history, lacking = manager.run_in_transaction(prepare)
-    if lacking:
-        logger.warning("%s", lacking)
+    if lacking.words:
+        logger.warning("%s", lacking.words)
     return history
 
 

@@ -33,7 +33,7 @@ from dag_1_import_instruments_from_kite.import_instruments import (
 )
 from sandbox.kite_server import KiteServer
 from shared.config import config_loader, logging_config
-from shared.store import read_schema
+from shared.preparation import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
 from tests.clock import OWN_SERVER_CLOCK

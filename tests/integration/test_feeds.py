@@ -17,8 +17,8 @@ from shared.config.fields import Field, dates
 from shared.exceptions import DAGExecutionError, StockIngestionError
 from shared.feed import API_SOURCE, Batch, Feed, Payload, Run, RunKey
 from shared.models.table import Column, Table
+from shared.preparation import prove_schema
 from shared.run import run_feed
-from shared.store import prove_schema
 from shared.utils import db_manager
 from shared.utils.changes import read_changes
 from shared.utils.db_manager import DatabaseManager
