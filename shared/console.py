@@ -9,8 +9,8 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime
 from typing import Any
 
@@ -135,6 +135,22 @@ def _can_draw() -> bool:
 
 class _AsciiConsole(Console):
     encoding = "ascii"  # rich then draws with hyphens
+
+
+@contextmanager
+def hold_back(*, is_held: bool) -> Iterator[Callable[[], None]]:
+    """What the body writes to the console is written when the yielded function is called."""
+    output, errors = io.StringIO(), io.StringIO()
+
+    def show() -> None:
+        sys.stderr.write(errors.getvalue())
+        sys.stdout.write(output.getvalue())
+
+    if not is_held:
+        yield lambda: None
+        return
+    with redirect_stdout(output), redirect_stderr(errors):
+        yield show
 
 
 @contextmanager

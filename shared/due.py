@@ -8,11 +8,9 @@ told again, and Kite is not asked again with credentials that it has refused.
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -23,7 +21,7 @@ from typing import Any, NamedTuple
 from shared import clock, run_lock
 from shared.calendar import Calendar, Schedule
 from shared.config.config_loader import ConfigLoader
-from shared.console import say
+from shared.console import hold_back, say
 from shared.dag_discovery import DAG
 from shared.exceptions import (
     AuthenticationError,
@@ -104,7 +102,7 @@ def run_due(
             outcome.names[dag.dag_id] = name
             continue
         logger.info("%s is due: %s", name, reason)
-        with _held_back(is_held=due.is_told(dag)) as show:
+        with hold_back(is_held=due.is_told(dag)) as show:
             run_dag(dag, call, outcome.errors)
         error = outcome.errors.get(dag.dag_id)
         if error is None and (late := due.why_still(dag)):
@@ -117,22 +115,6 @@ def run_due(
         if error is None or due.note_failure(dag, error):
             show()
     return outcome
-
-
-@contextlib.contextmanager
-def _held_back(*, is_held: bool) -> Iterator[Callable[[], None]]:
-    """What the body writes to the console is written when the yielded function is called."""
-    output, errors = io.StringIO(), io.StringIO()
-
-    def show() -> None:
-        sys.stderr.write(errors.getvalue())
-        sys.stdout.write(output.getvalue())
-
-    if not is_held:
-        yield lambda: None
-        return
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        yield show
 
 
 class DueDAGs:
