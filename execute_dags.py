@@ -402,17 +402,14 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
 
 def _run_due(plan: Sequence[tuple[DAG, Callable[[], Any]]], log_file: Path | None) -> ExitStatus:
     from shared import notify
-    from shared.due import only_one, run_due
+    from shared.due import run_due
 
-    directory = ConfigLoader.load_logging_config()["directory"]
-    with only_one(directory) as is_only:
-        if not is_only:
-            logger.info("another call of --due is under way")
-            return ExitStatus.SUCCESS
-        names, errors, slots = run_due(plan, directory, _run_dag)
-        status = _exit_status(errors.values())
-        notify.tell(notify.Report(names, errors, status, log_file), since=slots)
-        return status
+    outcome = run_due(plan, ConfigLoader.load_logging_config()["directory"], _run_dag)
+    if outcome is None:  # another call is under way
+        return ExitStatus.SUCCESS
+    status = _exit_status(outcome.errors.values())
+    notify.tell(notify.Report(outcome.names, outcome.errors, status, log_file), since=outcome.slots)
+    return status
 
 
 def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]) -> str:

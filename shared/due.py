@@ -62,6 +62,11 @@ def only_one(directory: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
+# Runs one, shows how it ends, and adds its error.
+RunDAG = Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any]
+
+
 class Outcome(NamedTuple):
     """What a call has come to: the names of the DAGs that are fresh or have failed, by id, the
     errors of the latter, and when the schedule of each came round.
@@ -72,16 +77,19 @@ class Outcome(NamedTuple):
     slots: dict[int, datetime]
 
 
-def run_due(
-    plan: Sequence[tuple[DAG, Callable[[], Any]]],
-    directory: Path,
-    run_dag: Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any],
-) -> Outcome:
-    """Run those DAGs of the plan that are due.
+def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
+    """Run those DAGs of the plan that are due. None if another such call is under way.
 
-    `run_dag` runs one, shows how it ends, and adds its error. What it writes to the console is
-    shown if it is news. `directory` is that of the log.
+    What `run_dag` writes to the console is shown if it is news. `directory` is that of the log.
     """
+    with only_one(directory) as is_only:
+        if is_only:
+            return _run_due(plan, directory, run_dag)
+    logger.info("another call of --due is under way")
+    return None
+
+
+def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
     due, outcome = DueDAGs(directory), Outcome({}, {}, {})
     waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
     for dag, call in plan:
