@@ -26,11 +26,19 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run`: no traceback from an import
 
+import sys
+
+from shared.program import PROGRAM, find_lack, module_command
+
+if __name__ == "__main__" and (lack := find_lack()):  # before an import that fails for it
+    sys.stderr.write(f"{lack}\n")
+    sys.exit(2)
+
 import argparse
 import contextlib
+import io
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -38,7 +46,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.arguments import Parser, add_commands, read_day
+from shared.arguments import Parser, add_commands, read_dag, read_day
 from shared.config.config_loader import ConfigLoader
 from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
@@ -49,13 +57,12 @@ from shared.exceptions import (
     DAGExecutionError,
     StockIngestionError,
 )
-from shared.feed import Command, RunOptions
-from shared.run_plan import plan_runs, select
+from shared.feed import Command, RunOptions, Summary
+from shared.run_plan import find_ids, plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
 
 PROJECT_ROOT = Path(__file__).resolve().parent
-PROGRAM = "execute_dags.py"
 
 # Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
@@ -72,8 +79,8 @@ examples:
   execute_dags.py changes --help        the options of a command
 
 Exit status: 0 success, 1 a DAG failed or its data are stale, 2 bad usage or
-configuration, 3 log in to Kite again, 129 terminal closed, 130 interrupted,
-143 terminated.
+configuration, 3 log in to Kite again, 4 whether data are fresh cannot be
+known, 129 terminal closed, 130 interrupted, 143 terminated.
 """
 
 logger = logging.getLogger("execute_dags")
@@ -82,12 +89,16 @@ _signals = Signals()
 
 
 class ExitStatus(IntEnum):
-    """What the caller (cron, systemd, CI) is told; 3 is for a dead session and nothing else."""
+    """What the caller (cron, systemd, CI) is told.
+
+    3 is for a dead session and nothing else; 4 is never a run's.
+    """
 
     SUCCESS = 0
     DAG_FAILED = 1
     USAGE_OR_CONFIGURATION = 2
     LOG_IN_AGAIN = 3
+    CANNOT_BE_KNOWN = 4
     HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
@@ -130,6 +141,12 @@ def parse_arguments() -> argparse.Namespace:
         arguments = parser.read(words)
     except Exception as exc:  # what a DAG adds for its command is its own
         parser.error(f"the command {word} is broken: {type(exc).__name__}: {exc}")
+    if (
+        word is None
+        and arguments.due
+        and (arguments.dry_run or arguments.force or arguments.from_file is not None)
+    ):
+        parser.error("--due takes no --dry-run, --force or --from-file: name a DAG for those")
     if arguments.sandbox_fault and not arguments.sandbox:
         parser.error("--sandbox-fault needs --sandbox")
     return arguments
@@ -142,8 +159,10 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
     width = max(map(len, commands))
     described = [f"{command.name:<{width}}  {command.help}"[:76] for command in commands.values()]
     parser.add_argument_group("commands", "\n".join(described))
-    _add_dag(parser, "run the DAG with this id; may be given several times")
+    _add_dag(parser, "run the DAG with this id or name; may be given several times")
     add = parser.add_argument
+    due = "run what is due, and not fresh yet: for a call every few minutes (cron, systemd)"
+    add("--due", action="store_true", help=due)
     add("--dry-run", action="store_true", help="show what would change, write nothing")
     from_file = "read a saved file (plain or gzipped; -: standard input) instead of the source"
     add("--from-file", metavar="PATH", help=from_file)
@@ -159,7 +178,10 @@ def _make_command_parser(command: Command) -> Parser:
     parser = Parser(f"{PROGRAM} {command.name}", f"{command.help[:1].upper()}{command.help[1:]}.")
     parser.set_defaults(function=command.function, command=command.name, dag=[])
     command.add_arguments(parser)
-    _add_surroundings(parser, has_sandbox=command.function not in (_list_dags, _log_in))
+    has_sandbox = command.function not in (_list_dags, _log_in)
+    # The others have nothing to be silent about, or are asked for what they print.
+    has_quiet = command.function in (_check, _show_status)
+    _add_surroundings(parser, has_sandbox=has_sandbox, has_quiet=has_quiet)
     return parser
 
 
@@ -167,22 +189,37 @@ def _built_in_commands() -> tuple[Command, ...]:
     return (
         Command("login", "log in to Kite, and put today's access token into .env", _log_in),
         Command("check", "prove all that a run needs, import nothing", _check, _add_dag),
-        Command("status", "show the last runs, and which DAGs are fresh", _show_status, _add_json),
+        Command(
+            "status", "show the last runs, and which DAGs are fresh", _show_status, _add_status
+        ),
         Command("changes", "show what runs have changed", _show_changes, _add_changes),
-        Command("list", "list all DAGs", _list_dags, lambda p: p.set_defaults(list=True)),
+        Command("list", "list all DAGs", _list_dags, _add_list),
     )
 
 
 def _add_dag(parser: argparse.ArgumentParser, text: str = "of this DAG alone; repeatable") -> None:
-    parser.add_argument("--dag", metavar="N", type=int, action="append", default=[], help=text)
+    parser.add_argument("--dag", metavar="N", type=read_dag, action="append", default=[], help=text)
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    _add_dag(parser)
+def _add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(list=True)
+    _add_json(parser)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    _add_dag(parser)
+    form = parser.add_mutually_exclusive_group()
+    _add_json(form)
+    metrics = "print metrics for the textfile collector of Prometheus' node_exporter"
+    form.add_argument("--prometheus", action="store_true", help=metrics)
+
+
 def _add_changes(parser: argparse.ArgumentParser) -> None:
+    _add_dag(parser)
     _add_json(parser)
     which = parser.add_mutually_exclusive_group()
     run = "what this run has changed (default: the last one that brought another list)"
@@ -193,11 +230,23 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exchange", help="changes on this exchange alone")
 
 
-def _add_surroundings(parser: argparse.ArgumentParser, *, has_sandbox: bool = True) -> None:
-    parser.set_defaults(sandbox=False, sandbox_fault=None)
+def _add_surroundings(
+    parser: argparse.ArgumentParser, *, has_sandbox: bool = True, has_quiet: bool = True
+) -> None:
+    parser.set_defaults(sandbox=False, sandbox_fault=None, quiet=False)
     add = parser.add_argument
+    told = parser.add_mutually_exclusive_group()
     level = f"log from this level on, also to standard error ({', '.join(LOG_LEVELS)})"
-    add("--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level)
+    told.add_argument(
+        "--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level
+    )
+    verbose = "tell also each request and SQL statement, with its seconds: --log-level DEBUG"
+    told.add_argument(
+        "--verbose", action="store_const", dest="log_level", const="DEBUG", help=verbose
+    )
+    if has_quiet:
+        quiet = "print nothing unless something is wrong"
+        told.add_argument("--quiet", action="store_true", help=quiet)
     if has_sandbox:
         sandbox = "use a PostgreSQL and a Kite of its own in .sandbox/, without credentials; "
         sandbox += "each good run is the next trading day of a made-up market"
@@ -219,7 +268,7 @@ def execute_dag_wrapper(
     try:
         with _signals.as_sent():
             result = func()
-            message = "" if result is None else str(result)
+            message = result if isinstance(result, str) else "" if result is None else str(result)
     except (Exception, SystemExit) as exc:  # a DAG that exits must not end the others
         log_error_once(f"{context} failed", exc)
         logger.info("%s: failed in %.3f s", context, time.perf_counter() - begin)
@@ -242,7 +291,10 @@ def run(arguments: argparse.Namespace) -> int:
     setup_console_logging(arguments.log_level)
     try:
         with _signals.as_sent():
-            return _run_in_sandbox(arguments) if arguments.sandbox else _call(arguments)
+            if {str} & {type(each) for each in arguments.dag}:
+                arguments.dag = find_ids(discover_dags(PROJECT_ROOT), arguments.dag)
+            work = _run_in_sandbox if arguments.sandbox else _call
+            return _call_quietly(work, arguments) if arguments.quiet else work(arguments)
     except Exception as exc:
         is_foreseen = isinstance(exc, StockIngestionError)
         context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
@@ -264,6 +316,15 @@ def _flush_or_drop(stream: Any) -> None:
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _call_quietly(work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Do it without a word, but for what it logs. What a command has found wrong is told, too."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = work(arguments)
+    if status and arguments.function is not _run_dags:  # whose errors are logged
+        sys.stderr.write(said.getvalue().lstrip("\n"))
+    return status
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -300,8 +361,7 @@ def _run_in_sandbox(arguments: argparse.Namespace) -> int:
         is_stored = is_run and status == ExitStatus.SUCCESS and not arguments.dry_run
         if is_stored and sandbox.has_served_list:
             sandbox.complete()
-            python = os.path.relpath(sys.executable, PROJECT_ROOT)
-            say(f"\nLook at the data with psql: {python} -m sandbox")
+            say(f"\nLook at the data with psql:\n{module_command('sandbox')}")
             say("One query: add -c 'SELECT * FROM kite_instrument_master LIMIT 5'")
     return status
 
@@ -312,22 +372,44 @@ def _select(arguments: argparse.Namespace) -> list[DAG]:
 
 
 def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
+    from shared import notify
     from shared.console import say, say_table
 
     dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
     options = RunOptions(arguments.dry_run, arguments.from_file, arguments.force)
+    plan = plan_runs(dags, options)
+    if arguments.due:
+        return _run_due(plan, arguments.log_file)
+    if not options.dry_run:
+        notify.ping_start()
     errors: dict[int, BaseException] = {}
     rows = []
-    for dag, call in plan_runs(dags, options):
+    for dag, call in plan:
         begin = time.perf_counter()
-        status = _run_dag(dag, call, errors)
-        rows.append((str(dag.dag_id), dag.name, status, f"{time.perf_counter() - begin:.2f}"))
+        ending = _run_dag(dag, call, errors)
+        rows.append((str(dag.dag_id), dag.name, ending, f"{time.perf_counter() - begin:.2f}"))
     if len(rows) > 1:
         say()
         say_table(("id", "name", "status", "seconds"), rows)
     if errors and arguments.log_file is not None:
         say(f"Details: {arguments.log_file}")
-    return _exit_status(errors.values())
+    status = _exit_status(errors.values())
+    if not options.dry_run:
+        names = {dag.dag_id: f"DAG {dag.dag_id} {dag.name}" for dag, _ in plan}
+        notify.tell(notify.Report(names, errors, status, arguments.log_file))
+    return status
+
+
+def _run_due(plan: Sequence[tuple[DAG, Callable[[], Any]]], log_file: Path | None) -> ExitStatus:
+    from shared import notify
+    from shared.due import run_due
+
+    outcome = run_due(plan, ConfigLoader.load_logging_config()["directory"], _run_dag)
+    if outcome is None:  # another call is under way
+        return ExitStatus.SUCCESS
+    status = _exit_status(outcome.errors.values())
+    notify.tell(notify.Report(outcome.names, outcome.errors, status, log_file), since=outcome.slots)
+    return status
 
 
 def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]) -> str:
@@ -348,7 +430,8 @@ def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]
     if succeeded:
         say_lines(f"\n{message}\n" if message else "")
     status = "succeeded" if succeeded else "failed"
-    say(f"{name} {status} in {time.perf_counter() - begin:.2f} s")
+    counts = f": {message.counts}" if isinstance(message, Summary) else ""
+    say(f"{name} {status} in {time.perf_counter() - begin:.2f} s{counts}")
     return status
 
 
@@ -365,11 +448,13 @@ def _check(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _show_status(arguments: argparse.Namespace, **clocks: Any) -> ExitStatus:
+    from shared.freshness import FRESH, STALE
     from shared.run_status import show_status
 
-    dags = _select(arguments)
-    are_fresh = show_status(dags, arguments.dag, as_json=arguments.json, **clocks)
-    return ExitStatus.SUCCESS if are_fresh else ExitStatus.DAG_FAILED
+    form = {"as_json": arguments.json, "as_metrics": arguments.prometheus}
+    verdict = show_status(_select(arguments), arguments.dag, **form, **clocks)
+    statuses = {FRESH: ExitStatus.SUCCESS, STALE: ExitStatus.DAG_FAILED}
+    return statuses.get(verdict, ExitStatus.CANNOT_BE_KNOWN)
 
 
 def _show_changes(arguments: argparse.Namespace) -> None:
@@ -381,10 +466,13 @@ def _show_changes(arguments: argparse.Namespace) -> None:
 
 
 def _list_dags(arguments: argparse.Namespace) -> None:
-    from shared.console import say_table
+    from shared.console import say_table, write_json
 
-    rows = []
-    for dag in discover_dags(PROJECT_ROOT):
+    dags, rows = discover_dags(PROJECT_ROOT), []
+    if arguments.json:
+        write_json({"time_zone": "Asia/Kolkata", "dags": [dag.as_dict() for dag in dags]})
+        return
+    for dag in dags:
         enabled = "?" if dag.fault else "yes" if dag.enabled else "no"
         description = f"BROKEN: {dag.fault}" if dag.fault else dag.description
         rows.append((dag.shown_id, dag.name, enabled, dag.schedule, description))

@@ -19,8 +19,8 @@ from shared.feed import Batch, Feed, Payload, RejectedRow, Run
 from shared.foreign_text import shorten
 from shared.models.column import find_invalid
 from shared.models.instrument import INSTRUMENT_TABLE, Instrument, check_instrument
+from shared.preparation import read_schema
 from shared.run import retry_policy, run_feed
-from shared.store import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.kite_csv import KITE_ORDER, WrittenKey, parse_dump

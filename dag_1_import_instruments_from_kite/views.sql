@@ -1,3 +1,4 @@
+-- version 4
 -- Looking things up. Each view shows the newest list only: the rows of the last good run.
 -- Functions are named with their schema, and texts cast to text: else one of another role's in the
 -- same schema, made for VARCHAR, would be the better match.

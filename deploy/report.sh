@@ -4,7 +4,7 @@
 # Says on standard error what an exit status of execute_dags.py asks for, and shows the output in
 # FILE. STATUS is a number, or the name of a signal as systemd gives it. Nothing is said of a run
 # that went well or was stopped by SIGTERM. Ends with STATUS.
-# A place to add what reaches you: a mail, a message to a chat.
+# What reaches you by mail or chat: "Being told" in docs/production.md.
 
 status=$1
 case $status in
@@ -12,7 +12,7 @@ case $status in
     1) advice="A DAG failed. Its log says why; run it again when that is mended." ;;
     2) advice="The configuration is wrong. Mend it, then prove it: execute_dags.py check." ;;
     3) advice="The Kite session is dead. Log in (execute_dags.py login), then run again." ;;
-    4) advice="It cannot be known what is due. Ask what is lacking: execute_dags.py check." ;;
+    4) advice="It cannot be known how fresh the rows are. What is lacking: execute_dags.py check." ;;
     126) advice="The program may not be executed. Look at the rights of .venv/bin/python." ;;
     127) advice="The program was not found. Is .venv there? The README says how to install it." ;;
     129 | HUP) advice="SIGHUP: the terminal was closed. Run it again." ;;

@@ -9,8 +9,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from shared.calendar import is_trading_day
-
 # Names, prices (invented), and NSE's holidays of 2026. A list has lines of several words.
 DATA: dict[str, Any] = json.loads(Path(__file__).with_name("market.json").read_text("utf-8"))
 _HOLIDAYS = frozenset(map(date.fromisoformat, " ".join(DATA["holidays"]).split()))
@@ -20,18 +18,22 @@ _FIRST_TOKENS = {1: 3, 4: 500_002, 9: 1_001}  # by segment code; those of contra
 _TOKEN_GAPS = {1: 4, 4: 9}
 
 
+def _is_trading_day(on: date) -> bool:
+    return on.weekday() < 5 and on not in _HOLIDAYS
+
+
 def trading_day(day: int) -> date:
     """The date of a trading day, from 0."""
     on = _START
-    while day > 0 or not is_trading_day(on, _HOLIDAYS):
-        day -= is_trading_day(on, _HOLIDAYS)
+    while day > 0 or not _is_trading_day(on):
+        day -= _is_trading_day(on)
         on += timedelta(1)
     return on
 
 
 def last_open_day(on: date) -> date:
     """The same day or, where it is free, the last trading day before it."""
-    while not is_trading_day(on, _HOLIDAYS):
+    while not _is_trading_day(on):
         on -= timedelta(1)
     return on
 

@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -13,6 +15,7 @@ from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import Command, Feed
 from shared.foreign_text import escape_line
+from shared.program import PROGRAM, command
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,10 +37,11 @@ class Parser(argparse.ArgumentParser):
         """End the program with status 2: this word is not known."""
         name = word.partition("=")[0] or "''"
         if name in self._commands:
-            self.error(f"{name} is a command, its options follow it: {self.prog} {name} ...")
+            self.error(f"{name} is a command, its options follow it: {command(name)}")
         known = [*self._option_string_actions, *self._commands]
         nearest = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"see {self.prog} --help"
+        all_help = command(*self.prog.split()[1:], "--help")
+        hint = f"did you mean {nearest[0]}?" if nearest else f"see {all_help}"
         self.error(f"{name} is not known; {note or hint}")
 
     def error(self, message: str) -> NoReturn:
@@ -51,6 +55,15 @@ def read_day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from exc
+
+
+def read_dag(text: str) -> int | str:
+    """The id of a DAG, or a name, that an argument gives."""
+    with suppress(ValueError):
+        return int(text)
+    if not re.fullmatch(r"\w[\w-]*", text):
+        raise argparse.ArgumentTypeError(f"expected the id or the name of a DAG, got {text!r}")
+    return text
 
 
 def load_feeds(dags: Sequence[DAG]) -> tuple[list[Feed], list[StockIngestionError]]:
@@ -71,22 +84,22 @@ def add_commands(dags: Sequence[DAG], commands: dict[str, Command]) -> list[Stoc
     Raises ConfigurationError if one has the name of a command that is there.
     """
     feeds, errors = load_feeds(dags)
-    owners = dict.fromkeys(commands, "execute_dags.py")
-    for owner, dag_id, command in (
+    owners = dict.fromkeys(commands, PROGRAM)
+    for owner, dag_id, new in (
         (feed.folder.name, feed.dag_id, each) for feed in feeds for each in feed.commands
     ):
-        if command.name in owners:
+        if new.name in owners:
             raise ConfigurationError(
-                f"{owner} and {owners[command.name]} both have a command {command.name}: give one "
+                f"{owner} and {owners[new.name]} both have a command {new.name}: give one "
                 "of them another name."
             )
-        owners[command.name] = owner
-        add_arguments = partial(_add_arguments, command, dag_id)
-        commands[command.name] = replace(command, add_arguments=add_arguments)
+        owners[new.name] = owner
+        add_arguments = partial(_add_arguments, new, dag_id)
+        commands[new.name] = replace(new, add_arguments=add_arguments)
     return errors
 
 
-def _add_arguments(command: Command, dag_id: int, parser: argparse.ArgumentParser) -> None:
+def _add_arguments(new: Command, dag_id: int, parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a DAG's command, which is about this DAG: a sandbox has its part."""
     parser.set_defaults(dag=[dag_id])
-    command.add_arguments(parser)
+    new.add_arguments(parser)

@@ -3,9 +3,10 @@
 Days are the trading days of the exchanges. Hours are those of India.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
+from functools import cache
+from typing import Any
 
 from cronsim import CronSim, CronSimError
 
@@ -16,6 +17,44 @@ DAILY = "daily"
 GRACE_MINUTES = 60
 _SATURDAY = 5
 _YEAR = timedelta(days=366)
+_EXCHANGES = ("XNSE", "XBOM")  # NSE and BSE, as ISO 10383 and the package `holidays` call them
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """The trading days of NSE and BSE: Monday to Friday without the holidays that both have.
+
+    The holidays are those of the package `holidays`. It follows the exchanges' circulars by a
+    release or so, knows no closing that is declared at short notice, and no weekend session:
+    `closings` and `sessions` (calendar.holidays and calendar.sessions) have those. A day that is in
+    both is a trading day.
+    """
+
+    closings: frozenset[date] = frozenset()
+    sessions: frozenset[date] = frozenset()
+
+    def is_trading_day(self, day: date) -> bool:
+        """Whether the exchanges are open on this day."""
+        return self.name_day_off(day) is None
+
+    def name_day_off(self, day: date) -> str | None:
+        """Why the exchanges are closed on this day ("Republic Day"); None on a trading day."""
+        if day in self.sessions:
+            return None
+        if day in self.closings:
+            return "calendar.holidays"
+        if day.weekday() >= _SATURDAY:
+            return f"{day:%A}"
+        names = [holidays.get(day) for holidays in _official_holidays()]
+        return str(names[0]) if all(names) else None
+
+
+@cache
+def _official_holidays() -> list[Any]:
+    """Each exchange's holidays by day, of whatever year is asked for."""
+    import holidays  # 0.1 s, for those alone who ask for a day
+
+    return [holidays.financial_holidays(exchange) for exchange in _EXCHANGES]
 
 
 @dataclass(frozen=True)
@@ -41,19 +80,23 @@ class Schedule:
                 f'expected "{DAILY}" or a cron expression in Indian time such as "0 18 * * 1-5"'
             ) from exc
 
-    def last_slot(self, now: datetime, holidays: Collection[date]) -> datetime:
+    def last_slot(self, now: datetime, calendar: Calendar) -> datetime:
         """The latest slot at or before `now`, in IST."""
         local = now.astimezone(IST).replace(tzinfo=None)
         latest = slot = self._last_before(local + timedelta(microseconds=1))
         while latest - slot <= _YEAR:
-            if is_trading_day(slot.date(), holidays):
+            if calendar.is_trading_day(slot.date()):
                 return slot.replace(tzinfo=IST)
             slot = self._last_before(datetime.combine(slot.date(), time.min))
         return latest.replace(tzinfo=IST)
 
+    @property
+    def cron(self) -> str:
+        """The schedule as a cron expression, in Indian time."""
+        return "30 8 * * *" if self.text == DAILY else self.text
+
     def _last_before(self, local: datetime) -> datetime:
-        cron = "30 8 * * *" if self.text == DAILY else self.text
-        return next(CronSim(cron, local, reverse=True))
+        return next(CronSim(self.cron, local, reverse=True))
 
 
 @dataclass(frozen=True)
@@ -70,21 +113,16 @@ class Freshness:
     changes_daily: bool = False
     grace_minutes: int = GRACE_MINUTES
 
-    def fresh_since(self, now: datetime, holidays: Collection[date]) -> datetime:
+    def fresh_since(self, now: datetime, calendar: Calendar) -> datetime:
         """The moment since which the newest rows that must be there by `now` could be loaded."""
         is_over = now - timedelta(minutes=self.grace_minutes)
-        slot = Schedule(self.schedule).last_slot(is_over, holidays)
+        slot = Schedule(self.schedule).last_slot(is_over, calendar)
         if self.due_from is None:
             return slot
         return datetime.combine(slot.date(), self.due_from, IST)
 
-    def day_of(self, loaded_at: datetime, holidays: Collection[date]) -> date:
+    def day_of(self, loaded_at: datetime, calendar: Calendar) -> date:
         """The trading day whose rows a load at this moment brings, if the source is on time."""
         due = self.due_from
         schedule = self.schedule if due is None else f"{due.minute} {due.hour} * * *"
-        return Schedule(schedule).last_slot(loaded_at, holidays).date()
-
-
-def is_trading_day(day: date, holidays: Collection[date]) -> bool:
-    """Whether the exchanges are open: a day from Monday to Friday that is not in `holidays`."""
-    return day.weekday() < _SATURDAY and day not in holidays
+        return Schedule(schedule).last_slot(loaded_at, calendar).date()

@@ -11,7 +11,9 @@ from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, DatabaseError, StockIngestionError
 from shared.feed import Feed
 from shared.kite_login import describe_death
-from shared.store import find_lacking, prove_schema
+from shared.notify import require_apprise
+from shared.preparation import Lacking, preview_upgrade, prove_schema
+from shared.send_message import open_receiver
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import RetryPolicy
@@ -32,6 +34,8 @@ def check(dags: Sequence[DAG]) -> list[StockIngestionError]:
     if feeds:
         with _proving("database", errors):
             _check_database(feeds, errors)
+    with _proving("notify", errors):
+        _check_notify(errors)
     return errors
 
 
@@ -74,6 +78,20 @@ def _check_kite() -> None:
     say(f"ok      Kite session: logged in as {client.user_id}; {death}")
 
 
+def _check_notify(errors: list[StockIngestionError]) -> None:
+    """Prove that apprise can use the addresses of the receivers; nothing is sent."""
+    config = ConfigLoader.load_notify_config()
+    if config.urls:
+        require_apprise()
+    for number, url in enumerate(config.urls, 1):
+        name = f"receiver {number} of notify.urls ({url.partition('://')[0]})"
+        with _proving(name, errors):
+            receiver, said = open_receiver(url)
+            if receiver is None:
+                raise ConfigurationError(f"apprise cannot use its address: {' '.join(said)}")
+            say(f"ok      {name}: apprise knows it; nothing was sent")
+
+
 def _check_database(feeds: Sequence[Feed], errors: list[StockIngestionError]) -> None:
     config = ConfigLoader.load_database_config()
     with DatabaseManager(asdict(config), retry=_ONCE) as manager:
@@ -95,8 +113,16 @@ def _check_table(name: str, manager: DatabaseManager, feed: Feed) -> None:
     manager.run_in_transaction(partial(prove_schema, feed=feed))
     say(f"ok      {name}: {found}")
     try:
-        lacking = manager.run_in_transaction(partial(find_lacking, feed=feed))
+        lacking, older, script = manager.run_in_transaction(partial(preview_upgrade, feed=feed))
     except StockIngestionError as exc:  # no failure of the check
-        lacking = str(exc)
-    if lacking:
-        say(f"lacking {name}: {lacking}")
+        lacking, older, script = Lacking(str(exc)), (), ""
+    if older:
+        say(f"older   {name}: the next run brings up {', '.join(older)}")
+    for line in script.splitlines():
+        say(f"        {line}")
+    if lacking.words:
+        say(f"lacking {name}: {lacking.words}")
+    if lacking.script:
+        say("        What the owner has to run, in psql for example:")
+    for line in lacking.script.splitlines():
+        say(f"        {line}")

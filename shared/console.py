@@ -1,36 +1,49 @@
 """Progress on standard output: a live bar at a terminal, plain lines elsewhere (ruling 11)."""
 
 import io
+import json
+import locale
 import os
+import re
 import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import datetime
+from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from shared.config.logging_config import as_message, redact
+from shared.calendar import IST
+from shared.config.logging_config import as_message, is_smart_terminal, redact
 from shared.exceptions import StockIngestionError
 from shared.foreign_text import escape_line
 from shared.utils.operation import Display
 
 _QUIET_SECONDS = 5.0  # a step that takes longer than this tells how far it is
 _UNWRAPPED_COLUMNS = 1000
+_QUOTED = re.compile(r"(?<!\w)'[^']*'(?!\w)")
+# Of a step's line: its bar, which goes where there is no room for it, and the whole, with the ^C
+# that a terminal echoes.
+_BAR_COLUMNS = 14
+_STEP_COLUMNS = 75
 
 
 def say(text: str = "") -> None:
     """Write a message to standard output, redacted, escaped, and indented after its first line."""
-    _write(as_message(text))
+    _write(_fold(as_message(text)))
 
 
 def say_lines(text: str) -> None:
     """Write lines, each of which begins with words of this project's own."""
-    _write("\n".join(map(as_message, text.split("\n"))))
+    _write(_fold("\n".join(map(as_message, text.split("\n")))))
 
 
 def write_data(text: str) -> None:
@@ -42,6 +55,40 @@ def write_data(text: str) -> None:
     if error and not isinstance(error, BrokenPipeError):
         reason = error.strerror or error
         raise StockIngestionError(f"Standard output cannot take all of it: {reason}.") from error
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    """Write one JSON document, as write_data does. Moments are ISO 8601, in Indian time.
+
+    One without a time zone stays as it is. What else JSON has no type for is text.
+    """
+    write_data(json.dumps(document, indent=1, default=_as_text))
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, datetime):
+        return str(value)
+    return (value.astimezone(IST) if value.tzinfo else value).isoformat()
+
+
+def _fold(text: str) -> str:
+    """At a terminal no line is longer than it is wide, where words allow it."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_fold_line(line, width) for line in text.split("\n"))
+
+
+def _fold_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    # What stands in quotes may be a command, which is copied whole.
+    text = _QUOTED.sub(lambda match: match[0].replace(" ", "\0"), line)
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    folded = textwrap.fill(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return folded.replace("\0", " ")
 
 
 def _write(text: str) -> OSError | None:
@@ -69,8 +116,9 @@ def _write_whole(text: str) -> None:
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table to standard output: within the terminal's width, or unwrapped elsewhere."""
-    can_draw = "utf" in (sys.stdout.encoding or "").lower()
-    table = Table(*header, box=box.SIMPLE_HEAD if can_draw else box.ASCII2, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD if _can_draw() else box.ASCII2, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(escape_line(redact(cell))) for cell in row))
     text = io.StringIO()
@@ -79,18 +127,46 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     say_lines("\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n"))
 
 
+def _can_draw() -> bool:
+    """Whether standard output takes lines to draw with: Python says UTF-8 of the C locale, too."""
+    encodings = (sys.stdout.encoding or "", locale.getencoding())
+    return all("utf" in encoding.lower() for encoding in encodings)
+
+
+class _AsciiConsole(Console):
+    encoding = "ascii"  # rich then draws with hyphens
+
+
+@contextmanager
+def hold_back(*, is_held: bool) -> Iterator[Callable[[], None]]:
+    """What the body writes to the console is written when the yielded function is called."""
+    output, errors = io.StringIO(), io.StringIO()
+
+    def show() -> None:
+        sys.stderr.write(errors.getvalue())
+        sys.stdout.write(output.getvalue())
+
+    if not is_held:
+        yield lambda: None
+        return
+    with redirect_stdout(output), redirect_stderr(errors):
+        yield show
+
+
 @contextmanager
 def make_display() -> Iterator[Display]:
-    """The display that suits standard output: live bars at a terminal, else lines."""
-    if not sys.stdout.isatty():
+    """The display that suits standard output: live bars at a terminal that can, else lines."""
+    if not is_smart_terminal(sys.stdout):
         yield _PlainDisplay()
         return
+    console = Console() if _can_draw() else _AsciiConsole()
+    bar = [_BarColumn()] if console.width >= _STEP_COLUMNS else []
     progress = Progress(
-        TextColumn("  {task.description:<20}", markup=False),
-        BarColumn(bar_width=14),  # with room for the ^C that a terminal echoes
-        TextColumn("{task.fields[count]}"),
+        TextColumn("  {task.description:<18}", markup=False),
+        *bar,
+        _CountColumn(),
         _SecondsColumn(),
-        console=Console(),
+        console=console,
         redirect_stderr=sys.stderr.isatty(),
     )
     with progress:
@@ -122,7 +198,10 @@ class _LiveDisplay(Display):
         self._steps: list[TaskID] = []  # the innermost one last
 
     def started(self, name: str) -> None:
-        self._steps.append(self._progress.add_task(escape_line(redact(name)), total=None, count=""))
+        task = self._progress.add_task(
+            escape_line(redact(name)), total=None, count="", seconds=None, has_failed=False
+        )
+        self._steps.append(task)
 
     def advanced(self, done: int, total: int | None, unit: str) -> None:
         if self._steps:
@@ -132,15 +211,45 @@ class _LiveDisplay(Display):
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
         step = self._steps.pop()
         if not succeeded:
-            self._progress.update(step, count="failed")
-        self._progress.update(step, total=1, completed=int(succeeded), seconds=seconds)
+            self._progress.update(step, count="failed", has_failed=True)
+        self._progress.update(step, total=1, completed=1, seconds=seconds)
+
+
+class _BarColumn(ProgressColumn):
+    """A full bar is a step that is done: where all rows are only sent, it pulses.
+
+    A step that has failed has none. Red, which rich's own bars have, is for failures alone.
+    """
+
+    def render(self, task: Task) -> RenderableType:
+        if task.fields["has_failed"]:
+            return Text(" " * _BAR_COLUMNS)
+        is_sent = task.total is not None and task.completed >= task.total
+        is_done = task.fields["seconds"] is not None
+        return ProgressBar(
+            total=None if is_sent and not is_done else task.total,
+            completed=task.completed,
+            width=_BAR_COLUMNS,
+            animation_time=task.get_time(),
+            complete_style="cyan",
+            finished_style="green",
+            pulse_style="cyan",
+        )
+
+
+class _CountColumn(ProgressColumn):
+    """How far a step is, or that it has failed."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["count"], "red" if task.fields["has_failed"] else "")
 
 
 class _SecondsColumn(ProgressColumn):
     """What a step has taken; rich's own column stops when the last row is sent."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.fields.get('seconds', task.elapsed):6.2f} s")
+        seconds = task.fields["seconds"]
+        return Text(f"{task.elapsed if seconds is None else seconds:6.2f} s")
 
 
 def _progress(done: int, total: int | None, unit: str) -> str:

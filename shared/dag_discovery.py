@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shared.calendar import GRACE_MINUTES
+from shared.calendar import GRACE_MINUTES, Schedule
 from shared.config.checks import FAULTS
 from shared.config.config_loader import ConfigLoader
 from shared.exceptions import ConfigurationError, DAGExecutionError
@@ -45,6 +45,24 @@ class DAG:
     def shown_id(self) -> str:
         """The id as text; "?" where the folder's name has none."""
         return "?" if self.dag_id == NO_ID else str(self.dag_id)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a scheduler wants to know; of a broken DAG, whose settings may be unread, not those.
+
+        `cron` is the schedule as a cron expression of five fields.
+        """
+        settings: dict[str, Any] = {
+            "enabled": self.enabled,
+            "schedule": self.schedule,
+            "cron": "" if self.fault else Schedule(self.schedule).cron,
+            "description": self.description,
+            "after": self.after,
+            "grace_minutes": self.grace_minutes,
+        }
+        dag_id = None if self.dag_id == NO_ID else self.dag_id
+        names = {"dag_id": dag_id, "name": self.name, "folder": self.folder.name}
+        known = dict.fromkeys(settings) if self.fault else settings
+        return {**names, **known, "fault": self.fault}
 
     def load(self) -> Callable[..., Any]:
         """What runs the DAG: its own function, or the run of its feed.

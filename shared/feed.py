@@ -17,7 +17,7 @@ from datetime import datetime, time
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
 from shared.models.column import EXACT_TYPES
@@ -221,6 +221,18 @@ class Figures:
     merge: MergeResult | None = None
 
 
+class Summary(str):
+    """What a run has done, in lines of text; `counts` is the same in a few words."""
+
+    counts: str
+
+    def __new__(cls, text: str, counts: str) -> Self:
+        """The text, with its counts."""
+        summary = super().__new__(cls, text)
+        summary.counts = counts
+        return summary
+
+
 @dataclass
 class Run:
     """One run of a feed. Its steps fill it; it is given to fetch, prepare and before_merge."""
@@ -237,6 +249,7 @@ class Run:
     runs: Relation | None = None  # where the history is, if `changes` is there
     last: LastRun | None = None  # the last good run before
     is_compared_with_newest_rows: bool = False  # there is no run on record
+    day_off: str | None = None  # why there is no trading, of a snapshot that brought nothing new
     scope: Sequence[str] = ()  # the values of count_by's first column that it speaks of; all
     figures: Figures = field(default_factory=Figures)
     rejects_file: Path | None = None

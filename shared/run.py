@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from shared import archive, run_lock
+from shared import archive, clock, run_lock
+from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader, DatabaseConfig
-from shared.config.logging_config import redact
+from shared.config.logging_config import ON_SCREEN, redact
 from shared.exceptions import (
     ConfigurationError,
     DAGExecutionError,
@@ -24,11 +24,23 @@ from shared.exceptions import (
     TransientDatabaseError,
     ValidationError,
 )
-from shared.feed import API_SOURCE, Batch, Feed, Figures, Payload, Run, RunKey, RunOptions, Stage
+from shared.feed import (
+    API_SOURCE,
+    Batch,
+    Feed,
+    Figures,
+    Payload,
+    Run,
+    RunKey,
+    RunOptions,
+    Stage,
+    Summary,
+)
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.store import History, Rows, predict, prepare_extras, read_schema, store
-from shared.summary import describe, write_rejected_rows
+from shared.preparation import History, Lacking, prepare_extras, read_schema
+from shared.store import Rows, predict, store
+from shared.summary import describe, is_unchanged, summarize, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
@@ -50,18 +62,18 @@ _RECORD_DEADLINE_SECONDS = 3
 
 def run_feed(
     feed: Feed, *, dry_run: bool = False, from_file: str | None = None, force: bool = False
-) -> str:
+) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
     The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
-    key = RunKey(feed.dag_id, feed.name, source, datetime.now().astimezone())
+    key = RunKey(feed.dag_id, feed.name, source, clock.now())
     run = Run(feed, key, RunOptions(dry_run, from_file, force))
     with ExitStack() as until_the_end:
         try:
-            message = _execute(run, until_the_end)
+            _execute(run, until_the_end)
         except BaseException as exc:
             _end_in_failure(run, exc)
             if not isinstance(exc, Exception):  # a signal
@@ -69,22 +81,33 @@ def run_feed(
             is_foreseen = isinstance(exc, StockIngestionError)
             context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
             raise DAGExecutionError(f"{context}{exc}") from exc
-    logger.info("DAG %d completed: %s", feed.dag_id, message)
-    return message
+    logger.info("DAG %d completed: %s", feed.dag_id, describe(run), extra=ON_SCREEN)
+    return summarize(run)
 
 
-def _execute(run: Run, until_the_end: ExitStack) -> str:
+def _execute(run: Run, until_the_end: ExitStack) -> None:
     feed = run.feed
     with operation("load configuration", run.durations):
         run.config, dag = ConfigLoader.load_merged_config(
             feed.folder, feed.settings, needs_api=feed.needs_kite and run.key.is_from_api
         )
     run.parameters = dag.parameters
-    database = asdict(run.config.database)
+    try:
+        _load(run, asdict(run.config.database), until_the_end)
+    except ValidationError:
+        if run.day_off is None:
+            raise
+        if run.run_id is not None:
+            _record_quickly(run.config.database, lambda c: _record_end(c, run, "skipped"))
+
+
+def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
+    feed = run.feed
     if run.options.dry_run:
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
-        return describe(run)
+        return
+    assert run.config is not None
     with DatabaseManager(database, retry=retry_policy(run)) as manager:
         directory = run.config.logging["directory"]
         lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
@@ -96,7 +119,6 @@ def _execute(run: Run, until_the_end: ExitStack) -> str:
             _load_snapshot(run, manager, payload)
         else:
             _load_all(run, manager, _payloads(run))
-    return describe(run)
 
 
 def retry_policy(run: Run) -> RetryPolicy:
@@ -125,14 +147,14 @@ def _begin(run: Run, manager: DatabaseManager, lock: run_lock.RunLock | None) ->
 def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
     """Make what the run writes to, where that is not there yet."""
 
-    def prepare(cursor: Any) -> tuple[History, str]:
+    def prepare(cursor: Any) -> tuple[History, Lacking]:
         ensure_table(cursor, run.feed.table, read_schema(run.feed))
         return prepare_extras(cursor, run.feed)
 
     with operation("prepare table", run.durations):
         history, lacking = manager.run_in_transaction(prepare)
-    if lacking:
-        logger.warning("%s", lacking)
+    if lacking.words:
+        logger.warning("%s", lacking.words)
     return history
 
 
@@ -167,6 +189,15 @@ def _load_snapshot(run: Run, manager: DatabaseManager, payload: Payload) -> None
         archive.keep(run, payload)
         archive.delete_old(run)
         archive.warn_of_missing(run)
+        if is_unchanged(run):
+            run.day_off = _name_day_off(run)
+
+
+def _name_day_off(run: Run) -> str | None:
+    """Why there was no trading on the day on which the run asked; None if there was."""
+    if not run.key.is_from_api:
+        return None
+    return ConfigLoader.load_calendar().name_day_off(run.key.started_at.astimezone(IST).date())
 
 
 def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -> None:
@@ -199,6 +230,7 @@ def _prepare(run: Run, payload: Payload) -> Rows:
     fetched = len(batch.rows) + len(batch.rejected)
     figures.fetched += fetched
     if feed.table.is_snapshot and not fetched:
+        run.day_off = _name_day_off(run)  # on which this is no failure
         raise ValidationError(
             f"{feed.source}'s list is empty (a header and no rows){feed.empty_note}. The table "
             "stays as it is; run again later."
@@ -330,7 +362,7 @@ def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | Non
 
 def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
     """Run a DAG that is a plain function, and record its run where there is a database."""
-    key = RunKey(dag_id, name, API_SOURCE, datetime.now().astimezone())
+    key = RunKey(dag_id, name, API_SOURCE, clock.now())
     try:
         config = ConfigLoader.load_database_config()
         directory = ConfigLoader.load_logging_config()["directory"]

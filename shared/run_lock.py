@@ -29,7 +29,7 @@ class RunLock:
 @contextlib.contextmanager
 def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
     """Hold the lock of a DAG's runs, which any number of them may; None if it cannot be had."""
-    path = directory / f"dag_{dag_id}.lock"
+    path = _path(directory, dag_id)
     try:
         make_private_folder(directory)
         descriptor = private_opener(str(path), os.O_RDWR | os.O_CREAT)
@@ -39,6 +39,18 @@ def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield RunLock(f"{socket.gethostname()} {path}", descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_held(directory: Path, dag_id: int) -> bool:
+    """Whether a run of the DAG is under way here. False also where that cannot be known."""
+    try:
+        descriptor = os.open(_path(directory, dag_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _try_alone(descriptor)
     finally:
         os.close(descriptor)
 
@@ -59,6 +71,10 @@ def has_ended(host: str | None) -> bool:
         return _try_alone(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _path(directory: Path, dag_id: int) -> Path:
+    return directory / f"dag_{dag_id}.lock"
 
 
 def _try_alone(descriptor: int) -> bool:

@@ -3,12 +3,38 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, NoReturn
 
 from shared.dag_discovery import DAG, NO_ID, in_order
 from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import RunOptions
+from shared.program import command
+
+
+def find_ids(dags: Sequence[DAG], wanted: Sequence[int | str]) -> list[int]:
+    """The ids of DAGs that are wanted by id, or by their own or their folder's name.
+
+    Raises ConfigurationError if a name is not known, or that of several.
+    """
+    return [_find_id(dags, each) if isinstance(each, str) else each for each in wanted]
+
+
+def _find_id(dags: Sequence[DAG], name: str) -> int:
+    named = [dag for dag in dags if name in (dag.name, dag.folder.name)]
+    ids = sorted({dag.dag_id for dag in named})
+    if not ids:
+        known = {known for dag in dags for known in (dag.name, dag.folder.name)}
+        nearest = get_close_matches(name, sorted(known), 1)
+        hint = f"Did you mean {nearest[0]}? " if nearest else ""
+        raise ConfigurationError(f"There is no DAG {name}. {hint}All are in: {command('list')}")
+    if len(ids) > 1:
+        which = ", ".join(map(str, ids))
+        raise ConfigurationError(f"Several DAGs have the name {name}: give an id of {which}.")
+    if ids == [NO_ID]:
+        raise ConfigurationError(named[0].fault or "")
+    return ids[0]
 
 
 def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = False) -> list[DAG]:
@@ -16,10 +42,12 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
     known = sorted({dag.dag_id for dag in dags} - {NO_ID})
     if unknown := [dag_id for dag_id in wanted if dag_id not in known]:
         ids = ", ".join(map(str, known)) or "none"
-        raise ConfigurationError(f"There is no DAG {unknown[0]}. Known ids: {ids} (see --list).")
+        raise ConfigurationError(
+            f"There is no DAG {unknown[0]}. Known ids: {ids} (see {command('list')})."
+        )
     selected = [dag for dag in dags if (dag.dag_id in wanted if wanted else dag.enabled)]
     if not selected:
-        raise ConfigurationError("There is no enabled DAG (see --list).")
+        raise ConfigurationError(f"There is no enabled DAG (see {command('list')}).")
     for dag in selected:
         if not dag.enabled and not also_disabled:
             raise ConfigurationError(
@@ -50,7 +78,7 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
     try:
         function, feed = dag.load(), dag.load_feed()
     except StockIngestionError as exc:
-        return partial(_fail, exc)
+        return partial(fail, exc)
     given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
     for name in given:
         if name not in inspect.signature(function).parameters:
@@ -61,5 +89,6 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
     return call if feed else partial(run_function, dag.dag_id, dag.name, call)
 
 
-def _fail(error: StockIngestionError) -> NoReturn:
+def fail(error: StockIngestionError) -> NoReturn:
+    """Stands for a DAG that cannot even begin."""
     raise error

@@ -1,6 +1,5 @@
 """`changes`: what runs have changed, by kind with the first of each, or all of it as JSON."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +8,7 @@ from typing import Any
 from shared.arguments import load_feeds
 from shared.calendar import IST
 from shared.config.config_loader import ConfigLoader
-from shared.console import say, say_lines, write_data
+from shared.console import say, say_lines, write_json
 from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError
 from shared.feed import Feed
@@ -35,8 +34,7 @@ def show_changes(dags: Sequence[DAG], wanted: Mapping[str, Any], *, as_json: boo
         raise ConfigurationError("None of these DAGs keeps what it changes.")
     found = _read(feeds, wanted)
     if as_json:
-        document = {"dags": [_as_dict(feed, reports) for feed, reports in found]}
-        write_data(json.dumps(document, indent=1, default=str))
+        write_json({"dags": [_as_dict(feed, reports) for feed, reports in found]})
         return
     for feed, reports in found:
         if len(found) > 1:
@@ -65,7 +63,7 @@ def _as_dict(feed: Feed, reports: Sequence[ChangeReport]) -> dict[str, Any]:
     run: dict[str, Any] | None = None
     if reports:
         last = reports[0]
-        run = {"run_id": last.run_id, "started_at": last.started_at.isoformat()}
+        run = {"run_id": last.run_id, "started_at": last.started_at}
         if last.remark:  # nothing could be compared
             run["remark"] = last.remark
     changes = [{"run_id": r.run_id, **change} for r in reports for change in r.changes]

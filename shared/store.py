@@ -4,111 +4,23 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from shared.exceptions import ConfigurationError
-from shared.feed import Feed, Run, Stage
+from shared.exceptions import DatabaseError
+from shared.feed import Run, Stage
 from shared.gate import Plausibility
+from shared.preparation import History
 from shared.utils import run_history
 from shared.utils.changes import count_last, count_staged, find_changes, keep_changes, table_of
 from shared.utils.db_manager import DatabaseManager
-from shared.utils.extras import (
-    ensure_extra_table,
-    ensure_views,
-    find_extra,
-    find_upgrades,
-    is_readable,
-)
+from shared.utils.extras import is_readable
 from shared.utils.operation import advance
 from shared.utils.relations import find_relation
 from shared.utils.staged_merge import NEWEST_ROWS, MergeResult, is_stored, lock_name, merge_rows
-from shared.utils.table_check import read_table
-from shared.utils.table_setup import ensure_table, refuse_unsuited
+from shared.utils.table_check import find_added, read_table
+from shared.utils.table_setup import refuse_unsuited
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-class History(NamedTuple):
-    """What can be recorded of a run (in a dry run: read): the run itself, and what it changed."""
-
-    runs: bool
-    changes: bool
-
-
-def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[History, str]:
-    """Make what a run writes beside its table, where the role may, and the feed's views.
-
-    Returns what can be recorded, and what is lacking, in words. A role that may not is no error
-    (ruling 23). Without `upgrade` tables that are there stay as they are.
-    """
-    if reason := ensure_extra_table(cursor, run_history.TABLE):
-        return History(runs=False, changes=False), (
-            f"The history of runs and changes is not kept: {reason}. The views that go by it then "
-            "show, among today's rows, also what earlier lists had."
-        )
-    changes = table_of(feed)
-    no_changes = ensure_extra_table(cursor, changes, upgrade=upgrade)
-    faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
-    if lacking := ensure_views(cursor, _views_script(cursor, feed)):
-        faults.append(
-            f"Not made, or of an earlier version: {'; '.join(lacking)}. Rename what is in the way, "
-            "or let the table's owner run this DAG once."
-        )
-    return History(runs=True, changes=no_changes is None), " ".join(faults)
-
-
-def read_schema(feed: Feed) -> str:
-    """The script that makes the feed's table. Raises ConfigurationError if it cannot be read."""
-    try:
-        return (feed.folder / "schema.sql").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(
-            f"{feed.folder.name}/schema.sql, which makes {feed.table.name}, cannot be read: {exc}"
-        ) from exc
-
-
-def prove_schema(cursor: Any, feed: Feed) -> None:
-    """Make the table, if it is not there, and take it away again.
-
-    Raises ConfigurationError or DatabaseError if a run could not make it.
-    """
-    if read_table(cursor, feed.table.name) is not None:
-        return
-    cursor.execute("SAVEPOINT before_table")
-    try:
-        ensure_table(cursor, feed.table, read_schema(feed))
-    finally:
-        cursor.execute("ROLLBACK TO SAVEPOINT before_table")
-
-
-def find_lacking(cursor: Any, feed: Feed) -> str:
-    """What a run would say that it lacks for history and views: "" if nothing. Changes nothing."""
-    changes = table_of(feed)
-    found = find_extra(cursor, changes)
-    upgrades = "; ".join(find_upgrades(changes, found)) if found else ""
-    cursor.execute("SAVEPOINT before_history")
-    try:
-        if read_table(cursor, feed.table.name) is None:
-            cursor.execute(read_schema(feed))
-        _, lacking = prepare_extras(cursor, feed, upgrade=False)
-    finally:
-        cursor.execute("ROLLBACK TO SAVEPOINT before_history")
-    if upgrades and not lacking:
-        return f"{changes.name} is of an earlier version. Its owner's next run does: {upgrades}"
-    return lacking
-
-
-def _views_script(cursor: Any, feed: Feed) -> str:
-    """What makes the views.
-
-    The list_moment of a last_updated with a time zone is in UTC: they are not compared in the
-    reader's zone.
-    """
-    table = read_table(cursor, feed.table.name) if feed.views else None
-    if table is None or table.columns[feed.table.last_updated].type_name != "timestamptz":
-        return feed.views
-    moment = "SELECT list_moment"
-    return feed.views.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
 
 
 def store(
@@ -245,8 +157,13 @@ def predict(run: Run, manager: DatabaseManager, rows: Rows) -> None:
 
     def look_up(cursor: Any) -> History | None:
         refuse_unsuited(cursor, table)
-        if not find_relation(cursor, table.name).exists:
+        if (found := read_table(cursor, table.name)) is None:
             return None
+        if added := find_added(table, found):
+            raise DatabaseError(
+                f"{table.name} is of an earlier version: a run gives it the column "
+                f"{', '.join(added)} first."
+            )
         kept = (run_history.TABLE, table_of(run.feed))
         return History(*(is_readable(cursor, each) for each in kept))
 

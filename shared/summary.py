@@ -13,9 +13,10 @@ from typing import Any
 
 from shared.archive import STANDARD_INPUT
 from shared.calendar import IST
-from shared.feed import RejectedRow, Run
+from shared.feed import RejectedRow, Run, Summary
 from shared.foreign_text import escape_line, shorten
 from shared.private_files import make_private_folder, private_opener
+from shared.utils.run_history import LastRun
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,22 @@ _COLUMNS = 79
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
+def summarize(run: Run) -> Summary:
+    """The summary for the console, where the seconds of each step stand already."""
+    return Summary("\n".join(map(escape_line, _lines(run))), _in_few_words(run))
+
+
 def describe(run: Run) -> str:
-    """The summary as lines of text, each at most 80 columns wide where names allow it."""
+    """The summary for the log: that of `summarize`, and the seconds."""
+    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in run.durations.items())
+    return "\n".join(map(escape_line, [*_lines(run), "", *_fill(f"seconds: {steps}")]))
+
+
+def _lines(run: Run) -> list[str]:
+    """The summary in lines, each at most 80 columns wide where names allow it."""
     figures = run.figures
+    if run.day_off is not None:
+        return [_describe_day_off(run)]
     lines = [*_headlines(run), "", *_counts(run)]
     if figures.left_out:
         listed = ", ".join(f"{name} {count:,}" for name, count in figures.left_out.most_common())
@@ -41,9 +55,40 @@ def describe(run: Run) -> str:
     if tables:
         rows = zip_longest(*tables, fillvalue="")
         lines += ["", *("".join(f"{cell:<29}" for cell in row).rstrip() for row in rows)]
-    steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in run.durations.items())
-    lines += ["", *_fill(f"seconds: {steps}")]
-    return "\n".join(map(escape_line, lines))
+    return lines
+
+
+def _in_few_words(run: Run) -> str:
+    figures, merge = run.figures, run.figures.merge
+    if run.options.dry_run:
+        counts = [f"{figures.stored:,} would be stored"]
+    else:
+        counts = [f"{merge.given if merge else 0:,} stored"]
+    if merge is not None:
+        counts.append(f"{merge.inserted:,} new")
+    if figures.changes is not None:
+        changes = figures.changes.total()
+        counts.append(f"{changes:,} change{'' if changes == 1 else 's'}")
+    if figures.rejected:
+        counts.append(f"{len(figures.rejected):,} rejected")
+    return ", ".join(counts)
+
+
+def is_unchanged(run: Run) -> bool:
+    """Whether the run has stored the bytes of the last good run before it."""
+    return run.last is not None and run.last.dump_sha256 == run.figures.sha256
+
+
+def _describe_day_off(run: Run) -> str:
+    no_trading = f"No trading today ({run.day_off}): {run.feed.source}'s list is"
+    if run.last is None:
+        return f"{no_trading} empty, the table stays as it is"
+    return f"{no_trading} {_same_list(run.last)}"
+
+
+def _same_list(last: LastRun) -> str:
+    at = f"{last.started_at.astimezone(IST):%a %d %b %Y %H:%M IST}"
+    return f"the same, byte for byte, as that of run {last.run_id} ({at})"
 
 
 def describe_rejects(run: Run) -> str:
@@ -117,11 +162,8 @@ def _headlines(run: Run) -> list[str]:
         lines.append(f"The {title} came from standard input")
     elif not run.key.is_from_api:
         lines.append(f"The {title} are those of the saved file {run.key.source}")
-    if run.last is not None and figures.sha256 and run.last.dump_sha256 == figures.sha256:
-        lines.append(
-            f"The list is the same, byte for byte, as that of run {run.last.run_id} "
-            f"({run.last.started_at.astimezone(IST):%a %d %b %Y %H:%M IST})"
-        )
+    if run.last is not None and is_unchanged(run):
+        lines.append(f"The list is {_same_list(run.last)}")
     if run.is_compared_with_newest_rows:
         lines.append("No run is on record: it was compared with the newest rows of the table")
     return lines
@@ -138,6 +180,9 @@ def _counts(run: Run) -> list[str]:
         counts["repeated"] = figures.repeated
     if merge is not None:
         counts |= {"inserted": merge.inserted, "updated": merge.updated}
+        if merge.updated:
+            unchanged = merge.updated - merge.changed
+            counts |= {"  changed": merge.changed, "  unchanged": unchanged}
         if run.feed.table.is_snapshot:
             counts["superseded"] = merge.superseded
     return [f"{name:<12}{count:>10,}" for name, count in counts.items()]

@@ -19,7 +19,8 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     validate_instruments,
 )
 from shared.feed import Figures, Run, RunKey, RunOptions
-from shared.store import History, prepare_extras, store
+from shared.preparation import History, prepare_extras
+from shared.store import store
 from shared.utils.db_manager import DatabaseManager
 
 Row = Mapping[str, Any]

@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 
 import execute_dags
 from sandbox.kite_server import KiteServer
+from shared import clock
+from shared.clock import use_clock
 from shared.config.config_loader import override_config
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what a terminal does not show
@@ -42,7 +45,9 @@ class CommandLine:
     monkeypatch: pytest.MonkeyPatch
     parameters: dict[str, Any] = field(default_factory=dict)
     holidays: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)
+    now: datetime | None = None  # for this machine's clock; None: what it says, a trading day
 
     @property
     def archive(self) -> Path:
@@ -52,19 +57,22 @@ class CommandLine:
     def run(self, *arguments: str, **given: Any) -> Result:
         """The result of the command; `given` are further arguments of its function."""
         stdout, stderr = io.StringIO(), io.StringIO()
+        today = clock.now() if self.now is None else self.now
+        sessions = self.sessions if self.now else [*self.sessions, f"{today:%Y-%m-%d}"]
         settings = {
             "parameters": {
                 "archive_directory": str(self.archive),
                 "retry_delay_seconds": 0,
                 **self.parameters,
             },
-            "calendar": {"holidays": self.holidays},
+            "calendar": {"holidays": self.holidays, "sessions": sessions},
             "api": self.api,
         }
         with (
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
             override_config("the test", settings),
+            use_clock(lambda: today) if self.now else contextlib.nullcontext(),
             self.monkeypatch.context() as patch,
         ):
             patch.setattr("sys.argv", ["execute_dags.py", *arguments])

@@ -33,16 +33,20 @@ from dag_1_import_instruments_from_kite.import_instruments import (
 )
 from sandbox.kite_server import KiteServer
 from shared.config import config_loader, logging_config
-from shared.store import read_schema
+from shared.preparation import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
+from tests.clock import OWN_SERVER_CLOCK
 from tests.command_line import CommandLine
 from tests.databases import Databases
 from tests.own_postgres import password_postgres
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
-OWN_VARIABLES = ("KITE_", "DB_", "LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL")
+OWN_VARIABLES = (
+    *("KITE_", "DB_", "NOTIFY_URLS", "PING_URL"),
+    *("LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL"),
+)
 
 # How long an example takes depends on what else the machine does. The examples are the same each
 # time; `make chaos` draws others, and more of them.
@@ -247,6 +251,16 @@ def database(databases: Databases) -> Iterator[str]:
     name = databases.take(with_table=True)
     yield name
     databases.give_back(name, with_table=True)
+
+
+@pytest.fixture
+def clocked_database(server: Server, template_database: str) -> Iterator[str]:
+    """A database with the empty table, whose server's clock is the test's (tests/clock.py)."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    server.execute(OWN_SERVER_CLOCK, dbname=name)
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,10 @@ def free_port() -> int:
 
 @contextmanager
 def password_postgres() -> Iterator[dict[str, Any]]:
-    """How to reach a server that asks for passwords, on a TCP port, as its superuser."""
+    """How to reach a server that asks for passwords, on a TCP port, as its superuser.
+
+    Its socket asks for none, and lets each system user in as the role of that name alone.
+    """
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": str(free_port()),
@@ -34,7 +37,7 @@ def password_postgres() -> Iterator[dict[str, Any]]:
     with temporary_postgres(settings=settings) as server:
         run_sql(server, f"ALTER ROLE {server.user} PASSWORD '{PASSWORD}'")
         server.stop()
-        rules = "local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        rules = "local all all peer\nhost all all 127.0.0.1/32 scram-sha-256\n"
         (server.data / "pg_hba.conf").write_text(rules)
         server.start()
         yield {**server.conninfo(), "host": "127.0.0.1", "password": PASSWORD}

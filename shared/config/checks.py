@@ -7,6 +7,7 @@ from copy import deepcopy
 from difflib import get_close_matches
 from typing import Any
 
+from shared.config.addresses import find_secrets
 from shared.config.fields import REQUIRED, Field, HiddenValueError
 from shared.config.logging_config import register_secrets
 from shared.config.sources import merge, substitute
@@ -129,5 +130,7 @@ def _convert(item: Field, values: dict[str, Any]) -> str:
         got = "" if is_hidden else f", got {json.dumps(section[name], default=str)}"
         raise ValueError(f"{item.path}: {exc}{got}") from exc
     if item.is_secret:
-        register_secrets([section[name]])
+        value = section[name]
+        for text in [value] if isinstance(value, str) else value:
+            register_secrets(find_secrets(text))
     return ""

@@ -11,11 +11,10 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.calendar import GRACE_MINUTES
+from shared.calendar import GRACE_MINUTES, Calendar
 from shared.config.checks import Source, check, find_unknown
 from shared.config.fields import (
     DAG_FIELDS,
@@ -84,6 +83,14 @@ class DAGConfig:
     grace_minutes: int = GRACE_MINUTES
 
 
+@dataclass(frozen=True)
+class NotifyConfig:
+    """Who is told: receivers as apprise takes them, and a dead man's switch ("": none)."""
+
+    urls: list[str] = field(repr=False)
+    ping_url: str = field(repr=False)
+
+
 _CREDENTIALS = ("kite_api_key", "kite_api_secret", "kite_access_token")
 # With the folder of the only DAG that each is for, or None.
 _overrides: list[tuple[Source, Path | None]] = []
@@ -141,14 +148,25 @@ class ConfigLoader:
         return _make(APIConfig, {**values, **dict.fromkeys(unwanted, "")})
 
     @staticmethod
+    def load_redirect_address() -> str:
+        """Where Kite leads a browser after a login, as it is set for the app."""
+        return str(_load_section("api", _CREDENTIALS)["redirect_address"])
+
+    @staticmethod
     def load_database_config() -> DatabaseConfig:
         """The `database` section alone."""
         return _make(DatabaseConfig, _load_section("database"))
 
     @staticmethod
-    def load_holidays() -> list[date]:
-        """The days without trading besides weekends."""
-        return list(_load_section("calendar")["holidays"])
+    def load_calendar() -> Calendar:
+        """The days on which the exchanges trade."""
+        days = _load_section("calendar")
+        return Calendar(frozenset(days["holidays"]), frozenset(days["sessions"]))
+
+    @staticmethod
+    def load_notify_config() -> NotifyConfig:
+        """The `notify` section alone."""
+        return _make(NotifyConfig, _load_section("notify"))
 
     @staticmethod
     def load_logging_config() -> dict[str, Any]:

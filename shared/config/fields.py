@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shared.calendar import DAILY, GRACE_MINUTES, Schedule
+from shared.config.addresses import split_addresses
 
 REQUIRED: Any = object()
 UNBOUNDED = 10**9
@@ -149,9 +150,25 @@ def address(value: Any) -> str:
         raise HiddenValueError("expected an address without user and password (user:password@)")
     with suppress(TypeError, ValueError):
         is_web = text(value).lower().startswith(("http://", "https://"))
-        if is_web and value.isprintable() and urlsplit(value).hostname:
+        parts = urlsplit(value)
+        if is_web and value.isprintable() and parts.hostname and parts.port != 0:
             return str(value)
     raise ValueError("expected an address that begins with https:// (or http://)")
+
+
+def ping_address(value: Any) -> str:
+    """An http or https address, or an empty text."""
+    return "" if value == "" else address(value)
+
+
+def receivers(value: Any) -> list[str]:
+    """Addresses that apprise knows, such as mailto://...: a list, or one text with all of them."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        found = [part for text in texts for part in split_addresses(text)]
+        if all("://" in part and part.isprintable() for part in found):
+            return list(dict.fromkeys(found))
+    raise ValueError('expected addresses such as "mailto://user:password@example.com"')
 
 
 def folder(value: Any) -> str:
@@ -185,20 +202,25 @@ ROOT_FIELDS = (
     Field("api.kite_api_secret", credential, is_secret=True),
     Field("api.kite_access_token", credential, is_secret=True),
     Field("api.root", address, "https://api.kite.trade", is_extra=True),
+    Field("api.redirect_address", address, "http://127.0.0.1:5010/", is_extra=True),
     Field("api.timeout_seconds", number(0.001, 3600), 30.0, is_extra=True),
     Field("api.deadline_seconds", number(0.001, 86400), 300.0, is_extra=True),
     Field("database.host", text, "localhost"),
     Field("database.port", integer(1, 65535), 5432),
     Field("database.database", text, "moneytree"),
     Field("database.user", text),
-    # "${DB_PASSWORD:-}" in config.json allows none: libpq then asks .pgpass, or needs no password.
-    Field("database.password", any_text, is_secret=True),
+    # Without one libpq looks into .pgpass, and the server may want none (a socket, peer).
+    Field("database.password", any_text, "", is_secret=True, is_extra=True),
     Field("database.sslmode", one_of(SSL_MODES), "prefer", is_extra=True),
     Field("database.connect_timeout_seconds", integer(2, 3600), 10, is_extra=True),
     Field("database.lock_timeout_seconds", number(0.001, 86400), 60.0, is_extra=True),
     Field("database.statement_timeout_seconds", number(0.001, 86400), 300.0, is_extra=True),
-    # Days without trading besides weekends: status expects no new list on them.
+    # Closings that were declared at short notice, and trading on weekends (shared/calendar.py).
     Field("calendar.holidays", dates, [], is_extra=True),
+    Field("calendar.sessions", dates, [], is_extra=True),
+    # Who is told of a failure, and the dead man's switch that is told of each run.
+    Field("notify.urls", receivers, [], is_secret=True, is_extra=True),
+    Field("notify.ping_url", ping_address, "", is_secret=True, is_extra=True),
     Field("logging.level", one_of(LOG_LEVELS, upper=True), "INFO"),
     Field("logging.format", log_format, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"),
     Field("logging.directory", folder, "logs", is_extra=True),

@@ -8,20 +8,27 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import os
 import re
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from shared.calendar import IST
 from shared.foreign_text import escape, escape_line, indent_further_lines
 from shared.private_files import make_private_folder, private_opener
 
+# A record with this as its `extra` says what standard output shows: it is for the file alone.
+ON_SCREEN = {"is_on_screen": True}
 LOG_FILE_NAME = "stock_ingestion.log"
 _MASK = "***"
 _AS_UTF_8: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LONG, _SHORT = 16, 8  # characters of a secret
+_YELLOW, _RED, _RESET = "\x1b[33m", "\x1b[31m", "\x1b[0m"
+_COLOURS = {logging.WARNING: _YELLOW, logging.ERROR: _RED, logging.CRITICAL: _RED}
 # Headers and parameters that carry secrets.
 _CREDENTIALS = re.compile(
     r"(?i)(\btoken\s+[\w.~-]+:|\b(?:access_token|request_token|checksum|api_secret|password)=)"
@@ -75,12 +82,25 @@ def _as_pattern(form: str) -> str:
     return escaped if len(form) >= _SHORT else rf"(?<!\w){escaped}(?!\w)"
 
 
+def is_smart_terminal(stream: Any) -> bool:
+    """Whether colours and lines that are drawn again can be shown there."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 class _RedactingFormatter(logging.Formatter):
-    """Formats the record, stack trace included, as a message that is fit to be shown."""
+    """Formats the record, stack trace included, as a message that is fit to be shown.
+
+    Its time is India's, as on the screen and in the names of files, wherever the machine is.
+    """
 
     def __init__(self, fmt: str, *, with_traceback: bool) -> None:
         super().__init__(fmt)
         self._with_traceback = with_traceback
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Such as 2026-11-27 08:30:00,123+0530."""
+        moment = datetime.fromtimestamp(record.created, IST)
+        return f"{moment:%Y-%m-%d %H:%M:%S},{int(record.msecs):03d}{moment:%z}"
 
     def format(self, record: logging.LogRecord) -> str:
         if self._with_traceback:
@@ -114,6 +134,12 @@ class _ConsoleHandler(_SafeHandlerMixin, logging.StreamHandler):  # type: ignore
         self.stream = sys.stderr
         super().emit(record)
 
+    def format(self, record: logging.LogRecord) -> str:
+        text, colour = super().format(record), _COLOURS.get(record.levelno)
+        if colour is None or os.environ.get("NO_COLOR") or not is_smart_terminal(self.stream):
+            return text
+        return text.replace(record.levelname, f"{colour}{record.levelname}{_RESET}", 1)
+
 
 def setup_console_logging(level: str | None = None) -> None:
     """Send log records to standard error: from `level` on, by default warnings and errors."""
@@ -124,6 +150,7 @@ def setup_console_logging(level: str | None = None) -> None:
     handler = _ConsoleHandler()
     handler.setFormatter(_RedactingFormatter("%(levelname)s: %(message)s", with_traceback=False))
     handler.setLevel(level or logging.WARNING)
+    handler.addFilter(lambda record: not hasattr(record, "is_on_screen"))
     root.addHandler(handler)
     root.setLevel(min(handler.level, logging.INFO))
     for noisy in ("urllib3", "kiteconnect", "requests"):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -13,12 +14,19 @@ from urllib.parse import unquote
 
 from dotenv import dotenv_values
 
+from shared.config.addresses import find_secrets
 from shared.config.logging_config import register_secrets
 from shared.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-SECRET_VARIABLES = ("KITE_API_SECRET", "KITE_ACCESS_TOKEN", "DB_PASSWORD")
+SECRET_VARIABLES = (
+    "KITE_API_SECRET",
+    "KITE_ACCESS_TOKEN",
+    "DB_PASSWORD",
+    "NOTIFY_URLS",
+    "PING_URL",
+)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -30,13 +38,14 @@ def read_environment(env_file: Path) -> dict[str, str]:
         # A "$" in a password is a "$": substitution is for the JSON files alone.
         from_file = dotenv_values(env_file, interpolate=False, encoding="utf-8-sig")
         if env_file.exists() and env_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            hint = f"run 'chmod 600 {env_file}'"
-            warn_once(env_file, f"{env_file.name} can be read by others: {hint}")
+            mend = shlex.join(["chmod", "600", str(env_file)])
+            warn_once(env_file, f"{env_file.name} can be read by others, mend that with: {mend}")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{env_file.name} cannot be read: {exc}.") from exc
     set_in_file = {name: value for name, value in from_file.items() if value}
     environment = {**set_in_file, **read_process_environment()}
-    register_secrets(environment[name] for name in SECRET_VARIABLES if name in environment)
+    for name in SECRET_VARIABLES:
+        register_secrets(find_secrets(environment.get(name, "")))
     register_secrets(_proxy_passwords(environment))
     return environment
 

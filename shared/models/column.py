@@ -90,7 +90,8 @@ class Column:
     all) and a `scale` (decimals among them): a value with more decimals is refused, never rounded.
     A number is not below `minimum`. A `nullable` column may have no value. `is_distinct` says that
     nearly every row has its own value: none is remembered. `reader`, if given, turns a text into
-    the value in place of the type's way; its ValueError says what it expected.
+    the value in place of the type's way; its ValueError says what it expected. `since` is the
+    version of its table that first had it: an older one gets it.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Column:
     is_distinct: bool = False
     header: str = ""
     reader: Callable[[str], Any] | None = None
+    since: int = 1
 
     @cached_property
     def python_type(self) -> type:

@@ -19,8 +19,9 @@ class Table:
     moment may be left out (""). `fillfactor` is that of schema.sql, in percent.
 
     Raises ValueError if a key has an unknown column, `key` a nullable one (such a row is not found
-    again), a snapshot lacks a moment, or a unique key does not begin with a text of 36 characters
-    or more, for a placeholder to fit in.
+    again), a snapshot lacks a moment, a unique key does not begin with a text of 36 characters or
+    more, for a placeholder to fit in, or a column of a later version is not nullable, as the rows
+    before it have no value.
     """
 
     name: str
@@ -46,10 +47,17 @@ class Table:
                     f"{self.name}: expected a unique key that begins with a text of 36 characters "
                     f"or more, got {first.name}"
                 )
+        if wrong := [c.name for c in self.columns if c.since > 1 and not c.nullable]:
+            raise ValueError(f"{self.name}: expected a later column to be nullable, got {wrong[0]}")
         if self.is_snapshot and not (self.last_updated and self.created_at):
             raise ValueError(
                 f"{self.name}: expected a snapshot to have last_updated and created_at"
             )
+
+    @property
+    def version(self) -> int:
+        """That of its newest columns."""
+        return max((column.since for column in self.columns), default=1)
 
     @property
     def column_names(self) -> tuple[str, ...]:

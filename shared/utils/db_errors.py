@@ -83,6 +83,10 @@ _CONSTRAINTS = {
 _CONNECTION_ADVICE = {
     "password authentication failed": "The password or user is wrong: check DB_USER, DB_PASSWORD.",
     "no password supplied": "The server wants a password: set DB_PASSWORD.",
+    "Peer authentication failed": (
+        "Without a password the server's socket admits a system user as the role of that name "
+        "alone: set DB_USER to it, or set DB_HOST=localhost and DB_PASSWORD."
+    ),
     "no pg_hba.conf entry": "The server's pg_hba.conf does not admit this host, user or SSL mode.",
     "permission denied for database": "DB_USER may not connect to DB_NAME: GRANT CONNECT on it.",
     "server does not support SSL": "The server has no SSL: check DB_SSLMODE.",
@@ -124,6 +128,8 @@ def translate_connect(error: psycopg2.Error, where: str) -> DatabaseError:
     if 'database "' in said and "does not exist" in said:
         way_out = "create it (createdb), or check DB_NAME"
         return DatabaseError(f"The database {where} does not exist: {way_out}. {end}")
+    if 'role "' in said and "does not exist" in said:
+        return DatabaseError(f"No connection to {where}. There is no role DB_USER. {end}")
     for text, advice in _CONNECTION_ADVICE.items():
         if text in said:
             return DatabaseError(f"No connection to {where}. {advice} {end}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -160,7 +161,9 @@ class DatabaseManager:
                     "A statement of this transaction failed, and its error was passed over: "
                     "nothing was stored."
                 )
+            begin = time.perf_counter()
             call_interruptibly(connection.commit, cancel=partial(cancel, connection))
+            logger.debug("%.3f s: COMMIT", time.perf_counter() - begin)
         except Exception as exc:
             self._roll_back(connection)
             if isinstance(exc, psycopg2.Error):

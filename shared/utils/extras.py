@@ -21,6 +21,7 @@ from shared.models.table import Column, Table
 from shared.utils.sql import load_sql, settings
 from shared.utils.staged_merge import lock_name
 from shared.utils.table_check import FoundTable, find_faults, find_missing_keys, read_table
+from shared.utils.versions import describe_newer, is_of, read_version, version_of, write_version
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ _COLUMN = re.compile(r"^    (\w+) (\w++)(?:\((\d+)\))?+(?! GENERATED| DEFAULT)( 
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)
 _NAME = re.compile(r"CREATE (?:OR REPLACE )?(VIEW|INDEX) (?:IF NOT EXISTS )?(\S+)")
 _SOURCE = re.compile(r"\b(?:FROM|JOIN) (\w[\w.]*)")
-_MARK = "Made by stock_ingestion, version "
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class ExtraTable:
 
     `script` makes it, with a line for each column. `privileges` are what the role needs on it.
     `key` is a column beside those that a run gives values. `upgrades` give a table of an earlier
-    version, which is used as it is till then, what it lacks: a column that may be NULL, by its
-    name, or a primary key (""), without which nothing can be deleted where a table is published.
+    version, which is used as it is till then, what it lacks: a column that may be NULL or an index,
+    by its name, or a primary key (""), without which nothing can be deleted where a table is
+    published. Each is a version: they are only ever added to, at their end.
     """
 
     name: str
@@ -49,6 +50,11 @@ class ExtraTable:
     privileges: tuple[str, ...]
     key: tuple[str, ...] = ()
     upgrades: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """That of the newest upgrade."""
+        return 1 + len(self.upgrades)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -83,16 +89,40 @@ def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = Tru
     )
     if found is None:
         lock_name(cursor, table.name)  # another run may be making it
-        refused = attempt(cursor, table.script)
+        mark = write_version(cursor, "TABLE", table.name, "", table.version)
+        refused = attempt(cursor, f"{table.script};\n{mark}")
         if isinstance(refused, errors.InsufficientPrivilege):
             return no_right
         return f"{table.name} cannot be made ({_said(refused)})" if refused else None
     if set(table.privileges) & set(found.lacking):
         return no_right
-    for statement in find_upgrades(table, found) if upgrade else ():
+    if upgrade and found.is_owner:
+        _bring_up(cursor, table, found)
+    return None
+
+
+def _bring_up(cursor: Cursor, table: ExtraTable, found: FoundTable) -> None:
+    if find_upgrades(table, found):
+        lock_name(cursor, table.name)  # another run may be at it
+        found = read_table(cursor, table.name) or found
+    for statement in find_upgrades(table, found):
         if refused := attempt(cursor, statement):
             logger.info("%s stays without an upgrade: %s", table.name, _said(refused))
-    return None
+            return
+        logger.info("%s is brought up to version %d: %s", table.name, table.version, statement)
+    note_version(cursor, found, table.version)
+
+
+def note_version(cursor: Cursor, found: FoundTable, version: int) -> None:
+    """Put the version into the comment of a table that has it now, where the role may."""
+    if found.is_owner and (read_version(found.comment) or 0) < version:
+        attempt(cursor, render_version(cursor, found, version))
+
+
+def render_version(cursor: Cursor, found: FoundTable, version: int) -> str:
+    """The statement that says in the table's comment that it has the version."""
+    name = found.place.identifier.as_string(cursor)
+    return write_version(cursor, "TABLE", name, found.comment, version)
 
 
 def find_upgrades(table: ExtraTable, found: FoundTable) -> list[str]:
@@ -100,32 +130,47 @@ def find_upgrades(table: ExtraTable, found: FoundTable) -> list[str]:
     return [
         statement
         for lacks, statement in table.upgrades.items()
-        if (lacks not in found.columns if lacks else not found.has_primary_key)
+        if (lacks not in (*found.columns, *found.indexes) if lacks else not found.has_primary_key)
     ]
 
 
-def ensure_views(cursor: Cursor, script: str) -> list[str]:
+class LackingView(NamedTuple):
+    """A view that could not be made, or an index; `script` is for who may ("": nobody)."""
+
+    name: str
+    reason: str
+    script: str
+    is_index: bool
+
+
+def ensure_views(cursor: Cursor, script: str) -> list[LackingView]:
     """Make the views and indexes of `script`, each by itself, where missing or of another version.
 
     A view is the program's if its comment says so, or, as an earlier version made it, if it has the
-    script's columns. Returns the views that are lacking afterwards, each with the reason.
+    script's columns. One of a newer version stays. Returns what is lacking afterwards.
     """
-    if next(_find_stale(cursor, script), None) is None:
+    if next(find_stale(cursor, script), None) is None:
         return []
     lock_name(cursor, "stock_ingestion views")  # another run may be making them
-    lacking: dict[str, str] = {}
-    for stale in _find_stale(cursor, script):
-        blocking = [source for source in stale.sources if source in lacking]
-        if blocking:
-            lacking[stale.name] = f"it reads {blocking[0]}"
+    lacking: dict[str, LackingView] = {}
+    for stale in find_stale(cursor, script):
+        reason, for_owner = "", ""
+        if stale.newer:
+            continue
+        if blocking := [source for source in stale.sources if source in lacking]:
+            reason = f"it reads {blocking[0]}"
+            for_owner = lacking[blocking[0]].script and stale.script
         elif stale.is_taken:
-            lacking[stale.name] = "something else has its name, rename that"
+            reason = "something else has its name, rename that"
         elif refused := attempt(cursor, stale.script):
-            if stale.kind == "INDEX":  # without it the same is found, later
-                logger.info("the index %s is not made: %s", stale.name, _said(refused))
-            else:
-                lacking[stale.name] = _said(refused)
-    return [f"{name} ({reason})" for name, reason in lacking.items()]
+            reason = _said(refused)
+            for_owner = stale.script if isinstance(refused, errors.InsufficientPrivilege) else ""
+        if reason and stale.kind == "INDEX":  # without it the same is found, later
+            logger.info("the index %s is not made: %s", stale.name, reason)
+        if reason:
+            is_index = stale.kind == "INDEX"
+            lacking[stale.name] = LackingView(stale.name, reason, for_owner, is_index)
+    return list(lacking.values())
 
 
 def attempt(cursor: Cursor, script: str) -> psycopg2.Error | None:
@@ -159,33 +204,52 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
     return found, f"{table.name} was made by something else, rename it ({reason})"
 
 
-class _Stale(NamedTuple):
-    """A view or an index that is not there as `script` makes it; `is_taken`: not ours is."""
+class Stale(NamedTuple):
+    """A view or an index that is not there as `script` makes it.
+
+    `is_taken`: not ours is. `newer` has the versions in words, if this program does not know it.
+    """
 
     script: str
     kind: str
     name: str
     sources: list[str]
+    is_there: bool
     is_taken: bool
+    newer: str
 
 
-def _find_stale(cursor: Cursor, script: str) -> Iterator[_Stale]:
+def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
     """What is stale; a view also of what it reads: it goes with a table that is renamed."""
+    version = version_of(script)
     for statement in _STATEMENT.findall(script):
         ((kind, name),) = _NAME.findall(statement)
-        mark = _MARK + hashlib.sha256(statement.encode()).hexdigest()[:12]
+        fingerprint = hashlib.sha256(statement.encode()).hexdigest()[:12]
         sources = _SOURCE.findall(statement)
         cursor.execute(SQL["read_view_or_index"], {"name": name, "sources": sources})
         row = cursor.fetchone()
-        is_taken = False
+        comment, is_taken = "", False
         if row is not None:
             found, comment, columns, reads_these = row
-            if kind == "INDEX" or (found == "v" and comment == mark and reads_these):
+            if kind == "INDEX" or (
+                found == "v" and is_of(comment, version, fingerprint) and reads_these
+            ):
                 continue
-            is_ours = comment.startswith(_MARK) or columns == _columns_of(cursor, statement)
+            is_ours = read_version(comment) is not None or columns == _columns_of(cursor, statement)
             is_taken = found != "v" or not is_ours
-        made = f"{statement}\nCOMMENT ON {kind} {name} IS '{mark}'"
-        yield _Stale(made, kind, name, sources, is_taken)
+        made = statement
+        if kind == "VIEW":
+            mark = write_version(cursor, kind, name, comment, version, fingerprint)
+            made += f"\n{mark};"
+        yield Stale(
+            script=made,
+            kind=kind,
+            name=name,
+            sources=sources,
+            is_there=row is not None,
+            is_taken=is_taken,
+            newer="" if is_taken else describe_newer(read_version(comment), version),
+        )
 
 
 def _columns_of(cursor: Cursor, statement: str) -> list[str]:

@@ -15,6 +15,7 @@ import requests
 
 from shared.exceptions import APIError, AuthenticationError, StockIngestionError, TransientAPIError
 from shared.feed import Payload
+from shared.program import command
 from shared.utils.http_source import HttpSource
 from shared.utils.kite_csv import parse_dump
 from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
@@ -35,11 +36,6 @@ T = TypeVar("T")
 DEFAULT_ROOT = "https://api.kite.trade"
 _LONGEST_MESSAGE = 500  # characters of Kite's
 _LONGEST_ERROR = 10_000  # bytes; with status 200, a longer answer is not an error
-_LOG_IN_AGAIN = (
-    "Kite's access tokens die at about 6 AM IST every day, and on a login or logout elsewhere. "
-    "Log in again: run 'python execute_dags.py login', or put a new token into "
-    "KITE_ACCESS_TOKEN (in .env). Check also that KITE_API_KEY is the key it was made for."
-)
 
 
 class KiteClientWrapper:
@@ -232,7 +228,7 @@ def _read_user(client: RawKiteConnect) -> str:
         profile = client.profile()
     except kite_exceptions.InputException as exc:  # the credentials are its only input
         raise AuthenticationError(
-            f"Kite found the credentials missing or malformed ({_describe(exc)}). {_LOG_IN_AGAIN}"
+            f"Kite found the credentials missing or malformed ({_describe(exc)}). {_log_in_again()}"
         ) from exc
     if not isinstance(profile, Mapping):
         raise APIError("Kite's profile is not what it should be: expected an object.")
@@ -274,7 +270,7 @@ def _translate(error: Any) -> StockIngestionError:
     """The project's error for one of kiteconnect's."""
     said = _describe(error)
     if isinstance(error, kite_exceptions.TokenException):
-        return AuthenticationError(f"Kite refused the session ({said}). {_LOG_IN_AGAIN}")
+        return AuthenticationError(f"Kite refused the session ({said}). {_log_in_again()}")
     if isinstance(error, kite_exceptions.PermissionException):
         return APIError(
             f"Kite does not let this app do that ({said}). A new login does not help: see what the "
@@ -285,6 +281,14 @@ def _translate(error: Any) -> StockIngestionError:
     if isinstance(error, kite_exceptions.NetworkException):
         return TransientAPIError(f"Kite cannot reach its back end ({said}).")
     return APIError(f"Kite refused the request ({said}).")
+
+
+def _log_in_again() -> str:
+    return (
+        "Kite's access tokens die at about 6 AM IST every day, and on a login or logout elsewhere. "
+        f"Log in again ({command('login')}), or put a new token into KITE_ACCESS_TOKEN (in .env). "
+        "Check also that KITE_API_KEY is the key it was made for."
+    )
 
 
 def _describe(error: Any) -> str:

@@ -46,9 +46,12 @@ WHERE {t_first} IS NULL OR ({s_others}) IS DISTINCT FROM ({t_others});
 -- name: analyze_delta
 ANALYZE {delta};
 
--- name: count_new
--- How many keys the table has not.
-SELECT count(*) FROM {delta} AS d WHERE {old_first} IS NULL;
+-- name: count_differences
+-- How many keys the table has not, and how many of its rows get other values.
+SELECT count(*) FILTER (WHERE {old_first} IS NULL),
+       count(*) FILTER (WHERE {old_first} IS NOT NULL AND {new_first} IS NOT NULL
+                        AND ({new_others}) IS DISTINCT FROM ({old_others}))
+FROM {delta} AS d;
 
 -- name: superseded
 -- A row may be superseded for several of its unique keys: UNION counts it once.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from psycopg2 import errors
 from psycopg2.extensions import cursor as Cursor
 
+from shared import clock
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
 from shared.feed import Figures, RunKey
@@ -43,7 +44,10 @@ _NOT_RECORDED = (
 
 
 class RecordedRun(NamedTuple):
-    """A row of read_runs. The counts are None as far as the run did not come."""
+    """A row of read_runs. The counts are None as far as the run did not come.
+
+    `durations` are seconds by step.
+    """
 
     run_id: int
     dag_id: int
@@ -59,6 +63,7 @@ class RecordedRun(NamedTuple):
     error: str | None
     dag_name: str
     host: str | None
+    durations: Mapping[str, float] | None
 
 
 class LastLoad(NamedTuple):
@@ -213,7 +218,7 @@ def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
     `moment` has a time zone, or is in that of the session.
     """
     row = fetch_one(cursor, SQL["read_moment_and_clock"], (moment,))
-    loaded_at, *clocks = (*row, datetime.now(UTC))
+    loaded_at, *clocks = (*row, clock.now())
     if loaded_at is not None and loaded_at - min(clocks) > CLOCK_TOLERANCE:
         logger.warning(
             "The list's moment, %s, is more than an hour ahead of a clock: the database server's "

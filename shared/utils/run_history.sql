@@ -82,11 +82,15 @@ SELECT EXISTS (SELECT FROM ingestion_run
                  AND list_moment IS NOT DISTINCT FROM %(moment)s::timestamp);
 
 -- name: read_runs
+-- The last runs; with only_last, of each DAG the last one of each status.
 SELECT run_id, dag_id, source, status, started_at, ended_at,
        rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name,
-       to_jsonb(ingestion_run) ->> 'host'  -- which an older table lacks
+       to_jsonb(ingestion_run) ->> 'host',  -- which an older table lacks
+       durations
 FROM ingestion_run
-WHERE %(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s)
+WHERE (%(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s))
+  AND (NOT %(only_last)s
+       OR run_id IN (SELECT max(run_id) FROM ingestion_run GROUP BY dag_id, status))
 ORDER BY run_id DESC LIMIT %(limit)s;
 
 -- name: read_moment_and_clock

@@ -32,8 +32,10 @@ SQL = load_sql(__file__)
 class MergeResult:
     """What a merge did: `inserted` + `updated` are the rows given.
 
-    A row that is followed by another one with its key counts as updated (ruling 16); `superseded`
-    are the stored rows that were removed since a unique key of theirs belongs to another key now.
+    A row that is followed by another one with its key counts as updated (ruling 16). `changed` are
+    the stored rows that got another value in a column of the table; the other updated ones are as
+    they were. `superseded` are the stored rows that were removed since a unique key of theirs
+    belongs to another key now.
     `moment` is what the merged rows (of a snapshot all, else those that are new or changed) have in
     `last_updated`; None if there was no row.
     """
@@ -42,6 +44,7 @@ class MergeResult:
     updated: int = 0
     superseded: int = 0
     moment: datetime | None = None
+    changed: int = 0
 
     @property
     def given(self) -> int:
@@ -55,6 +58,7 @@ class MergeResult:
             self.updated + other.updated,
             self.superseded + other.superseded,
             self.moment,
+            self.changed + other.changed,
         )
 
 
@@ -109,7 +113,7 @@ def merge_rows(
         if table.is_snapshot and not dry_run:
             cursor.execute(merge.render("lock_table"))
         previous, moment = _read_moments(cursor, merge, last_moment)
-        inserted = _compare(cursor, merge, previous)
+        inserted, changed = _compare(cursor, merge, previous)
         if observe is not None:
             observe(cursor, previous)
         if dry_run:
@@ -118,7 +122,7 @@ def merge_rows(
     if not dry_run:
         superseded = _write(cursor, merge, {"moment": moment, "previous": previous})
     updated = len(kept) - inserted + repeated
-    result = MergeResult(inserted, updated, superseded, moment)
+    result = MergeResult(inserted, updated, superseded, moment, changed)
     if dry_run:
         return result
     if record is not None:
@@ -149,12 +153,13 @@ def has_time_zone(cursor: Cursor, table: Table, relation: Relation) -> bool:
     return bool(fetch_one(cursor, SQL["read_zoned"], params)[0])
 
 
-def _compare(cursor: Cursor, merge: MergeStatements, previous: datetime | None) -> int:
-    """Find the differences. Returns how many keys are new."""
+def _compare(cursor: Cursor, merge: MergeStatements, previous: datetime | None) -> tuple[int, int]:
+    """Find the differences. Returns how many keys are new, and how many rows get other values."""
     with planned_for(cursor, merge.table):
         cursor.execute(merge.render("create_delta"), {"previous": previous})
     cursor.execute(merge.render("analyze_delta"))
-    return int(fetch_one(cursor, merge.render("count_new"))[0])
+    new, changed = fetch_one(cursor, merge.render("count_differences"))
+    return new, changed
 
 
 def _read_moments(

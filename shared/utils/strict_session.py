@@ -1,6 +1,7 @@
 """An HTTP session that believes no answer that is not whole, or too large (ruling 34)."""
 
 import http.client
+import logging
 import math
 import re
 import time
@@ -17,6 +18,8 @@ import urllib3
 from shared.exceptions import APIError, TooManyRequestsError, TransientAPIError
 from shared.foreign_text import shorten
 from shared.utils.interruptible import DeadlineExceededError
+
+logger = logging.getLogger(__name__)
 
 # Called with the bytes that have come, and how many were announced (None: not known).
 Progress = Callable[[int, int | None], None]
@@ -99,7 +102,7 @@ class StrictSession(requests.Session):
 
         Returns a whole answer: good, or an error as JSON. Raises (Transient)APIError for others.
         """
-        source = self._source
+        source, begin = self._source, time.perf_counter()
         with self._begin(method, url, **kwargs, stream=True) as response:
             outcome = f"HTTP {response.status_code} ({response.reason})"
             media_type = _refuse_head(response, source, outcome)
@@ -120,6 +123,9 @@ class StrictSession(requests.Session):
         if total is not None and len(received) != total:
             came = f"{len(received)} of {total} bytes came"
             raise TransientAPIError(f"{source.answer} was cut short: {came}.")
+        # Not the whole address: a query may hold a secret.
+        asked, seconds = f"{method} {urlsplit(url).path}", time.perf_counter() - begin
+        logger.debug("%.3f s: %s: %s, %d bytes", seconds, asked, outcome, len(received))
         packed = bytes(received) if is_packed else None
         body = bytes(received) if packed is None else _unpack(packed, bounds, source)
         return Answer(response.status_code, outcome, media_type, body, packed)

@@ -66,6 +66,8 @@ class FoundTable(NamedTuple):
     has_filling_trigger: bool
     has_primary_key: bool
     unique: Sequence[Sequence[str]]
+    indexes: Sequence[str]
+    comment: str
     columns: dict[str, FoundColumn]
 
 
@@ -105,6 +107,11 @@ def check_columns(cursor: Cursor, table: Table, found: FoundTable | None = None)
             f"{statement.as_string(cursor)}"
             for name, statement in narrow.items()
         ]
+    if not found.is_owner:
+        faults += [
+            f"it lacks the column {name}: let the table's owner run {statement}"
+            for name, statement in find_added(table, found).items()
+        ]
     if views:
         faults.append(
             f"views hold on to these columns: drop {', '.join(views)} first (a run makes its own "
@@ -114,7 +121,7 @@ def check_columns(cursor: Cursor, table: Table, found: FoundTable | None = None)
 
 
 def find_faults(table: Table, found: FoundTable) -> list[str]:
-    """Why `found` cannot take the rows of `table`, but for what can be widened in place."""
+    """Why `found` cannot take the rows of `table`, but for what can be widened or added."""
     if found.kind not in _TABLES:
         return [f"it is {found.kind}: rename it out of the way"]
     faults = []
@@ -137,6 +144,24 @@ def find_narrow(table: Table, found: FoundTable) -> dict[str, sql.Composed]:
     }
 
 
+def find_added(table: Table, found: FoundTable) -> dict[str, str]:
+    """The columns that came with a later version, each with the statement that adds it."""
+    return {
+        column.name: _add(table, column)
+        for column in table.columns
+        if column.since > 1 and column.name not in found.columns and found.kind in _TABLES
+    }
+
+
+def _add(table: Table, column: Column) -> str:
+    return f"ALTER TABLE {table.name} ADD COLUMN {column.name} {_describe_type(column)}"
+
+
+def _describe_type(column: Column) -> str:
+    size = [each for each in (column.length, column.precision, column.scale) if each is not None]
+    return column.sql_type + (f"({', '.join(map(str, size))})" if size else "")
+
+
 def _widen(table: Table, found: FoundTable, column: Column, stored: FoundColumn) -> sql.Composed:
     """PostgreSQL writes the table anew."""
     assert column.precision is not None
@@ -157,12 +182,9 @@ def _wanted_columns(table: Table) -> tuple[Column, ...]:
 
 
 def _find_column_faults(table: Table, column: Column, stored: FoundColumn | None) -> list[str]:
-    name, wanted = column.name, column.sql_type
-    if column.length is not None or column.precision is not None:
-        size = (column.length, column.precision, column.scale)
-        wanted += f"({', '.join(str(each) for each in size if each is not None)})"
+    name, wanted = column.name, _describe_type(column)
     if stored is None:
-        return [f"it lacks the column {name}: ALTER TABLE {table.name} ADD COLUMN {name} {wanted}"]
+        return [] if column.since > 1 else [f"it lacks the column {name}: {_add(table, column)}"]
     alter = f"ALTER TABLE {table.name} ALTER COLUMN {name}"
     retype = f"{alter} TYPE {wanted} USING {name}::{wanted}"
     faults = []

@@ -18,7 +18,10 @@ SELECT CASE c.relkind WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view'
                    WHERE attrelid = c.oid AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1]))),
                '[]')
         FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid
-          AND indpred IS NULL AND indexprs IS NULL)
+          AND indpred IS NULL AND indexprs IS NULL),
+       ARRAY(SELECT i.relname::text FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid
+             WHERE indrelid = c.oid AND indisvalid),
+       coalesce(pg_catalog.obj_description(c.oid, 'pg_class'::name), '')
 FROM pg_class AS c WHERE c.oid = %(oid)s::oid;
 
 -- name: read_columns

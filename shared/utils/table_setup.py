@@ -11,10 +11,18 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.exceptions import DatabaseError
 from shared.models.table import Table
+from shared.utils.extras import note_version
 from shared.utils.relations import find_relation
 from shared.utils.sql import fetch_one, load_sql
 from shared.utils.staged_merge import lock_name
-from shared.utils.table_check import FoundTable, check_columns, find_faults, find_narrow, read_table
+from shared.utils.table_check import (
+    FoundTable,
+    check_columns,
+    find_added,
+    find_faults,
+    find_narrow,
+    read_table,
+)
 
 logger = logging.getLogger(__name__)
 SQL = load_sql(__file__)
@@ -22,8 +30,9 @@ OLDEST_SERVER = 130000  # min_scale() and DROP DATABASE ... FORCE came with Post
 
 
 def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
-    """Run `schema_sql` if the table does not exist; widen a NUMERIC of too few digits.
+    """Run `schema_sql` if the table does not exist; else give it what an earlier version lacks.
 
+    That is digits of a NUMERIC, and columns that came since; each row and value stays.
     Raises DatabaseError, with every reason, if the table cannot hold each row exactly.
     """
     lock_name(cursor, table.name)  # two runs at once on an empty database: one creates, one finds
@@ -34,12 +43,20 @@ def ensure_table(cursor: Cursor, table: Table, schema_sql: str) -> None:
             raise DatabaseError(f"The script that makes the table {table.name} does not make it.")
         refuse_unsuited(cursor, table, made)
         logger.info("created the table %s", table.name)
+        note_version(cursor, made, table.version)
         return
     if find_faults(table, found):
         refuse_unsuited(cursor, table, found)
     for name, statement in find_narrow(table, found).items():
         shown = found.columns[name].shown
         _widen(cursor, f"{table.name}.{name}", shown, statement.as_string(cursor))
+    added = find_added(table, found)
+    if added and not found.is_owner:
+        refuse_unsuited(cursor, table, found)
+    for name, adding in added.items():
+        cursor.execute(adding)
+        logger.info("%s has the column %s from now on", table.name, name)
+    note_version(cursor, found, table.version)
 
 
 def refuse_unsuited(cursor: Cursor, table: Table, found: FoundTable | None = None) -> None:

@@ -1,14 +1,22 @@
-"""The SQL of docs/production.md for alerts, and for a clock that was ahead, as it is written."""
+"""What docs/production.md has for monitors and alerts, and for a clock that was ahead, is so."""
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from shared.dag_discovery import DAG
+from shared.freshness import Verdict
+from shared.metrics import GAUGES
+from shared.utils.run_history import RecordedRun
 from tests.command_line import CommandLine
-from tests.documents import blocks_of
+from tests.conftest import PROJECT
+from tests.documents import blocks_of, section, table_rows
 from tests.instruments import instrument, to_csv
 
 GOOD = to_csv([instrument(1, "A", "NSE"), instrument(2, "B", "NSE")])
@@ -151,8 +159,8 @@ def test_way_out_after_a_clock_that_was_ahead(cli: CommandLine) -> None:
     move(cli, "1 year")
     cli.load(OTHER)  # by a clock that is right again, its moment is ahead all the same
     result = cli.run("status")
-    assert result.status == 1
-    assert "\nCLOCK: DAG 1" in result.stdout
+    assert result.status == 4
+    assert "\nUNKNOWN: DAG 1" in result.stdout
     assert '"A clock that was ahead"' in result.stdout
     listed = "SELECT tradingsymbol FROM kite_instrument_today ORDER BY 1"
     assert cli.query(listed) == [("A",), ("C",)]
@@ -172,3 +180,41 @@ def test_way_out_where_nothing_is_ahead_changes_nothing(cli: CommandLine) -> Non
     stored = cli.query("TABLE kite_instrument_master")
     assert cli.query(MOVE_BACK) == [(0, 0)]
     assert cli.query("TABLE kite_instrument_master") == stored
+
+
+# Status for programs
+
+
+def test_fields_and_gauges_are_the_documented_ones() -> None:
+    text = section(PROJECT / "docs" / PAGE, "Status for programs")
+    told = [name for row in table_rows(text) for name in re.findall(r"`(\w+)`", row[0])]
+    verdict = [field.name for field in fields(Verdict)]
+    listed = DAG(1, "a", Path(), schedule="daily").as_dict()
+    known = [*verdict, *RecordedRun._fields, *listed, *GAUGES]
+    assert sorted(told) == sorted(known)
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "left"),
+    [
+        pytest.param("new", 0, "new", id="fresh"),
+        pytest.param("new", 1, "new", id="stale"),
+        pytest.param("new", 4, "new", id="unknown"),
+        pytest.param("", 2, "old", id="settings that are wrong"),
+    ],
+)
+def test_line_that_writes_the_metrics(tmp_path: Path, printed: str, status: int, left: str) -> None:
+    [line] = [block.text for block in blocks_of("sh") if block.heading == "Status for programs"]
+    folder = tmp_path / "collected"
+    python = tmp_path / ".venv" / "bin" / "python"
+    for path in (folder, python.parent):
+        path.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\nprintf '%s' '{printed}'\necho why >&2\nexit {status}\n")
+    python.chmod(0o755)
+    (folder / "stock_ingestion.prom").write_text("old")
+    line = line.replace("/var/lib/prometheus/node-exporter", str(folder))
+    result = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, check=True)
+    assert (result.stdout, result.stderr) == (b"", b"")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "stock_ingestion.prom": left
+    }

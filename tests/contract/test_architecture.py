@@ -91,6 +91,7 @@ def modules(pattern: str) -> list[Path]:
         pytest.param("dotenv", r"shared/config/\w+\.py", id="dotenv"),
         pytest.param("cronsim", r"shared/\w+\.py", id="cronsim"),
         pytest.param("rich", r"shared/console\.py", id="rich"),
+        pytest.param("subprocess", r"shared/notify\.py", id="subprocess"),
         pytest.param("argparse", r"execute_dags\.py|shared/arguments\.py", id="argparse"),
     ],
 )

@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import uuid
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -295,12 +296,23 @@ def start_loop(*command: str, folder: Path, **environment: str) -> subprocess.Po
     )
 
 
+# It cannot miss the signal, as a shell's trap can.
+RUN_UNDER_WAY = """
+import signal, sys
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("begun", flush=True)
+signal.sigwait([signal.SIGTERM])
+print("rolled back", flush=True)
+sys.exit(143)
+"""
+
+
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_reaches_the_run_under_way_which_is_waited_for(
     tmp_path: Path, sent: signal.Signals, status: int
 ) -> None:
-    run = "trap 'kill $!; echo rolled back; exit 143' TERM; sleep 60 & echo begun; wait"
-    with start_loop("sh", "-c", run, folder=tmp_path) as loop:
+    with start_loop(sys.executable, "-c", RUN_UNDER_WAY, folder=tmp_path) as loop:
         assert loop.stdout is not None
         assert loop.stdout.readline() == "begun\n"
         loop.send_signal(sent)

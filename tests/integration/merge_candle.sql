@@ -16,8 +16,11 @@ WHERE "t"."token" IS NULL OR ("s"."close", "s"."volume") IS DISTINCT FROM ("t"."
 -- So that the planner knows how much that is.
 ANALYZE "pg_temp"."stock_ingestion_delta";
 
--- How many keys are new.
-SELECT count(*) FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "d"."old_token" IS NULL;
+-- How many keys are new, and how many rows get other values.
+SELECT count(*) FILTER (WHERE "d"."old_token" IS NULL),
+       count(*) FILTER (WHERE "d"."old_token" IS NOT NULL AND "d"."new_token" IS NOT NULL
+                        AND ("d"."new_close", "d"."new_volume") IS DISTINCT FROM ("d"."old_close", "d"."old_volume"))
+FROM "pg_temp"."stock_ingestion_delta" AS d;
 
 -- Keys that are there, with something new.
 UPDATE "public"."candle" AS t SET "close" = "d"."new_close", "volume" = "d"."new_volume"

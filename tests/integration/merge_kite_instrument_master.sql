@@ -31,8 +31,11 @@ WHERE "t"."instrument_token" IS NULL
 -- So that the planner knows how much that is.
 ANALYZE "pg_temp"."stock_ingestion_delta";
 
--- How many keys are new.
-SELECT count(*) FROM "pg_temp"."stock_ingestion_delta" AS d WHERE "d"."old_instrument_token" IS NULL;
+-- How many keys are new, and how many rows get other values.
+SELECT count(*) FILTER (WHERE "d"."old_instrument_token" IS NULL),
+       count(*) FILTER (WHERE "d"."old_instrument_token" IS NOT NULL AND "d"."new_instrument_token" IS NOT NULL
+                        AND ("d"."new_tradingsymbol", "d"."new_exchange_token", "d"."new_instrument_type", "d"."new_name", "d"."new_segment", "d"."new_expiry", "d"."new_strike", "d"."new_tick_size", "d"."new_lot_size") IS DISTINCT FROM ("d"."old_tradingsymbol", "d"."old_exchange_token", "d"."old_instrument_type", "d"."old_name", "d"."old_segment", "d"."old_expiry", "d"."old_strike", "d"."old_tick_size", "d"."old_lot_size"))
+FROM "pg_temp"."stock_ingestion_delta" AS d;
 
 -- Stored rows let go of what the run gives to another key: tradingsymbol, exchange.
 WITH holder AS (

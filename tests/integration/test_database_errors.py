@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import pwd
 import signal
 import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     create_kite_instrument_master_table,
 )
 from sandbox.embedded_postgres import EmbeddedPostgres, temporary_postgres
+from shared.config import config_loader
+from shared.config.config_loader import ConfigLoader
 from shared.exceptions import DatabaseError, TransientDatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
@@ -251,6 +255,36 @@ def test_connect_when_no_password_is_set(
     tries = Tries()
     message = failure_of(private.manager(tries, password=""), DatabaseManager.get_connection)
     assert "The server wants a password: set DB_PASSWORD." in message
+    assert tries.delays == []
+
+
+def test_connect_by_the_socket_with_host_and_user_in_env_alone(
+    private: Watched,
+) -> None:
+    """PostgreSQL goes by the system user: as on Debian, with no tracked file edited."""
+    [(shown,)] = private.execute("SHOW unix_socket_directories")
+    folder = shown.strip('"')
+    user = pwd.getpwuid(os.geteuid()).pw_name
+
+    def write_env(name: str) -> DatabaseManager:
+        config_loader.ENV_FILE.write_text(
+            f"DB_HOST={folder}\nDB_USER={name}\nDB_PASSWORD=\n"
+            f"DB_PORT={private.server.conninfo['port']}\nDB_NAME={private.dbname}\n"
+        )
+        config_loader.ENV_FILE.chmod(0o600)
+        config = asdict(ConfigLoader.load_database_config())
+        return DatabaseManager(config, retry=tries.policy)
+
+    tries = Tries()
+    if user != private.server.conninfo["user"]:
+        message = failure_of(write_env(user), DatabaseManager.get_connection)
+        assert f"{folder}:" in message
+        assert "There is no role DB_USER. PostgreSQL said: " in message
+        private.execute(f'CREATE ROLE "{user}" LOGIN')
+    with write_env(user) as manager:
+        assert manager.fetch_all("SELECT session_user::text") == [(user,)]
+    message = failure_of(write_env("another"), DatabaseManager.get_connection)
+    assert "admits a system user as the role of that name alone: set DB_USER to it" in message
     assert tries.delays == []
 
 

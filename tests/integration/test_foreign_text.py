@@ -74,7 +74,9 @@ def test_words_of_kite_at_a_refused_login(configured_project: Project, kite: Kit
     kite.fail_next("/session/token", answer(403, "TokenException"), None)
     sent = at_terminal(configured_project, "a" * 32 + "\n", "login")
     assert r"no\x1b]52;c;cm0gLXJm\x07" in sent
-    assert_harmless(sent.replace("\r\n", "\n"))
+    coloured = "\x1b[31mERROR\x1b[0m: "  # which is no words of theirs
+    assert sent.count(coloured) == 1
+    assert_harmless(sent.replace("\r\n", "\n").replace(coloured, "ERROR: "))
     assert_harmless(configured_project.log)
 
 

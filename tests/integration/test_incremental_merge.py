@@ -105,6 +105,7 @@ def test_given_rows_are_merged_and_others_left_alone(candles: DatabaseManager) -
     before = read_versions(candles)
     result = candles.merge(CANDLES, second)
     assert counts(result) == counts(predicted) == (1, 2)
+    assert result.changed == predicted.changed == 1
     assert {key_of(second[1]), key_of(second[2])} == dict(
         read_versions(candles).items() - before.items()
     ).keys()

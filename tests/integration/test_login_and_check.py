@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sandbox.kite_server import KiteServer
 from shared.calendar import IST
 from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
+from tests.own_postgres import free_port
 
 SECRET = "sandbox_secret"
 OLD_TOKEN = "0ldT0ken0fYesterday"
@@ -44,6 +46,7 @@ class Login:
         self.env_file = project.folder / ".env"
         self.write_env(ENV)
         project.environment["KITE_API_ROOT"] = kite.root
+        project.environment["KITE_REDIRECT_ADDRESS"] = f"http://127.0.0.1:{free_port()}/"
         kite.expire_token()
 
     def write_env(self, content: bytes) -> None:
@@ -163,7 +166,7 @@ def test_login_at_a_terminal_shows_the_address(login: Login) -> None:
     output, status = at_terminal(login, login.kite.issue_request_token())
     assert status == 0
     assert "https://kite.zerodha.com/connect/login?api_key=sandbox_key&v=3" in output
-    assert "Paste the address that the browser shows then" in output
+    assert "Or paste the address that the browser shows then" in output
     assert "Logged in as SB0001" in output
     assert not login.is_untouched
 
@@ -442,7 +445,7 @@ def test_check_of_a_dead_token(checked: Project, kite: KiteServer) -> None:
     status, lines = check(checked, kite)
     assert status == 3
     assert lines[1].startswith("FAILED  Kite session: Kite refused the session (HTTP 403")
-    assert "python execute_dags.py login" in lines[1]
+    assert f"Log in again ({shlex.join(checked.command('login'))}), or put" in lines[1]
     assert lines[2].startswith("ok ")
 
 
@@ -527,7 +530,7 @@ def test_check_without_configuration(project: Project, kite: KiteServer) -> None
     result = project.run("check")
     assert result.returncode == 2
     assert "not set, or empty: KITE_API_KEY, KITE_API_SECRET, KITE_ACCESS_TOKEN" in result.stdout
-    assert "not set, or empty: DB_USER, DB_PASSWORD" in result.stdout
+    assert "not set, or empty: DB_USER" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
 
 

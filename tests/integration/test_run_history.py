@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import signal
 import socketserver
 import subprocess
@@ -55,8 +54,7 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     }
     assert all(0 <= seconds < 60 for seconds in durations.values())
     assert sum(durations.values()) <= (ended - began).total_seconds()
-    shown = " ".join(result.stdout.rpartition("\nseconds: ")[2].split())
-    assert all(re.search(rf"\b{step} \d+\.\d\d", shown) for step in durations)
+    assert all(f"\n  {step}: done in " in result.stdout for step in durations)
     [(moment,)] = cli.query("SELECT DISTINCT last_updated FROM kite_instrument_master")
     assert list_moment == moment
     assert run.pop("host").endswith("/logs/dag_1.lock")
@@ -404,9 +402,9 @@ def test_role_that_may_not_keep_a_history_imports_with_one_warning(
     assert "changes since the last list:\n       1  gone" in result.stdout
     assert cli.query("SELECT to_regclass('ingestion_run')") == [(None,)]
     status = cli.run("status")
-    assert status.status == 0
-    assert "\nFRESH: DAG 1 import_instruments_from_kite was loaded on\n" in status.stdout
-    assert "There is no history of runs: the newest rows had to tell" in status.stdout
+    assert status.status == 4
+    assert "\nUNKNOWN: DAG 1 import_instruments_from_kite was loaded on\n" in status.stdout
+    assert "There is no history of runs (a run makes one where it may)" in status.stdout
     cli.query("UPDATE kite_instrument_master SET last_updated = last_updated - interval '8 days'")
     assert cli.run("status").status == 1
 

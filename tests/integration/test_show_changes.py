@@ -121,6 +121,7 @@ def test_changes_of_several_dags_are_one_document(
     show_changes(dags, ANY, as_json=True)
     first, second = json.loads(capsys.readouterr().out)["dags"]
     assert (first["dag_id"], first["run"]["run_id"], len(first["changes"])) == (1, 3, 2)
+    assert first["run"]["started_at"].endswith("+05:30")
     assert second == {"dag_id": 2, "name": "rows", "run": None, "changes": []}
 
 

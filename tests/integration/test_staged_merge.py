@@ -95,7 +95,7 @@ def render_pinned(merge: MergeStatements, connection: Any) -> str:
         **(of_snapshot if is_snapshot else {}),
         "What the run changes.": "create_delta",
         "So that the planner knows how much that is.": "analyze_delta",
-        "How many keys are new.": "count_new",
+        "How many keys are new, and how many rows get other values.": "count_differences",
         **{
             f"Stored rows let go of what the run gives to another key: {', '.join(unique)}.": each
             for unique, each in make_way.items()

@@ -15,6 +15,7 @@ import pytest
 
 from shared import run_lock
 from shared.calendar import IST
+from shared.config.config_loader import override_config
 from shared.dag_discovery import DAG, discover_dags
 from shared.run_status import show_status
 from tests.command_line import CommandLine, Result
@@ -28,6 +29,13 @@ NAME = "DAG 1 import_instruments_from_kite"
 
 def ist(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=IST)
+
+
+@pytest.fixture(autouse=True)
+def _day_as_any_other(request: pytest.FixtureRequest) -> None:
+    """A holiday in the week of these tests is traded, as far as they know."""
+    if "cli" in request.fixturenames:
+        request.getfixturevalue("cli").sessions.append("2026-11-24")
 
 
 def status_at(cli: CommandLine, now: str, *arguments: str, server_now: str = "") -> Result:
@@ -61,10 +69,11 @@ def load_at(cli: CommandLine, moment: str, dump: bytes) -> None:
 
 def verdict_of(result: Result) -> str:
     """The verdict on DAG 1, the last thing that is said, without the indent of further lines."""
-    found = re.search(r"^(?:FRESH|STALE|CLOCK): .*", result.stdout, re.M | re.S)
+    found = re.search(r"^(?:FRESH|STALE|UNKNOWN): .*", result.stdout, re.M | re.S)
     assert found
     assert max(map(len, found[0].splitlines())) < 80
-    assert result.status == (0 if found[0].startswith("FRESH") else 1)
+    word = found[0].partition(":")[0]
+    assert result.status == {"FRESH": 0, "STALE": 1, "UNKNOWN": 4}[word]
     return found[0].replace("\n  ", "\n")
 
 
@@ -120,9 +129,11 @@ def test_verdict_by_the_clock_of_india(
     assert ("FRESH: " in result.stdout, "STALE: " in result.stdout) == (is_fresh, not is_fresh)
 
 
-def test_holiday_that_is_not_configured_is_a_trading_day(cli: CommandLine) -> None:
+def test_holidays_of_the_exchanges_are_known(cli: CommandLine) -> None:
     cli.load(GOOD)
     say_it_began(cli, "2026-10-01 08:31")
+    assert status_at(cli, "2026-10-02 20:00").status == 0
+    cli.sessions.append("2026-10-02")
     assert status_at(cli, "2026-10-02 20:00").status == 1
 
 
@@ -449,8 +460,9 @@ def test_verdict_does_not_depend_on_time_zones(
         load_at(cli, "2026-11-24 08:00", GOOD)
         if not has_history:
             cli.query("DROP TABLE ingestion_run CASCADE")
-        assert status_at(cli, "2026-11-24 08:01").status == 0
-        assert status_at(cli, "2026-11-25 09:29").status == 0
+        not_stale = 0 if has_history else 4
+        assert status_at(cli, "2026-11-24 08:01").status == not_stale
+        assert status_at(cli, "2026-11-25 09:29").status == not_stale
         assert status_at(cli, "2026-11-25 09:30").status == 1
     finally:
         monkeypatch.undo()
@@ -474,7 +486,7 @@ def test_run_that_is_ahead_of_a_clock_is_never_fresh(
         "2026-11-24 09:00": "Tue 24 Nov 2026 09:00 IST",
     }
     assert verdict_of(status_at(cli, here, server_now=server_now)) == (
-        f"CLOCK: {NAME}: run 1 is ahead of the clock.\n"
+        f"UNKNOWN: {NAME}: run 1 is ahead of the clock.\n"
         "It started Tue 24 Nov 2026 08:31 IST.\n"
         "It ended Tue 24 Nov 2026 08:32 IST.\n"
         "Its rows are of Tue 24 Nov 2026 08:32 IST.\n"
@@ -496,7 +508,7 @@ def test_each_moment_of_a_run_may_be_an_hour_ahead_and_no_more(
     assert verdict_of(status_at(cli, "2026-11-24 09:00")).startswith("FRESH: ")
     cli.query(f"UPDATE ingestion_run SET {column} = {column} + interval '1 second'")
     cli.query("UPDATE kite_instrument_master SET last_updated = list_moment FROM ingestion_run")
-    assert verdict_of(status_at(cli, "2026-11-24 09:00")).startswith("CLOCK: ")
+    assert verdict_of(status_at(cli, "2026-11-24 09:00")).startswith("UNKNOWN: ")
 
 
 def test_clocks_that_are_apart_the_later_one_says_what_is_expected(cli: CommandLine) -> None:
@@ -509,7 +521,7 @@ def test_clocks_that_are_apart_the_later_one_says_what_is_expected(cli: CommandL
 def test_good_run_after_one_that_was_ahead_counts(cli: CommandLine) -> None:
     load_at(cli, "2026-11-20 08:31", OTHER)
     cli.query("UPDATE ingestion_run SET started_at = %s", ist("2027-11-20 08:31"))
-    assert verdict_of(status_at(cli, "2026-11-20 12:00")).startswith("CLOCK: ")
+    assert verdict_of(status_at(cli, "2026-11-20 12:00")).startswith("UNKNOWN: ")
     load_at(cli, "2026-11-24 08:31", GOOD)
     assert verdict_of(status_at(cli, "2026-11-24 12:00")).startswith("FRESH: ")
     assert verdict_of(status_at(cli, "2026-11-25 12:00")).startswith("STALE: ")
@@ -527,8 +539,8 @@ def test_duration_between_clocks_that_are_apart_is_not_told(cli: CommandLine) ->
 
 
 NO_HISTORY = (
-    "  There is no history of runs: the newest rows had to tell. They cannot tell\n"
-    "  whether the list is a new one, and whole.\n"
+    "  There is no history of runs (a run makes one where it may): the newest rows\n"
+    "  had to tell. They cannot tell whether the list is a new one, and whole.\n"
 )
 
 
@@ -539,13 +551,15 @@ def test_newest_rows_tell_where_there_is_no_history(cli: CommandLine, column_typ
     load_at(cli, "2026-11-24 08:31", GOOD)
     cli.query("DROP TABLE ingestion_run CASCADE")
     cli.query(f"ALTER TABLE kite_instrument_master ALTER last_updated TYPE {column_type}")
-    assert status_at(cli, "2026-11-24 12:00").stdout == (
-        f"\nFRESH: {NAME} was loaded on\n  Tue 24 Nov 2026 08:32 IST.\n{NO_HISTORY}"
+    assert status_at(cli, "2026-11-24 12:00") == Result(
+        4, f"\nUNKNOWN: {NAME} was loaded on\n  Tue 24 Nov 2026 08:32 IST.\n{NO_HISTORY}", ""
     )
-    assert status_at(cli, "2026-11-25 12:00").stdout == (
+    assert status_at(cli, "2026-11-25 12:00") == Result(
+        1,
         f"\nSTALE: {NAME} was last loaded on\n"
         "  Tue 24 Nov 2026 08:32 IST. Expected: a load since Wed 25 Nov 2026 08:00 IST.\n"
-        f"{NO_HISTORY}"
+        f"{NO_HISTORY}",
+        "",
     )
 
 
@@ -559,7 +573,7 @@ def test_rows_that_are_ahead_of_the_clock_are_not_fresh(cli: CommandLine, moment
         moment,
     )
     assert verdict_of(status_at(cli, "2026-11-24 12:00")) == (
-        f"CLOCK: {NAME}: rows ahead of the clock: 1.\n"
+        f"UNKNOWN: {NAME}: rows ahead of the clock: 1.\n"
         "Now it is Tue 24 Nov 2026 12:00 IST by the clock of this machine,\n"
         "and Tue 24 Nov 2026 12:00 IST by that of the database server.\n"
         'Set the wrong clock right; then see "A clock that was ahead" in\n'
@@ -613,13 +627,14 @@ def other(tmp_path: Path) -> Iterator[Callable[[str], DAG]]:
 
 def judge(
     capsys: pytest.CaptureFixture[str], now: str, *dags: DAG, **options: Any
-) -> tuple[bool, str]:
-    """Whether these DAGs and DAG 1 are all fresh, and what is said."""
+) -> tuple[str, str]:
+    """The verdict on these DAGs and DAG 1, and what is said."""
     judged = [discover_dags(PROJECT)[0], *dags]
     capsys.readouterr()
     moments = ist(now), ist(now)
-    are_fresh = show_status(judged, (), clocks=lambda manager: moments, **options)
-    return are_fresh, capsys.readouterr().out
+    with override_config("the test", {"calendar": {"sessions": ["2026-11-24"]}}):
+        verdict = show_status(judged, (), clocks=lambda manager: moments, **options)
+    return verdict, capsys.readouterr().out
 
 
 MakeDAG = Callable[[str], DAG]
@@ -630,8 +645,8 @@ def test_each_dag_has_its_own_verdict(cli: CommandLine, other: MakeDAG, capsys: 
     cli.load(GOOD)
     say_it_began(cli, "2026-11-24 08:31")
     add_run(cli, 2, "other", "2026-11-20 08:31", "succeeded")
-    are_fresh, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
-    assert not are_fresh
+    verdict, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert verdict == "stale"
     assert f"FRESH: {NAME}" in output
     assert "STALE: DAG 2 other was last loaded on\n  Fri 20 Nov 2026 08:31 IST." in output
     only = status_at(cli, "2026-11-24 12:00", "--dag", "1")
@@ -646,26 +661,61 @@ def test_good_run_of_one_dag_says_nothing_of_another(
     cli.load(GOOD)
     cli.query("TRUNCATE ingestion_run CASCADE")
     add_run(cli, 2, "other", "2026-11-24 08:31", "succeeded")
-    are_fresh, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
-    assert not are_fresh
+    verdict, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert verdict == "stale"
     assert f"\nSTALE: {NAME} was never loaded." in output
     assert output.endswith("\nFRESH: DAG 2 other was loaded on\n  Tue 24 Nov 2026 08:31 IST.\n")
 
 
 def test_dag_that_never_ran_is_stale(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
     load_at(cli, "2026-11-24 08:31", GOOD)
-    are_fresh, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
-    assert not are_fresh
+    verdict, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert verdict == "stale"
     assert "\nSTALE: DAG 2 other was never loaded.\n" in output
 
 
-def test_dag_that_cannot_be_loaded_is_stale(
+def test_dag_that_cannot_be_loaded_is_not_judged_and_a_stale_one_weighs_more(
     cli: CommandLine, other: MakeDAG, capsys: Captured
 ) -> None:
     load_at(cli, "2026-11-24 08:31", GOOD)
-    are_fresh, output = judge(capsys, "2026-11-24 12:00", other("raise RuntimeError"))
-    assert not are_fresh
-    assert "\nSTALE: DAG 2 other cannot be judged:\n  DAG 2: dag_2_other cannot be" in output
+    broken = other("raise RuntimeError")
+    verdict, output = judge(capsys, "2026-11-24 12:00", broken)
+    assert verdict == "unknown"
+    assert f"\nFRESH: {NAME}" in output
+    assert "\nUNKNOWN: DAG 2 other cannot be judged:\n  DAG 2: dag_2_other cannot be" in output
+    assert judge(capsys, "2026-11-25 12:00", broken)[0] == "stale"
+
+
+def test_table_that_may_not_be_read_leaves_the_other_verdicts(
+    cli: CommandLine,
+    other: MakeDAG,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    database: str,
+    make_role: Callable[..., str],
+) -> None:
+    cli.load(GOOD)
+    add_run(cli, 2, "other", "2026-11-24 08:31", "succeeded")
+    role = make_role()
+    server.execute(f"GRANT SELECT ON ingestion_run TO {role}", dbname=database)
+    monkeypatch.setenv("DB_USER", role)
+    monkeypatch.setenv("DB_PASSWORD", "Role-Secret-3f9")
+    verdict, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION))
+    assert verdict == "unknown"
+    assert re.search(rf"^UNKNOWN: {NAME} cannot be judged:\n  .*permission denied", output, re.M)
+    assert "\nFRESH: DAG 2 other was loaded on\n" in output
+
+
+def test_function_without_a_history_is_not_judged(
+    cli: CommandLine, other: MakeDAG, capsys: Captured
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("DROP TABLE ingestion_run CASCADE")
+    assert judge(capsys, "2026-11-24 12:00", other(FUNCTION))[1].endswith(
+        "\nUNKNOWN: DAG 2 other cannot be judged:\n"
+        "  there is no history of runs. A run makes one where it may.\n"
+    )
 
 
 def test_runs_of_a_dag_that_is_gone_are_shown_and_decide_nothing(cli: CommandLine) -> None:
@@ -684,20 +734,20 @@ def test_feed_that_does_not_change_daily_may_repeat_itself(
     for moment in ("2026-11-26 08:31", "2026-11-27 08:35"):
         add_run(cli, 2, "other", moment, "succeeded")
     cli.query("UPDATE ingestion_run SET dump_sha256 = 'same' WHERE dag_id = 2")
-    are_fresh, output = judge(capsys, "2026-11-27 12:00", other(INCREMENTAL))
-    assert are_fresh
+    verdict, output = judge(capsys, "2026-11-27 12:00", other(INCREMENTAL))
+    assert verdict == "fresh"
     assert output.endswith("\nFRESH: DAG 2 other was loaded on\n  Fri 27 Nov 2026 08:35 IST.\n")
 
 
-@pytest.mark.parametrize(("code", "is_fresh"), [(INCREMENTAL, True), (FUNCTION, False)])
+@pytest.mark.parametrize(("code", "word"), [(INCREMENTAL, "fresh"), (FUNCTION, "stale")])
 def test_file_that_was_read_takes_nothing_away_from_an_incremental_feed(
-    code: str, is_fresh: bool, cli: CommandLine, other: MakeDAG, capsys: Captured
+    code: str, word: str, cli: CommandLine, other: MakeDAG, capsys: Captured
 ) -> None:
     load_at(cli, "2026-11-27 08:31", GOOD)
     add_run(cli, 2, "other", "2026-11-27 08:35", "succeeded")
     add_run(cli, 2, "other", "2026-11-27 09:00", "succeeded")
     cli.query("UPDATE ingestion_run SET source = 'old.csv' WHERE run_id = 3")
-    assert judge(capsys, "2026-11-27 12:00", other(code))[0] is is_fresh
+    assert judge(capsys, "2026-11-27 12:00", other(code))[0] == word
 
 
 def test_all_errors_of_the_runs_that_are_shown(cli: CommandLine) -> None:
@@ -705,8 +755,34 @@ def test_all_errors_of_the_runs_that_are_shown(cli: CommandLine) -> None:
     for day, dag_id in ((20, 1), (21, 7)):
         add_run(cli, dag_id, "x", f"2026-11-{day} 08:31", "failed")
     cli.query("UPDATE ingestion_run SET error = 'no luck ' || run_id WHERE status = 'failed'")
+    add_run(cli, 1, "x", "2026-11-22 08:31", "failed")
     output = status_at(cli, "2026-11-24 12:00").stdout
     assert "\nRun 3 failed: no luck 3\n\nRun 2 failed: no luck 2\n" in output
+    assert "\nRun 4 failed: It is not on record why.\n" in output
+
+
+def test_error_of_several_runs_is_told_once_with_all_its_lines(cli: CommandLine) -> None:
+    cli.load(GOOD)
+    for day, dag_id in ((20, 1), (21, 7), (22, 1)):
+        add_run(cli, dag_id, "x", f"2026-11-{day} 08:31", "failed")
+    cli.query(
+        "UPDATE ingestion_run SET error = %s WHERE status = 'failed'", "no luck:\nFRESH: DAG 1"
+    )
+    output = cli.run("status").stdout
+    assert output.count("no luck") == 1
+    assert "\nRuns 4, 3 and 2 failed: no luck:\n  FRESH: DAG 1\n" in output
+
+
+def test_what_is_odd_about_the_last_run_of_each_dag(cli: CommandLine) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    load_at(cli, "2026-11-24 08:45", GOOD)
+    add_run(cli, 7, "x", "2026-11-24 08:50", "succeeded")
+    add_run(cli, 8, "x", "2026-11-24 08:50", "failed")
+    cli.query("UPDATE ingestion_run SET source = 'a.csv', error = 'what changed' WHERE run_id = 3")
+    output = status_at(cli, "2026-11-24 09:00").stdout
+    assert "\nRun 3: what changed\n" in output
+    assert "\nRun 3 imported a saved dump:\n  a.csv\n" in output
+    assert "\nRun 2 brought the same list, byte for byte, as run 1.\n" in output
 
 
 def test_run_that_goes_on_and_one_that_was_killed(cli: CommandLine, tmp_path: Path) -> None:
@@ -738,12 +814,92 @@ def test_run_is_alone_as_long_as_no_other_one_lives(tmp_path: Path) -> None:
     assert run_lock.has_ended(first.host)
 
 
+METRIC = re.compile(
+    r'stock_ingestion_(\w+)(?:\{((?:\w+="(?:[^"\\\n]|\\[\\"n])*",?)+)\})? (-?[\d.]+)'
+)
+
+
+def read_metrics(text: str) -> dict[tuple[Any, ...], float]:
+    """The samples by name and labels. A line that the format does not allow, or that comes twice,
+    fails the test: each gauge is one group, after its HELP and its TYPE."""
+    assert text.endswith("\n")
+    samples: dict[tuple[Any, ...], float] = {}
+    names: list[str] = []
+    lines = text[:-1].split("\n")
+    while lines:
+        helped = re.fullmatch(r"# HELP stock_ingestion_(\w+) \S.*", lines.pop(0))
+        assert helped
+        assert helped[1] not in names
+        names.append(helped[1])
+        assert lines.pop(0) == f"# TYPE stock_ingestion_{helped[1]} gauge"
+        assert lines[0][0] != "#"
+        while lines and lines[0][0] != "#":
+            sample = METRIC.fullmatch(lines.pop(0))
+            assert sample
+            assert sample[1] == helped[1]
+            labels = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample[2] or "")
+            key = (sample[1], *labels)
+            assert key not in samples
+            samples[key] = float(sample[3])
+    return samples
+
+
+def test_metrics(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query(
+        "UPDATE ingestion_run SET rows_rejected = 1, durations = %s",
+        '{"store": 1.25, "a\\"b\\n": 2}',
+    )
+    add_run(cli, 1, "x", "2026-11-24 08:45", "failed")
+    add_run(cli, 1, "x", "2026-11-24 08:50", "running")
+    add_run(cli, 7, "gone", "2026-11-24 08:50", "succeeded")
+    verdict, output = judge(capsys, "2026-11-24 09:00", other(FUNCTION), as_metrics=True)
+    assert verdict == "stale"
+    dag_1 = ("dag_id", "1"), ("name", "import_instruments_from_kite")
+    dag_2 = ("dag_id", "2"), ("name", "other")
+    assert read_metrics(output) == {
+        ("up",): 1,
+        ("fresh", *dag_1): 1,
+        ("fresh", *dag_2): 0,
+        ("age_seconds", *dag_1): 29 * 60,
+        ("last_success_timestamp_seconds", *dag_1): ist("2026-11-24 08:32").timestamp() + 30.06,
+        ("last_success_fetched_rows", *dag_1): 2,
+        ("last_success_rejected_rows", *dag_1): 1,
+        ("last_success_stored_rows", *dag_1): 2,
+        ("last_success_step_duration_seconds", *dag_1, ("step", "store")): 1.25,
+        ("last_success_step_duration_seconds", *dag_1, ("step", r"a\"b\n")): 2,
+        ("last_run_timestamp_seconds", *dag_1): ist("2026-11-24 08:45").timestamp(),
+        ("last_run_succeeded", *dag_1): 0,
+    }
+    result = status_at(cli, "2026-11-24 09:00", "--prometheus")
+    assert (result.status, result.stderr) == (0, "")
+    assert read_metrics(result.stdout).items() < read_metrics(output).items()
+
+
+def test_metrics_of_a_run_that_goes_on_and_one_that_was_killed(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    def last_run_succeeded() -> list[float]:
+        metrics = read_metrics(status_at(cli, "2026-11-24 09:00", "--prometheus").stdout)
+        return [value for (name, *_), value in metrics.items() if name == "last_run_succeeded"]
+
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    with run_lock.hold(tmp_path / "logs", 1) as lock:
+        assert lock is not None
+        add_run(cli, 1, "x", "2026-11-24 08:50", "running")
+        cli.query("UPDATE ingestion_run SET host = %s WHERE run_id = 2", lock.host)
+        assert last_run_succeeded() == [1]
+    assert last_run_succeeded() == [0]
+
+
 def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
     load_at(cli, "2026-11-24 08:31", GOOD)
     cli.kite.expire_token()
     cli.run("--dag", "1")
     _, output = judge(capsys, "2026-11-24 12:00", other(FUNCTION), as_json=True)
     document = json.loads(output)
+    assert list(document) == ["verdict", "dags", "runs"]
+    assert document["verdict"] == "stale"
     assert document["dags"] == [
         {
             "dag_id": 1,
@@ -767,9 +923,12 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
     ]
     last, first = document["runs"]
     assert (first["run_id"], first["status"], first["fetched"]) == (1, "succeeded", 2)
+    assert first["started_at"] == "2026-11-24T08:31:00+05:30"
+    assert first["durations"]["store"] > 0
     assert last["error"].startswith("Kite refused the session")
     result = status_at(cli, "2026-11-24 12:00", "--json")
-    assert (result.status, json.loads(result.stdout)["runs"]) == (0, document["runs"])
+    found = json.loads(result.stdout)
+    assert (result.status, found["verdict"], found["runs"]) == (0, "fresh", document["runs"])
 
 
 def test_dag_that_was_renamed_is_one(cli: CommandLine) -> None:
@@ -781,11 +940,14 @@ def test_dag_that_was_renamed_is_one(cli: CommandLine) -> None:
     assert len(re.findall("FRESH|STALE", result.stdout)) == 1
 
 
-def test_dag_that_there_is_not(cli: CommandLine) -> None:
+def test_dag_that_there_is_not(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.load(GOOD)
+    monkeypatch.setattr("sys.orig_argv", ["sh"])
     result = cli.run("status", "--dag", "7")
     assert (result.status, result.stdout) == (2, "")
-    assert result.stderr == "ERROR: There is no DAG 7. Known ids: 1 (see --list).\n"
+    assert result.stderr == (
+        "ERROR: There is no DAG 7. Known ids: 1 (see sh execute_dags.py list).\n"
+    )
 
 
 def test_last_ten_runs_are_shown_newest_first(cli: CommandLine) -> None:
@@ -815,8 +977,33 @@ def test_database_that_is_away(cli: CommandLine, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DB_PORT", "1")
     monkeypatch.setattr("shared.utils.interruptible.time.sleep", lambda seconds: None)
     result = cli.run("status")
-    assert (result.status, result.stdout) == (1, "")
-    assert "No connection to" in result.stderr
+    assert (result.status, result.stdout) == (4, "")
+    assert re.findall(r"^(?!WARNING: ).*", result.stderr, re.M)[0].startswith(
+        "ERROR: No connection to "
+    )
+    assert len(re.findall(r"^ERROR", result.stderr, re.M)) == 1
+
+    result = cli.run("status", "--json")
+    assert result.status == 4
+    document = json.loads(result.stdout)
+    [verdict] = document["dags"]
+    assert (document["verdict"], verdict["verdict"], document["runs"]) == ("unknown", "unknown", [])
+    assert verdict["reason"].startswith(f"{NAME} cannot be judged:\nNo connection to ")
+
+    result = cli.run("status", "--prometheus")
+    assert result.status == 4
+    assert read_metrics(result.stdout) == {
+        ("up",): 0,
+        ("fresh", ("dag_id", "1"), ("name", "import_instruments_from_kite")): 0,
+    }
+
+
+def test_password_that_is_refused(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_USER", "nobody_of_this_name")
+    monkeypatch.setenv("DB_PASSWORD", "Role-Secret-3f9")
+    result = cli.run("status", "--json")
+    assert (result.status, json.loads(result.stdout)["verdict"]) == (4, "unknown")
+    assert "Role-Secret-3f9" not in result.stdout + result.stderr
 
 
 def test_configuration_that_has_faults(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

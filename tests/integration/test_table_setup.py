@@ -160,6 +160,7 @@ def test_creation_again_changes_nothing(
 def test_creation_on_a_table_takes_no_lock_that_anybody_waits_for(
     server: Server, database: str, db_manager: DatabaseManager
 ) -> None:
+    create_kite_instrument_master_table(db_manager)  # its version is put into its comment
     with db_manager.transaction() as cursor:
         create_kite_instrument_master_table(db_manager)
         cursor.execute(

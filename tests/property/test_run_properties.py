@@ -162,6 +162,8 @@ class Messages(logging.Handler):
 
 
 class Terminal(io.StringIO):
+    encoding = "utf-8"
+
     def isatty(self) -> bool:
         return True
 
@@ -468,8 +470,8 @@ def test_progress_and_timing_of_any_execution(
     ]
     status = "failed" if failed_step else "succeeded"
     assert (
-        f"DAG 1 import_instruments_from_kite {status} in {clock.elapsed:.2f} s"
-        in ESCAPE.sub("", run.stdout).splitlines()
+        f"\nDAG 1 import_instruments_from_kite {status} in {clock.elapsed:.2f} s"
+        f"{'' if failed_step else ': '}" in ESCAPE.sub("", run.stdout)
     )
     assert ("\x1b" in run.stdout) is at_a_terminal
 
@@ -488,8 +490,8 @@ def read_steps(output: str) -> dict[str, tuple[str, str]]:
 def read_steps_at_terminal(output: str) -> dict[str, tuple[str, str]]:
     """The same of the last frame of the live bars."""
     lines = ESCAPE.sub("", output).replace("\r", "\n")
-    found = re.findall(r"^  ([a-z ]+?) +━+ (.*?) *(\d+\.\d\d) s *$", lines, re.M)
-    return {name: (rest, seconds) for name, rest, seconds in found}
+    found = re.findall(r"^  ([a-z ]{18}) [━ ]{14} (.*?) *(\d+\.\d\d) s *$", lines, re.M)
+    return {name.strip(): (rest, seconds) for name, rest, seconds in found}
 
 
 # Feature: stock-ingestion, Property 18: For any completed ingestion, the logs must include summary

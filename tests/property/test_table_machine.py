@@ -34,7 +34,7 @@ from shared.utils.db_manager import DatabaseManager
 from tests.conftest import NO_WAIT, Server
 from tests.instruments import instrument
 from tests.property.strategies import valid_instrument
-from tests.table_model import Key, Row, TableModel, key_of, read_table
+from tests.table_model import Key, Row, TableModel, fields_of, key_of, read_table
 
 EXCHANGES = ("NSE", "NFO")
 SYMBOLS = ("A", "B", "C", "D", "M&M", "\x01(0,1)", "\\.", "E\r\nF")
@@ -205,6 +205,7 @@ class TableMachine(RuleBasedStateMachine):
         dump = list(good)
         for row, position in bad or []:
             dump.insert(position, row)
+        before = fields_of(self.model.rows)
         expected = self.model.run(good)
         rejected: list[RejectedRow] = []
         valid = validate_instruments(dump, rejected)
@@ -216,6 +217,8 @@ class TableMachine(RuleBasedStateMachine):
             expected.updated,
             expected.superseded,
         )
+        after = fields_of(self.model.rows)
+        assert result.changed == sum(after[key] != before[key] for key in after.keys() & before)
 
     @invariant()
     def table_equals_model(self) -> None:

@@ -1,48 +1,132 @@
-"""The live bars, on a clock of their own."""
+"""What is shown at a terminal, on a clock of its own; and where there is less of one."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import locale
 import re
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from rich.console import Console
 
 from shared import console
-from shared.console import make_display
+from shared.console import make_display, say, say_table
 from tests.clock import Clock
 from tests.command_line import ESCAPE
 
+GREEN, RED = "\x1b[32m", "\x1b[31m"
+
 
 class Terminal(io.StringIO):
+    encoding = "utf-8"
+
     def isatty(self) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("succeeded", "count"), [(True, "1 of 1 rows"), (False, "failed")])
-def test_time_of_a_step_goes_on_after_its_last_row(
-    monkeypatch: pytest.MonkeyPatch, succeeded: bool, count: str
-) -> None:
-    clock, terminal = Clock(), Terminal()
-    at_terminal = partial(
-        Console, file=terminal, force_terminal=True, width=80, get_time=clock.monotonic
-    )
-    monkeypatch.setattr(console, "Console", at_terminal)
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Callable[[int], Terminal]]:
+    """Makes standard output a terminal of so many columns."""
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(locale, "getencoding", lambda: "UTF-8")
 
-    def shown() -> tuple[str, str]:
-        return re.findall(
-            r"store +[━╸╺]+ *([^\r]*?) +(\d+\.\d\d) s", ESCAPE.sub("", terminal.getvalue())
-        )[-1]
+    def make(columns: int) -> Terminal:
+        terminal = Terminal()
+        options = {"file": terminal, "force_terminal": True, "get_time": clock.monotonic}
+        for name in ("Console", "_AsciiConsole"):
+            at_terminal = partial(getattr(console, name), width=columns, **options)
+            monkeypatch.setattr(console, name, at_terminal)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        stack.enter_context(contextlib.redirect_stdout(terminal))
+        return terminal
 
-    with contextlib.redirect_stdout(terminal), make_display() as display:
+    with contextlib.ExitStack() as stack:
+        yield make
+
+
+@pytest.mark.parametrize(
+    ("succeeded", "bar", "count"),
+    [
+        pytest.param(True, "━" * 14, "1 of 1 rows", id="done"),
+        pytest.param(False, " " * 14, "failed", id="failed"),
+    ],
+)
+def test_step_is_done_only_when_it_has_ended(
+    terminal: Callable[[int], Terminal], clock: Clock, succeeded: bool, bar: str, count: str
+) -> None:
+    """Not when its last row is sent. Green is what is done, red what has failed."""
+    out = terminal(80)
+
+    def shown() -> tuple[str, ...]:
+        step = r"store {14}(.{14}) ([^\r]*?) +(\d+\.\d\d) s"
+        found: list[tuple[str, ...]] = re.findall(step, ESCAPE.sub("", out.getvalue()))
+        return found[-1]
+
+    with make_display() as display:
         display.started("store")
         clock.now += 1
         display.advanced(1, 1, "rows")
         clock.now += 7
         display._progress.refresh()  # type: ignore[attr-defined]
-        assert shown() == ("1 of 1 rows", "8.00")
+        assert shown()[1:] == ("1 of 1 rows", "8.00")
+        assert not any(colour in out.getvalue() for colour in (GREEN, RED))
         display.finished("store", 9.5, succeeded)
-    assert shown() == (count, "9.50")
+    assert shown() == (bar, count, "9.50")
+    assert (GREEN in out.getvalue(), RED in out.getvalue()) == (succeeded, not succeeded)
+
+
+def test_steps_at_a_narrow_terminal_leave_out_the_bar(
+    terminal: Callable[[int], Terminal],
+) -> None:
+    out = terminal(60)
+    with make_display() as display:
+        display.started("fetch instruments")
+        display.advanced(1_660_608, 1_660_608, "bytes")
+        display.finished("fetch instruments", 1, True)
+    line = ESCAPE.sub("", out.getvalue()).replace("\r", "\n").split("\n")[-2]
+    assert line.rstrip() == "  fetch instruments  1,660,608 of 1,660,608 bytes   1.00 s"
+    assert len(line) <= 60
+
+
+def test_terminal_of_the_c_locale_gets_ascii(
+    terminal: Callable[[int], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = terminal(60)
+    monkeypatch.setattr(locale, "getencoding", lambda: "ANSI_X3.4-1968")
+    with make_display() as display:
+        display.started("store")
+        display.advanced(1, 2, "rows")
+        display.finished("store", 1, True)
+    say_table(("id", "name"), [("1", "a_name_that_is_much_longer_than_the_terminal_is_wide" * 2)])
+    assert out.getvalue().isascii()
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_terminal_that_can_do_nothing_gets_lines(
+    terminal: Callable[[int], Terminal], monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    out = terminal(80)
+    monkeypatch.setenv("TERM", term)
+    with make_display() as display:
+        display.started("store")
+        display.finished("store", 1, True)
+    assert out.getvalue() == "  store: done in 1.00 s\n"
+
+
+def test_lines_at_a_terminal_end_between_words(terminal: Callable[[int], Terminal]) -> None:
+    """What stands in quotes may be a command, and stays whole."""
+    text = "  it's stale: run 'python execute_dags.py login' now"
+    out = terminal(40)
+    say(text)
+    assert out.getvalue() == ("  it's stale: run\n    'python execute_dags.py login' now\n")
+    with contextlib.redirect_stdout(io.StringIO()) as file:
+        say(text)
+    assert file.getvalue() == f"{text}\n"

@@ -122,8 +122,8 @@ def test_parse_arguments_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     "arguments",
     [
         ("--dag",),
-        ("--dag", "x"),
         ("--dag", "1.5"),
+        ("--dag", ""),
         ("--list", "--dag", "1"),
         ("--list", "--dry-run"),
         ("--log-level", "loud"),
@@ -149,6 +149,11 @@ def test_bad_usage_ends_with_2_and_one_line(
     assert re.fullmatch(r"execute_dags\.py( \w+)?: .+\n", refusal(monkeypatch, capsys, *arguments))
 
 
+def call_python_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the program was called by `sh execute_dags.py`, for messages that name a command."""
+    monkeypatch.setattr("sys.orig_argv", ["sh"])
+
+
 def refusal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> str:
@@ -170,11 +175,15 @@ def refusal(
         ),
         (("statsu", "--json"), "execute_dags.py: statsu is not known; did you mean status?"),
         (("status", "--jsno"), "execute_dags.py status: --jsno is not known; did you mean --json?"),
-        (("xyz",), "execute_dags.py: xyz is not known; see execute_dags.py --help"),
+        (("xyz",), "execute_dags.py: xyz is not known; see sh execute_dags.py --help"),
+        (
+            ("status", "xyz"),
+            "execute_dags.py status: xyz is not known; see sh execute_dags.py status --help",
+        ),
         (
             ("--sandbox", "status"),
             "execute_dags.py: status is a command, its options follow it: "
-            "execute_dags.py status ...",
+            "sh execute_dags.py status",
         ),
         (
             ("--status",),
@@ -189,6 +198,7 @@ def test_bad_usage_names_the_nearest_word(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    call_python_by_name(monkeypatch)
     assert refusal(monkeypatch, capsys, *arguments) == f"{message}\n"
 
 
@@ -198,6 +208,39 @@ def test_list_is_a_command_and_an_option(
 ) -> None:
     arguments = parse(monkeypatch, *words)
     assert (arguments.command, arguments.list) == ("list", True)
+
+
+def test_list_as_json_has_what_a_scheduler_needs(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_first", schedule="0 18 * * 1-5", grace_minutes=30)
+    dags.add("dag_2_second", after=[1], enabled=False)
+    dags.add("dag_3_broken", schedule="never")
+    (dags.root / "dag_x").mkdir()
+    (dags.root / "dag_x" / "config.json").write_text("{}")
+    assert run("--list", "--json") == ExitStatus.SUCCESS
+    document = json.loads(capsys.readouterr().out)
+    nameless, first, second, broken = document.pop("dags")
+    assert document == {"time_zone": "Asia/Kolkata"}
+    assert first == {
+        "dag_id": 1,
+        "name": "first",
+        "folder": "dag_1_first",
+        "enabled": True,
+        "schedule": "0 18 * * 1-5",
+        "cron": "0 18 * * 1-5",
+        "description": "about first",
+        "after": [],
+        "grace_minutes": 30,
+        "fault": None,
+    }
+    assert (second["enabled"], second["after"]) == (False, [1])
+    assert (second["schedule"], second["cron"]) == ("daily", "30 8 * * *")
+    assert (broken["dag_id"], broken["name"], broken["schedule"]) == (3, "broken", None)
+    assert {broken[name] for name in ("enabled", "cron", "after", "grace_minutes")} == {None}
+    assert "schedule: expected" in broken["fault"]
+    assert (nameless["dag_id"], nameless["name"], nameless["enabled"]) == (None, "dag_x", None)
+    assert dags.ran == []
 
 
 def test_parse_arguments_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,12 +508,54 @@ def test_run_of_an_unknown_dag_names_the_known_ones(
     assert dags.ran == []
 
 
-def test_run_when_no_dag_is_enabled(
-    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+def test_run_of_a_dag_by_its_name(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a")
+    dags.add("dag_2_prices")
+    dags.add("dag_3_c")
+    assert run("--dag", "prices", "--dag", "dag_3_c") is ExitStatus.SUCCESS
+    assert dags.ran == ["prices", "c"]
+    assert run("status", "--dag", "dag_9_prices") is ExitStatus.USAGE_OR_CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "price",
+            "There is no DAG price. Did you mean prices? All are in: sh execute_dags",
+        ),
+        ("dag_2_prces", "There is no DAG dag_2_prces. Did you mean dag_2_prices? All are in: "),
+        ("xyz", "There is no DAG xyz. All are in: sh execute_dags.py list"),
+        ("twice", "Several DAGs have the name twice: give an id of 3, 4."),
+        ("dag-5-x", "dag-5-x: the folder of a DAG must be named dag_<id>_<name>, such as"),
+    ],
+)
+def test_run_of_a_name_that_is_no_dags_own(
+    name: str,
+    message: str,
+    dags: Dags,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for folder in ("dag_2_prices", "dag_3_twice", "dag_4_twice", "dag_5_x"):
+        dags.add(folder)
+    (dags.root / "dag_5_x").rename(dags.root / "dag-5-x")
+    call_python_by_name(monkeypatch)
+    assert run("--dag", "2", "--dag", name) is ExitStatus.USAGE_OR_CONFIGURATION
+    assert f"ERROR: {message}" in capsys.readouterr().err
+    assert dags.ran == []
+
+
+def test_run_when_no_dag_is_enabled(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_python_by_name(monkeypatch)
     dags.add("dag_1_off", enabled=False)
     assert run() is ExitStatus.USAGE_OR_CONFIGURATION
-    assert capsys.readouterr().err == "ERROR: There is no enabled DAG (see --list).\n"
+    assert capsys.readouterr().err == (
+        "ERROR: There is no enabled DAG (see sh execute_dags.py list).\n"
+    )
 
 
 def test_run_of_an_id_that_two_folders_have_names_both(
@@ -778,6 +863,7 @@ def test_exit_statuses_are_the_ruled_ones() -> None:
         "DAG_FAILED": 1,
         "USAGE_OR_CONFIGURATION": 2,
         "LOG_IN_AGAIN": 3,
+        "CANNOT_BE_KNOWN": 4,
         "HUNG_UP": 129,
         "INTERRUPTED": 130,
         "TERMINATED": 143,

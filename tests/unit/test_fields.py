@@ -50,6 +50,7 @@ PRINTABLE = "expected a folder without control characters in its name"
 OBJECT = "expected an object {...}"
 SCHEDULE = 'expected "daily" or a cron expression in Indian time such as "0 18 * * 1-5"'
 IDS = "expected a list of DAG ids such as [1]"
+RECEIVERS = 'expected addresses such as "mailto://user:password@example.com"'
 TEXT = "expected a text that is not blank"
 
 
@@ -81,6 +82,22 @@ TEXT = "expected a text that is not blank"
             fields.address, "https://api.kite.trade", "https://api.kite.trade", id="https"
         ),
         pytest.param(fields.address, "HTTP://[::1]:8000/x", "HTTP://[::1]:8000/x", id="http"),
+        pytest.param(fields.ping_address, "", "", id="no ping"),
+        pytest.param(fields.ping_address, "https://x/y?z=1", "https://x/y?z=1", id="ping"),
+        pytest.param(fields.receivers, "", [], id="no receivers"),
+        pytest.param(fields.receivers, [], [], id="an empty list of receivers"),
+        pytest.param(
+            fields.receivers,
+            " a://b,c;d\ne://f , g://h,i://j;k://l ",
+            ["a://b,c;d", "e://f", "g://h", "i://j", "k://l"],
+            id="receivers in a text",
+        ),
+        pytest.param(
+            fields.receivers,
+            ["a://b", "c://d e://f", "a://b"],
+            ["a://b", "c://d", "e://f"],
+            id="receivers in a list",
+        ),
         pytest.param(fields.credential, "a-Z_0~9", "a-Z_0~9", id="credential"),
         pytest.param(fields.folder, "logs/of today", "logs/of today", id="folder"),
         pytest.param(fields.folder, "~/logs", str(Path.home() / "logs"), id="folder at home"),
@@ -145,6 +162,13 @@ def test_value_that_is_right(convert: Any, value: Any, expected: Any) -> None:
         pytest.param(fields.address, "https://x/\x07", ADDRESS, id="address, a control character"),
         pytest.param(fields.address, "https://u:p@x", NO_USER, id="address, a password"),
         pytest.param(fields.address, "https://u@[x", NO_USER, id="address, a user of no address"),
+        pytest.param(fields.ping_address, "x", ADDRESS, id="ping, no address"),
+        pytest.param(fields.ping_address, None, ADDRESS, id="ping, null"),
+        pytest.param(fields.receivers, "me@example.com", RECEIVERS, id="receiver, no address"),
+        pytest.param(fields.receivers, ["a://b", 5], RECEIVERS, id="receivers, a number"),
+        pytest.param(fields.receivers, {"a": "b://c"}, RECEIVERS, id="receivers, an object"),
+        pytest.param(fields.receivers, None, RECEIVERS, id="receivers, null"),
+        pytest.param(fields.receivers, "a://b\x07", RECEIVERS, id="receiver, a control character"),
         pytest.param(fields.credential, 5, TEXT, id="credential, a number"),
         pytest.param(fields.credential, "", TEXT, id="credential, empty"),
         pytest.param(fields.credential, "schlüssel", CREDENTIAL, id="credential, not ASCII"),

@@ -37,10 +37,10 @@ from shared.exceptions import (
     DAGExecutionError,
     ValidationError,
 )
-from shared.feed import Figures, RejectedRow, Run, RunKey
+from shared.feed import Figures, RejectedRow, Run, RunKey, RunOptions
 from shared.gate import select
 from shared.models.instrument import INSTRUMENT_TABLE
-from shared.summary import describe, describe_rejects, write_rejected_rows
+from shared.summary import describe, describe_rejects, summarize, write_rejected_rows
 from shared.utils.staged_merge import MergeResult
 from tests.conftest import HEADER
 from tests.instruments import instrument, to_csv
@@ -313,24 +313,27 @@ def test_describe_has_every_figure() -> None:
         left_out=Counter({"NCO": 2, "BCD": 1}),
         rejected=[RejectedRow(7, "lot_size: expected a whole number, got 'x'", ["1", "x"])],
         stored=12_341,
-        merge=MergeResult(inserted=11_000, updated=1_341, superseded=60),
+        merge=MergeResult(inserted=11_000, updated=1_341, superseded=60, changed=341),
         counts={
             "exchange": Counter({"NSE": 12_000, "BSE": 341}),
             "instrument_type": Counter({"EQ": 12_340, None: 1}),
         },
     )
+    figures.changes = Counter({"listed": 1_000, "gone": 83})
     run = make_run(figures, durations={"fetch instruments": 1.234, "store": 0.5})
 
     text = describe(run)
 
     lines = text.splitlines()
     assert lines[0] == "Stored 12,341 instruments in kite_instrument_master"
-    assert [line.rsplit(maxsplit=1) for line in lines[2:8]] == [
+    assert [line.rsplit(maxsplit=1) for line in lines[2:10]] == [
         ["fetched", "12,345"],
         ["left out", "3"],
         ["rejected", "1"],
         ["inserted", "11,000"],
         ["updated", "1,341"],
+        ["  changed", "341"],
+        ["  unchanged", "1,000"],
         ["superseded", "60"],
     ]
     assert "left out by parameters.exchanges: NCO 2, BCD 1" in lines
@@ -341,6 +344,36 @@ def test_describe_has_every_figure() -> None:
     assert ["BSE", "341", "-", "1"] in table
     assert lines[-1] == "seconds: fetch instruments 1.23, store 0.50"
     assert max(map(len, lines)) <= 80
+    summary = summarize(run)
+    assert lines == [*summary.splitlines(), "", lines[-1]]  # the console has the seconds already
+    assert summary.counts == "12,341 stored, 11,000 new, 1,083 changes, 1 rejected"
+
+
+@pytest.mark.parametrize(
+    ("given", "dry_run", "counts"),
+    [
+        pytest.param({}, False, "0 stored", id="nothing came"),
+        pytest.param({"stored": 5}, True, "5 would be stored", id="database away"),
+        pytest.param(
+            {"stored": 3, "merge": MergeResult(1, 2), "changes": Counter(listed=1)},
+            True,
+            "3 would be stored, 1 new, 1 change",
+            id="dry run",
+        ),
+        pytest.param(
+            {"stored": 3, "merge": MergeResult(3, 0)}, False, "3 stored, 3 new", id="first list"
+        ),
+        pytest.param(
+            {"stored": 3, "merge": MergeResult(0, 3), "changes": Counter()},
+            False,
+            "3 stored, 0 new, 0 changes",
+            id="same list",
+        ),
+    ],
+)
+def test_summary_in_few_words(given: dict[str, Any], dry_run: bool, counts: str) -> None:
+    run = make_run(Figures(**given), options=RunOptions(dry_run=dry_run))
+    assert summarize(run).counts == counts
 
 
 def test_describe_of_a_run_that_stored_nothing_says_so() -> None:
@@ -499,7 +532,7 @@ def test_dry_run_needs_no_database_and_tells_what_would_be_stored(
     figures = [line.split() for line in message.splitlines()[2:5]]
     assert figures == [["fetched", "4"], ["left", "out", "0"], ["rejected", "2"]]
     assert "inserted" not in message
-    assert f"DAG 1 completed: {message}" in caplog.messages
+    (logged,) = [m for m in caplog.messages if m.startswith(f"DAG 1 completed: {message}")]
     table = [line.split() for line in message.splitlines()]
     headings = table.index(["exchange", "rows", "instrument_type", "rows"])
     assert table[headings + 1 : headings + 3] == [["NFO", "1", "CE", "1"], ["NSE", "1", "EQ", "1"]]
@@ -509,7 +542,7 @@ def test_dry_run_needs_no_database_and_tells_what_would_be_stored(
         ["4", "tradingsymbol: required, but missing"],  # found by the second look at the list
         ["5", "lot_size: expected a whole number, got 'many'"],
     ]
-    seconds = " ".join(message.split("seconds: ")[1].split())
+    seconds = " ".join(logged.split("seconds: ")[1].split())
     assert [part.rsplit(" ", 1)[0] for part in seconds.split(", ")] == [
         "load configuration",
         "authenticate",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +92,39 @@ def test_console_level(level: str | None, shown: str, capsys: pytest.CaptureFixt
     assert letters == list(shown)
 
 
+@pytest.mark.parametrize(
+    ("is_terminal", "variables", "shown"),
+    [
+        pytest.param(
+            True,
+            {},
+            "\x1b[33mWARNING\x1b[0m: WARNING\n\x1b[31mERROR\x1b[0m: ERROR\nINFO: INFO\n",
+            id="terminal",
+        ),
+        pytest.param(False, {}, "WARNING: WARNING\nERROR: ERROR\nINFO: INFO\n", id="file"),
+        pytest.param(
+            True, {"NO_COLOR": "1"}, "WARNING: WARNING\nERROR: ERROR\nINFO: INFO\n", id="NO_COLOR"
+        ),
+        pytest.param(
+            True, {"TERM": "dumb"}, "WARNING: WARNING\nERROR: ERROR\nINFO: INFO\n", id="dumb"
+        ),
+    ],
+)
+def test_warnings_and_errors_have_colours_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, variables: dict[str, str], shown: str
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", stream)
+    setup_console_logging("INFO")
+    for level in ("WARNING", "ERROR", "INFO"):
+        LOG.log(getattr(logging, level), level)
+    assert stream.getvalue() == shown
+
+
 def test_console_set_up_twice_shows_each_record_once(capsys: pytest.CaptureFixture[str]) -> None:
     setup_console_logging()
     setup_console_logging()
@@ -139,6 +174,23 @@ def test_file_has_time_name_level_message_and_the_whole_traceback(tmp_path: Path
     assert traceback[0] == "  Traceback (most recent call last):"
     assert traceback[-1] == "  ValueError: why"
     assert "raise ValueError(message)" in text
+
+
+def test_time_in_the_file_is_indias_wherever_the_machine_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        path = log_to(tmp_path, fmt="%(asctime)s|%(message)s")
+        record = logging.makeLogRecord({"msg": "done", "levelno": logging.INFO})
+        record.created, record.msecs = 1_795_748_400.007, 7.0  # 2026-11-27 03:00 UTC
+        logging.getLogger().handle(record)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert path is not None
+    assert path.read_text() == "2026-11-27 08:30:00,007+0530|done\n"
 
 
 def test_file_level_and_format_are_the_configured_ones(tmp_path: Path) -> None:

@@ -91,6 +91,16 @@ def test_database_is_reached_through_the_configuration_by_its_socket(
         assert config.database == DATABASE
 
 
+def test_nobody_is_told_of_what_a_sandbox_does(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_URLS", "json://127.0.0.1:1/chat")
+    monkeypatch.setenv("PING_URL", "http://127.0.0.1:1/ping")
+    with open_sandbox(folder, root=tmp_path, rows=MIN_ROWS):
+        config = ConfigLoader.load_notify_config()
+    assert (config.urls, config.ping_url) == ([], "")
+
+
 def test_day_is_the_next_one_when_it_was_completed(folder: Path, tmp_path: Path) -> None:
     (folder / "last_day").unlink(missing_ok=True)
     for day, text in ((0, "Day 1, Mon 03 Aug 2026"), (1, "Day 2, Tue 04 Aug 2026")):

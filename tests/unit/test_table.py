@@ -34,6 +34,11 @@ def test_unique_keys_that_begin_with_a_long_text(unique: tuple[tuple[str, ...], 
         pytest.param({"unique": (("code",),)}, "36 characters or more, got code", id="short"),
         pytest.param({"unique": (("id", "name"),)}, "36 characters or more, got id", id="number"),
         pytest.param({"last_updated": ""}, "a snapshot to have last_updated", id="no moment"),
+        pytest.param(
+            {"columns": (*COLUMNS, Column("since_then", "text", since=2))},
+            "a later column to be nullable, got since_then",
+            id="later",
+        ),
     ],
 )
 def test_description_that_no_merge_could_follow(options: dict[str, Any], message: str) -> None:

@@ -1,0 +1,245 @@
+"""`--due`: which DAGs have to run now, and what of it is news.
+
+A call every few minutes is all that a machine needs: what is fresh (ruling 31) is left alone, the
+rest is run again until it is. A failure that was told already since the schedule came round is not
+told again, and Kite is not asked again with credentials that it has refused.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared import clock, run_lock
+from shared.calendar import Calendar, Schedule
+from shared.config.config_loader import ConfigLoader
+from shared.console import hold_back, say
+from shared.dag_discovery import DAG
+from shared.exceptions import (
+    AuthenticationError,
+    ConfigurationError,
+    DAGExecutionError,
+    StockIngestionError,
+)
+from shared.freshness import STALE, UNKNOWN, Now, Verdict, judge, read_clocks
+from shared.private_files import make_private_folder, private_opener
+from shared.run_plan import fail
+from shared.utils import run_history
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
+from shared.utils.retry import RetryPolicy
+from shared.utils.sql import settings
+
+logger = logging.getLogger(__name__)
+
+_LATE = "late"
+_ONCE = RetryPolicy(max_attempts=1)  # the next call comes soon
+
+
+@contextlib.contextmanager
+def only_one(directory: Path) -> Iterator[bool]:
+    """Whether no other call of `--due` is under way, nor begins within the body."""
+    try:
+        make_private_folder(directory)
+        descriptor = private_opener(str(directory / "due.lock"), os.O_RDWR | os.O_CREAT)
+    except OSError:  # the runs themselves still end well, one after the other
+        yield True
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
+# Runs one, shows how it ends, and adds its error.
+RunDAG = Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any]
+
+
+class Outcome(NamedTuple):
+    """What a call has come to: the names of the DAGs that are fresh or have failed, by id, the
+    errors of the latter, and when the schedule of each came round.
+    """
+
+    names: dict[int, str]
+    errors: dict[int, BaseException]
+    slots: dict[int, datetime]
+
+
+def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
+    """Run those DAGs of the plan that are due. None if another such call is under way.
+
+    What `run_dag` writes to the console is shown if it is news. `directory` is that of the log.
+    """
+    with only_one(directory) as is_only:
+        if is_only:
+            return _run_due(plan, directory, run_dag)
+    logger.info("another call of --due is under way")
+    return None
+
+
+def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
+    due, outcome = DueDAGs(directory), Outcome({}, {}, {})
+    waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
+    for dag, call in plan:
+        name, reason = f"DAG {dag.dag_id} {dag.name}", None
+        outcome.slots[dag.dag_id] = due.slot(dag)
+        try:
+            reason = due.why(dag)
+            if reason is not None:
+                is_running = run_lock.is_held(directory, dag.dag_id)
+                if is_running or waiting.intersection(dag.after):
+                    logger.info("%s is due, and %s", name, "runs" if is_running else "waits")
+                    waiting.add(dag.dag_id)
+                    continue
+                due.refuse_to_ask(dag)
+        except StockIngestionError as exc:
+            call, reason = partial(fail, exc), str(exc)
+        if reason is None:
+            outcome.names[dag.dag_id] = name
+            continue
+        logger.info("%s is due: %s", name, reason)
+        with hold_back(is_held=due.is_told(dag)) as show:
+            run_dag(dag, call, outcome.errors)
+        error = outcome.errors.get(dag.dag_id)
+        if error is None and (late := due.why_still(dag)):
+            waiting.add(dag.dag_id)
+            if due.note(dag, _LATE):
+                show()
+                say(f"{late}\nIt is asked for again at the next call of --due.")
+            continue
+        outcome.names[dag.dag_id] = name
+        if error is None or due.note_failure(dag, error):
+            show()
+    return outcome
+
+
+class DueDAGs:
+    """What has to run, and what was told of it: the latter in a file, as the database may be away.
+
+    `directory` is that of the log. The file has, for each DAG, its slot and the kinds of failures
+    that were told since; and what Kite said to credentials that it has refused, by their hash.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "due.json"
+        self._calendar: Calendar = ConfigLoader.load_calendar()
+        self._told: dict[str, Any] = {}
+        self._refused: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            read = json.loads(self._path.read_text(encoding="utf-8"))
+            self._told, self._refused = dict(read["told"]), dict(read["refused"])
+        self._unknown: StockIngestionError | None = None  # why nothing can be known
+
+    def why(self, dag: DAG) -> str | None:
+        """Why the DAG has to run now; None if it need not.
+
+        Raises StockIngestionError if that cannot be known.
+        """
+        dag.load_feed()  # a broken one fails with its own error
+        verdict = self._judge(dag)
+        if verdict.verdict == UNKNOWN:
+            raise DAGExecutionError(verdict.reason)
+        if verdict.verdict == STALE:
+            return verdict.reason
+        if self._told.pop(str(dag.dag_id), None):  # what fails from now on is another failure
+            self._save()
+        return None
+
+    def refuse_to_ask(self, dag: DAG) -> None:
+        """Raise AuthenticationError if the DAG would ask Kite with credentials it has refused."""
+        if (mark := self._credentials(dag)) and (said := self._refused.get(mark)):
+            raise AuthenticationError(said)
+
+    def is_told(self, dag: DAG) -> bool:
+        """Whether something was told of the DAG since its schedule came round."""
+        return bool(self._kinds(dag))
+
+    def note_failure(self, dag: DAG, error: BaseException) -> bool:
+        """Keep in mind that the DAG has failed. Returns whether that is news."""
+        cause = error.__cause__ if isinstance(error, DAGExecutionError) else None
+        cause = cause or error
+        if isinstance(cause, AuthenticationError) and (mark := self._credentials(dag)):
+            self._refused = {mark: str(cause)}
+        return self.note(dag, type(cause).__name__)
+
+    def why_still(self, dag: DAG) -> str | None:
+        """Why a DAG that has just run would have to run again: its source is late, say."""
+        try:
+            return self.why(dag)
+        except StockIngestionError as exc:
+            logger.info("whether DAG %d is fresh now cannot be known: %s", dag.dag_id, exc)
+            return None
+
+    def _judge(self, dag: DAG) -> Verdict:
+        if self._unknown is not None:
+            raise self._unknown
+        config = asdict(ConfigLoader.load_database_config())
+        try:
+            with DatabaseManager(config, retry=_ONCE) as manager:
+                if lacking := manager.run_in_transaction(_find_no_history):
+                    raise ConfigurationError(
+                        f"Without a history of runs --due cannot know what is due: {lacking}. Let "
+                        "the role make it (see docs/production.md), or run DAGs at a fixed time, "
+                        "with --dag."
+                    )
+                now = Now(*read_clocks(manager), self._calendar)
+                return judge(manager, replace(dag, grace_minutes=0), now, True)
+        except StockIngestionError as exc:
+            self._unknown = exc  # for the others as well: they need not wait for it
+            raise
+
+    def _credentials(self, dag: DAG) -> str | None:
+        """A mark of what the DAG would show to Kite; None if it asks it for nothing."""
+        with contextlib.suppress(StockIngestionError):
+            feed = dag.load_feed()
+            if feed is not None and feed.needs_kite:
+                root, _ = ConfigLoader.load_merged_config(dag.folder, feed.settings)
+                shown = (root.api.root, root.api.kite_api_key, root.api.kite_access_token)
+                return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
+        return None
+
+    def slot(self, dag: DAG) -> datetime:
+        """When the DAG's schedule came round last."""
+        return Schedule(dag.schedule).last_slot(clock.now(), self._calendar)
+
+    def _kinds(self, dag: DAG) -> list[str]:
+        told = self._told.get(str(dag.dag_id), {})
+        return list(told["kinds"]) if told.get("slot") == f"{self.slot(dag)}" else []
+
+    def note(self, dag: DAG, kind: str) -> bool:
+        """Keep in mind that this is told of the DAG. Returns whether it is news."""
+        kinds = self._kinds(dag)
+        if kind in kinds:
+            return False
+        self._told[str(dag.dag_id)] = {"slot": f"{self.slot(dag)}", "kinds": [*kinds, kind]}
+        self._save()
+        return True
+
+    def _save(self) -> None:
+        text = json.dumps({"told": self._told, "refused": self._refused}, indent=1)
+        beside = self._path.with_suffix(".new")
+        try:
+            with open(beside, "w", encoding="utf-8", opener=private_opener) as file:
+                file.write(text)
+            beside.replace(self._path)
+        except OSError as exc:
+            logger.warning("What was told cannot be kept, and may be told again: %s", exc)
+
+
+def _find_no_history(cursor: Any) -> str | None:
+    """Why there is no history of runs, though one is made where that may be; None if there is."""
+    with settings(cursor, lock_timeout=LOCK_TIMEOUT):
+        return ensure_extra_table(cursor, run_history.TABLE)

@@ -1,0 +1,227 @@
+"""Whether a DAG's data are fresh (ruling 31): by the last good run, or else by the newest rows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shared import clock
+from shared.calendar import IST, Calendar, Freshness
+from shared.config.logging_config import redact
+from shared.dag_discovery import DAG
+from shared.exceptions import StockIngestionError, TransientDatabaseError
+from shared.models.table import Table
+from shared.utils import run_history
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.relations import find_relation, only_own_functions
+from shared.utils.run_history import LastLoad
+from shared.utils.sql import fetch_one, load_sql
+from shared.utils.staged_merge import has_time_zone
+
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
+
+_NO_HISTORY = """\
+There is no history of runs (a run makes one where it may): the newest rows
+had to tell. They cannot tell whether the list is a new one, and whole."""
+
+FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
+
+
+@dataclass(frozen=True)
+class Now:
+    """What it is now: by the clock of this machine, and by that of the database server.
+
+    Which of them is right cannot be known: a list has to be fresh by the later one, and no moment
+    may be ahead of the earlier one.
+    """
+
+    here: datetime
+    server: datetime
+    calendar: Calendar
+
+    @property
+    def limit(self) -> datetime:
+        """What is later than this is ahead of a clock."""
+        return min(self.here, self.server) + run_history.CLOCK_TOLERANCE
+
+    def describe(self) -> str:
+        """What the clocks say, and the way out if they are behind what is stored."""
+        return (
+            f"Now it is {_in_words(self.here)} by the clock of this machine,\n"
+            f"and {_in_words(self.server)} by that of the database server.\n"
+            'Set the wrong clock right; then see "A clock that was ahead" in\n'
+            "docs/production.md."
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a DAG's data are fresh: `fresh`, `stale`, or `unknown` where that cannot be known.
+
+    `loaded_at` is when the source gave what is stored, as far as that is known.
+    """
+
+    dag_id: int
+    name: str
+    schedule: str
+    verdict: str
+    reason: str
+    loaded_at: datetime | None = None
+    expected_since: datetime | None = None
+
+
+def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
+    """What it is now by this machine's clock, and by that of the database server."""
+    [(server_now,)] = manager.fetch_all("SELECT clock_timestamp()")
+    return clock.now(), server_now
+
+
+def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Verdict:
+    """Whether the DAG's data are fresh; `unknown` if the DAG is broken, or they cannot be read.
+
+    Raises TransientDatabaseError if the database is away.
+    """
+    try:
+        return _judge(manager, dag, now, has_history)
+    except TransientDatabaseError:
+        raise
+    except StockIngestionError as exc:
+        return cannot_judge(dag, exc)
+
+
+def cannot_judge(dag: DAG, error: StockIngestionError) -> Verdict:
+    """The verdict where this error is all that is known."""
+    reason = f"DAG {dag.dag_id} {dag.name} cannot be judged:\n{redact(str(error))}"
+    return Verdict(dag.dag_id, dag.name, dag.schedule, UNKNOWN, reason)
+
+
+def _judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Verdict:
+    feed = dag.load_feed()
+    promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
+    freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
+    since = freshness.fresh_since(max(now.here, now.server), now.calendar)
+    table = feed.table if feed and feed.table.is_snapshot else None
+    if has_history:
+        # A file that was read into a table that is no snapshot has taken nothing away.
+        wanted = {"dag_id": dag.dag_id, "also_files": feed is None or table is not None}
+        load = manager.run_in_transaction(partial(_read_load, table=table, wanted=wanted))
+        word, reason = _judge_load(load, table, freshness, since, now)
+        loaded_at = load and load.served_at
+    else:
+        look = partial(_judge_rows, table=table, since=since, now=now)
+        word, reason, loaded_at = manager.run_in_transaction(look)
+    reason = f"DAG {dag.dag_id} {dag.name}{reason}"
+    return Verdict(dag.dag_id, dag.name, dag.schedule, word, reason, loaded_at, since)
+
+
+def _read_load(cursor: Any, table: Table | None, wanted: dict[str, Any]) -> LastLoad | None:
+    """The DAG's last good run, and how much of a snapshot is in its table."""
+    zone, count = "", "NULL"
+    if table and (relation := find_relation(cursor, table.name)).exists:
+        with only_own_functions(cursor):
+            zone = " AT TIME ZONE 'UTC'" if has_time_zone(cursor, table, relation) else ""
+        count = SQL["count_rows"].format(table=table.name, column=table.last_updated)
+    query = run_history.SQL["read_last_load"].format(stored_rows=f"({count})", zone=zone)
+    cursor.execute(query, wanted)
+    row = cursor.fetchone()
+    return LastLoad(*row) if row else None
+
+
+def _judge_load(
+    load: LastLoad | None, table: Table | None, freshness: Freshness, since: datetime, now: Now
+) -> tuple[str, str]:
+    """The verdict, and what follows the DAG's name in its reason."""
+    expected = f"Expected: a load since {_in_words(since)}."
+    if load is None:
+        return STALE, f" was never loaded.\n{expected}"
+    if fault := _find_ahead(load, now):
+        return UNKNOWN, fault
+    if table and (fault := _find_lost_rows(load, table)):
+        return STALE, fault
+    if load.served_at is None:
+        return STALE, f" holds the list of a saved dump:\n{load.source}\n{expected}"
+    repeat = _describe_repeat(load, load.served_at, freshness, now)
+    if repeat and load.first_started_at < since <= load.served_at:
+        return STALE, (
+            f" was last loaded on\n{_in_words(load.served_at)}. {repeat}\n"
+            f"Expected: a new list since {_in_words(since)}.\n"
+            "Run the DAG again later. A day without trading belongs in calendar.holidays."
+        )
+    return _judge_moment(load.served_at, since, repeat)
+
+
+def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple[str, str]:
+    if loaded_at >= since:
+        return FRESH, f" was loaded on\n{_in_words(loaded_at)}. {note}".rstrip()
+    return STALE, (
+        f" was last loaded on\n{_in_words(loaded_at)}. "
+        f"Expected: a load since {_in_words(since)}.\n{note}".rstrip()
+    )
+
+
+def _judge_rows(
+    cursor: Any, table: Table | None, since: datetime, now: Now
+) -> tuple[str, str, datetime | None]:
+    """Without a history (DB_USER may not make one) the newest rows tell if a snapshot is too old.
+
+    They cannot tell whether it is fresh: whether the list is a new one, and whole.
+    """
+    if table is None:
+        return (
+            UNKNOWN,
+            " cannot be judged:\nthere is no history of runs. A run makes one where it may.",
+            None,
+        )
+    loaded_at, ahead = None, 0
+    if find_relation(cursor, table.name).exists:
+        query = SQL["newest_rows"].format(table=table.name, column=table.last_updated)
+        loaded_at, ahead = fetch_one(cursor, query, {"limit": now.limit})
+    if ahead:
+        return UNKNOWN, f": rows ahead of the clock: {ahead:,}.\n{now.describe()}", loaded_at
+    if loaded_at is None:
+        return STALE, " was never loaded, as far as can be told\nwithout a history of runs.", None
+    word, reason = _judge_moment(loaded_at, since)
+    return UNKNOWN if word == FRESH else word, f"{reason}\n{_NO_HISTORY}", loaded_at
+
+
+def _find_ahead(load: LastLoad, now: Now) -> str | None:
+    moments = {
+        "It started": load.started_at,
+        "It ended": load.ended_at,
+        "Its rows are of": load.list_moment,
+        "Its list came": load.served_at,
+    }
+    ahead = [f"{what} {_in_words(at)}." for what, at in moments.items() if at and at > now.limit]
+    if not ahead:
+        return None
+    return "\n".join((f": run {load.run_id} is ahead of the clock.", *ahead, now.describe()))
+
+
+def _find_lost_rows(load: LastLoad, table: Table) -> str | None:
+    if load.rows and load.stored_rows == load.rows:
+        return None
+    found = f"has {load.stored_rows:,} rows now" if load.stored_rows is not None else "is not there"
+    return (
+        ": its table is not as it was stored.\n"
+        f"Run {load.run_id} ({_in_words(load.started_at)}) stored {load.rows:,} rows.\n"
+        f"Of its list, {table.name} {found}.\n"
+        "Something else has changed it since. Run the DAG again: it stores the list."
+    )
+
+
+def _describe_repeat(load: LastLoad, served_at: datetime, freshness: Freshness, now: Now) -> str:
+    """Whose list it is, where the source has served the list of an earlier day."""
+    if not freshness.changes_daily:
+        return ""
+    day = freshness.day_of(load.first_started_at, now.calendar)
+    if day >= freshness.day_of(served_at, now.calendar):
+        return ""
+    return (
+        f"It has the list of {day:%a %d %b %Y},\nthe same list as that of run {load.first_run_id} "
+        f"({_in_words(load.first_started_at)})."
+    )
+
+
+def _in_words(moment: datetime) -> str:
+    return f"{moment.astimezone(IST):%a %d %b %Y %H:%M IST}"

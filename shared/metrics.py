@@ -1,0 +1,89 @@
+"""`status --prometheus`: what is known of the DAGs, for node_exporter's textfile collector.
+
+The text exposition format 0.0.4 of Prometheus: gauges without timestamps, in seconds and rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from shared.freshness import FRESH, Now, Verdict
+from shared.utils.run_history import RecordedRun
+
+# What each says, by the name behind stock_ingestion_.
+GAUGES = {
+    "up": "Whether the database could be asked.",
+    "fresh": "Whether the data are fresh; 0 also where that cannot be known.",
+    "age_seconds": "How long ago the source gave what is stored.",
+    "last_success_timestamp_seconds": "When the last good run ended.",
+    "last_success_fetched_rows": "Rows that the last good run was given.",
+    "last_success_rejected_rows": "Rows that the last good run left out, since they broke a rule.",
+    "last_success_stored_rows": "Rows that the last good run inserted or updated.",
+    "last_success_step_duration_seconds": "How long a step of the last good run took.",
+    "last_run_timestamp_seconds": "When the last run that is over ended.",
+    "last_run_succeeded": "Whether the last run that is over ended well (exit status 0).",
+}
+
+# A gauge, its labels, and its value; None where that is not known.
+_Sample = tuple[str, Mapping[str, object], float | None]
+
+
+def describe_metrics(
+    verdicts: Sequence[Verdict], last_runs: Sequence[RecordedRun], now: Now | None
+) -> str:
+    """All that is known, without the last line's end.
+
+    `last_runs` are the last one of each DAG and status. `now` is None if the database is away.
+    """
+    samples: list[_Sample] = [("up", {}, now is not None)]
+    for verdict in verdicts:
+        runs = [run for run in last_runs if run.dag_id == verdict.dag_id]
+        labels = {"dag_id": verdict.dag_id, "name": verdict.name}
+        samples += [(name, {**labels, **more}, value) for name, more, value in _measure(runs)]
+        samples.append(("fresh", labels, verdict.verdict == FRESH))
+        if now and verdict.loaded_at:
+            age = max(now.here, now.server) - verdict.loaded_at
+            samples.append(("age_seconds", labels, age.total_seconds()))
+    return "\n".join(_write(samples))
+
+
+def _measure(runs: Sequence[RecordedRun]) -> Iterator[_Sample]:
+    """What the last runs of one DAG, by their status, say."""
+    if over := [run for run in runs if run.status != "running"]:
+        last = max(over, key=lambda run: run.run_id)
+        yield "last_run_timestamp_seconds", {}, last.ended_at.timestamp()
+        yield "last_run_succeeded", {}, last.status != "failed"
+    for run in runs:
+        if run.status == "succeeded":
+            yield "last_success_timestamp_seconds", {}, run.ended_at.timestamp()
+            yield "last_success_fetched_rows", {}, run.fetched
+            yield "last_success_rejected_rows", {}, run.rejected
+            if run.inserted is not None and run.updated is not None:
+                yield "last_success_stored_rows", {}, run.inserted + run.updated
+            for step, seconds in (run.durations or {}).items():
+                yield "last_success_step_duration_seconds", {"step": step}, seconds
+
+
+def _write(samples: Sequence[_Sample]) -> Iterator[str]:
+    """The lines, those of one gauge together."""
+    for name, says in GAUGES.items():
+        found = [
+            f"stock_ingestion_{name}{_write_labels(labels)} {_write_value(value)}"
+            for each, labels, value in samples
+            if each == name and value is not None
+        ]
+        if found:
+            yield f"# HELP stock_ingestion_{name} {says}"
+            yield f"# TYPE stock_ingestion_{name} gauge"
+            yield from found
+
+
+def _write_labels(labels: Mapping[str, object]) -> str:
+    pairs = [f'{name}="{_escape(str(value))}"' for name, value in labels.items()]
+    return f"{{{','.join(pairs)}}}" if pairs else ""
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _write_value(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:.3f}"
