@@ -49,8 +49,9 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
     changes = table_of(feed)
     no_changes = ensure_extra_table(cursor, changes, upgrade=upgrade)
     faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
-    script = _views_script(cursor, feed)
     tables = _read_tables(cursor, feed)
+    script = _views_script(feed, tables)
+    stale = list(find_stale(cursor, script))
     older = [table for table in tables if table.script and not table.found.is_owner]
     if older:
         faults.append(
@@ -58,13 +59,13 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
             "`check` prints what the owner has to run."
         )
     newer = [f"{table} ({table.newer})" for table in tables if table.newer]
-    newer += [f"{view.name} ({view.newer})" for view in find_stale(cursor, script) if view.newer]
+    newer += [f"{view.name} ({view.newer})" for view in stale if view.newer]
     if newer:
         faults.append(
             f"Made by a newer version of this program, and left as it is: {', '.join(newer)}. "
             "Upgrade this one."
         )
-    lacking = ensure_views(cursor, script)
+    lacking = ensure_views(cursor, script) if stale else []
     if views := [f"{view.name} ({view.reason})" for view in lacking if not view.is_index]:
         faults.append(
             f"Not made, or of an earlier version: {'; '.join(views)}. Rename what is in the way, "
@@ -153,7 +154,7 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
         else:  # views may read them; the catalogs alone are written
             for statement in find_added(feed.table, found).values():
                 attempt(cursor, statement)
-        script = _views_script(cursor, feed)
+        script = _views_script(feed, _read_tables(cursor, feed))
         before = [view.name for view in find_stale(cursor, script) if view.is_there]
         _, lacking = prepare_extras(cursor, feed, upgrade=False)
         after = [view.name for view in find_stale(cursor, script)]
@@ -163,14 +164,15 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
     return Preview(lacking, older, "\n".join(table.script for table in tables))
 
 
-def _views_script(cursor: Any, feed: Feed) -> str:
+def _views_script(feed: Feed, tables: Sequence[_Table]) -> str:
     """What makes the views.
 
     The list_moment of a last_updated with a time zone is in UTC: they are not compared in the
     reader's zone.
     """
-    table = read_table(cursor, feed.table.name) if feed.views else None
-    if table is None or table.columns[feed.table.last_updated].type_name != "timestamptz":
-        return feed.views
-    moment = "SELECT list_moment"
-    return feed.views.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
+    for found in (table.found for table in tables if table.found.place.name == feed.table.name):
+        column = found.columns.get(feed.table.last_updated)
+        if column is not None and column.type_name == "timestamptz":
+            moment = "SELECT list_moment"
+            return feed.views.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
+    return feed.views

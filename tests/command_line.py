@@ -19,7 +19,6 @@ import pytest
 
 import execute_dags
 from sandbox.kite_server import KiteServer
-from shared import clock
 from shared.clock import use_clock
 from shared.config.config_loader import override_config
 
@@ -47,7 +46,7 @@ class CommandLine:
     holidays: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)
-    now: datetime | None = None  # for this machine's clock; None: what it says, a trading day
+    now: datetime | None = None  # by this machine's clock; None: what it says
 
     @property
     def archive(self) -> Path:
@@ -57,22 +56,21 @@ class CommandLine:
     def run(self, *arguments: str, **given: Any) -> Result:
         """The result of the command; `given` are further arguments of its function."""
         stdout, stderr = io.StringIO(), io.StringIO()
-        today = clock.now() if self.now is None else self.now
-        sessions = self.sessions if self.now else [*self.sessions, f"{today:%Y-%m-%d}"]
+        now = self.now
         settings = {
             "parameters": {
                 "archive_directory": str(self.archive),
                 "retry_delay_seconds": 0,
                 **self.parameters,
             },
-            "calendar": {"holidays": self.holidays, "sessions": sessions},
+            "calendar": {"holidays": self.holidays, "sessions": self.sessions},
             "api": self.api,
         }
         with (
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
             override_config("the test", settings),
-            use_clock(lambda: today) if self.now else contextlib.nullcontext(),
+            use_clock(lambda: now) if now else contextlib.nullcontext(),
             self.monkeypatch.context() as patch,
         ):
             patch.setattr("sys.argv", ["execute_dags.py", *arguments])

@@ -149,8 +149,6 @@ def ensure_views(cursor: Cursor, script: str) -> list[LackingView]:
     A view is the program's if its comment says so, or, as an earlier version made it, if it has the
     script's columns. One of a newer version stays. Returns what is lacking afterwards.
     """
-    if next(find_stale(cursor, script), None) is None:
-        return []
     lock_name(cursor, "stock_ingestion views")  # another run may be making them
     lacking: dict[str, LackingView] = {}
     for stale in find_stale(cursor, script):
