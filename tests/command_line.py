@@ -57,15 +57,17 @@ class CommandLine:
         """The result of the command; `given` are further arguments of its function."""
         stdout, stderr = io.StringIO(), io.StringIO()
         now = self.now
-        settings = {
+        settings: dict[str, Any] = {
             "parameters": {
                 "archive_directory": str(self.archive),
                 "retry_delay_seconds": 0,
                 **self.parameters,
             },
-            "calendar": {"holidays": self.holidays, "sessions": self.sessions},
+            "calendar": {"holidays": self.holidays},
             "api": self.api,
         }
+        if self.sessions:
+            settings["calendar"]["sessions"] = self.sessions
         with (
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),

@@ -19,6 +19,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     create_kite_instrument_master_table,
 )
 from sandbox.kite_server import KiteServer
+from shared import clock
 from shared.config import config_loader, logging_config
+from shared.config.config_loader import override_config
 from shared.preparation import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.retry import RetryPolicy
@@ -328,6 +331,19 @@ def kite() -> Iterator[KiteServer]:
         yield running
 
 
+def trading_days_around_now() -> dict[str, Any]:
+    """Settings by which today is a trading day, whatever day it is, and whenever the tests end."""
+    today = clock.now().date()
+    return {"calendar": {"sessions": [f"{today + timedelta(days)}" for days in (-1, 0, 1)]}}
+
+
+@pytest.fixture(scope="module")
+def trading_today() -> Iterator[None]:
+    """Today is a trading day: an empty list is a failure, say."""
+    with override_config("the tests", trading_days_around_now()):
+        yield
+
+
 HEADER = (
     b"instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,"
     b"lot_size,instrument_type,segment,exchange\n"
@@ -382,9 +398,11 @@ def copy_project(folder: Path) -> None:
 
 
 def make_project(shipped: Path, base: Path) -> Project:
-    """A copy of the project without any configuration beside what is shipped."""
+    """A copy of the project, to which today is a trading day, else configured as it is shipped."""
     folder = base / "project"
     shutil.copytree(shipped, folder)
+    own = folder / "config" / "local.json"
+    own.write_text(json.dumps(trading_days_around_now()), encoding="utf-8")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)
     }

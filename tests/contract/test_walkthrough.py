@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ from sandbox.embedded_postgres import find_binaries
 from sandbox.kite_server import KiteServer
 from shared.config.env_file import reserved
 from tests.clone import Clone, make_clone
-from tests.conftest import PROJECT, Server
+from tests.conftest import PROJECT, Server, trading_days_around_now
 from tests.documents import (
     BLOCKS,
     README,
@@ -193,6 +194,8 @@ def test_production_from_nothing_to_the_uninstall(server: Server, clone: Clone) 
         or block.document == "production.md"
     ]
     logs = clone.folder / "logs"
+    settings = json.dumps(trading_days_around_now())
+    (clone.folder / "config" / "local.json").write_text(settings, encoding="utf-8")
     with KiteServer(generate_dump(0, rows=6_000), access_token="of yesterday") as kite:
         way = Production(clone, server, kite)
         try:

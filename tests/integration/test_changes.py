@@ -33,6 +33,8 @@ from tests.conftest import AddDAG, Project, Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import read_table
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 PAST = date(2025, 7, 31)
 FUTURE = date(2199, 8, 26)
 

@@ -25,6 +25,8 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.run_history import LastRun
 from tests.command_line import CommandLine
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 COLUMNS = (
     Column("id", "bigint"),
     Column("day", "date", nullable=True),

@@ -17,6 +17,8 @@ from tests.integration.raw_dump import (
     read_figures,
 )
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 
 @pytest.fixture
 def raw_dumps(server: Server, database: str) -> Iterator[RawDumps]:

@@ -43,6 +43,8 @@ from tests.conftest import Server, environment_for
 from tests.instruments import instrument, to_csv
 from tests.table_model import Key, Row, fields_of, read_table, write_table
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 # Each is written otherwise in a URL, in a repr or in JSON.
 API_SECRET = "s3cret&of=the/app'"
 ACCESS_TOKEN = "t0ken+of/to%day='x'"

@@ -22,6 +22,8 @@ from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
 from tests.table_model import read_table, wait_until
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 ROWS = [
     instrument(number << 8, f"S{number}", "NSE", instrument_type="EQ", expiry=None)
     for number in range(1, 151)

@@ -32,7 +32,7 @@ TOKEN_DIES, LOGIN, PUBLISHED, SCHEDULE = time(6, 0), time(8, 5), time(7, 55), ti
 LATE_LIST = {date(2026, 3, 10): time(9, 5), date(2026, 8, 18): time(10, 30)}
 LATE_LOGIN = {
     date(2026, 4, 7): time(9, 12),
-    date(2026, 9, 23): time(11, 0),
+    date(2026, 9, 23): time(10, 12),
     date(2026, 7, 11): time(9, 0),  # a Saturday, to catch up on Friday: the list is empty
     date(2026, 7, 12): LOGIN,
 }
@@ -58,7 +58,7 @@ def calls_of(day: date) -> Iterator[datetime]:
     """Every ten minutes, in the hours of the day that may bring something."""
     is_ordinary = day not in OUT_OF_THE_ORDINARY
     begin = at(day, SCHEDULE if is_ordinary else time(8, 20))
-    count = 18 if not is_ordinary else 2 if CALENDAR.is_trading_day(day) else 1
+    count = 1 if is_ordinary and day.weekday() else 2 if is_ordinary else 15
     for number in range(count):
         yield begin + timedelta(minutes=10 * number)
 

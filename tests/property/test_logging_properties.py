@@ -37,7 +37,7 @@ from tests.property.strategies import durations_in_seconds
 
 def start_of_line(level: str) -> re.Pattern[str]:
     """How a line of the log starts; a text in it may look like the rest."""
-    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\+0530"
     return re.compile(rf"^{moment} - [\w.]+ - {level} - ", re.MULTILINE)
 
 

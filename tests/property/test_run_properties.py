@@ -41,6 +41,8 @@ from tests.property.strategies import (
 )
 from tests.table_model import write_table
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 # The fixtures set up what is the same for every example.
 whole_runs = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

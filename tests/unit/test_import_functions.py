@@ -45,6 +45,8 @@ from shared.utils.staged_merge import MergeResult
 from tests.conftest import HEADER
 from tests.instruments import instrument, to_csv
 
+pytestmark = pytest.mark.usefixtures("trading_today")
+
 A, B = instrument(1, "A"), instrument(2, "B")
 
 
