@@ -186,8 +186,9 @@ def temporary_postgres(
     """
     for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY_PREFIX}*/owner.lock"):
         with suppress(EmbeddedPostgresError, OSError):
-            # A file without an id is about to be locked by its owner.
-            if path.stat().st_uid == os.geteuid() and path.read_text():
+            # One without an id is about to be locked; one whose owner lives, to be started again.
+            is_left = (owner := path.read_text()) and not Path("/proc", owner).exists()
+            if path.stat().st_uid == os.geteuid() and is_left:
                 with EmbeddedPostgres(path.parent):
                     pass
                 _delete(path.parent)
@@ -210,9 +211,8 @@ def find_binaries() -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # importing it would make folders in the user's home
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
-            "PostgreSQL's binaries are not installed. They come with requirements.txt: start this "
-            "with `make sandbox`, or with `uv run --with-requirements requirements.txt "
-            "execute_dags.py --sandbox`."
+            "PostgreSQL's binaries are not installed: start this with `make sandbox`, or with "
+            "`uv run --with-requirements requirements.txt execute_dags.py --sandbox`."
         )
     return Path(spec.origin).resolve().parent / _VERSION / "bin"
 
