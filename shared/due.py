@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from shared import clock, run_lock
 from shared.calendar import Calendar, Schedule
 from shared.config.config_loader import ConfigLoader
+from shared.config.logging_config import redact
 from shared.console import hold_back, say
 from shared.dag_discovery import DAG
 from shared.exceptions import (
@@ -30,7 +31,7 @@ from shared.exceptions import (
     StockIngestionError,
 )
 from shared.freshness import STALE, UNKNOWN, Now, Verdict, judge, read_clocks
-from shared.private_files import make_private_folder, private_opener
+from shared.private_files import make_private_folder, private_opener, write_state
 from shared.run_plan import fail
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -115,10 +116,14 @@ def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
         error = outcome.errors.get(dag.dag_id)
         if error is None and (late := due.why_still(dag)):
             waiting.add(dag.dag_id)
-            if due.note(dag, _LATE):
-                show()
-                say(f"{late}\nIt is asked for again at the next call of --due.")
-            continue
+            if not due.is_overdue(dag):
+                if due.note(dag, _LATE):
+                    show()
+                    say(f"{late}\nIt is asked for again at the next call of --due.")
+                continue
+            error = outcome.errors[dag.dag_id] = DAGExecutionError(late)
+            with hold_back(is_held=True) as show:
+                logger.error("%s", late)
         outcome.names[dag.dag_id] = name
         if error is None or due.note_failure(dag, error):
             show()
@@ -138,9 +143,11 @@ class DueDAGs:
         self._calendar: Calendar = ConfigLoader.load_calendar()
         self._told: dict[str, Any] = {}
         self._refused: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             read = json.loads(self._path.read_text(encoding="utf-8"))
-            self._told, self._refused = dict(read["told"]), dict(read["refused"])
+            self._refused = {str(mark): str(said) for mark, said in read["refused"].items()}
+            for dag_id, told in read["told"].items():
+                self._told[dag_id] = {"slot": told["slot"], "kinds": [*map(str, told["kinds"])]}
         self._unknown: StockIngestionError | None = None  # why nothing can be known
 
     def why(self, dag: DAG) -> str | None:
@@ -172,7 +179,7 @@ class DueDAGs:
         cause = error.__cause__ if isinstance(error, DAGExecutionError) else None
         cause = cause or error
         if isinstance(cause, AuthenticationError) and (mark := self._credentials(dag)):
-            self._refused = {mark: str(cause)}
+            self._refused = {mark: redact(str(cause))}
         return self.note(dag, type(cause).__name__)
 
     def why_still(self, dag: DAG) -> str | None:
@@ -182,6 +189,10 @@ class DueDAGs:
         except StockIngestionError as exc:
             logger.info("whether DAG %d is fresh now cannot be known: %s", dag.dag_id, exc)
             return None
+
+    def is_overdue(self, dag: DAG) -> bool:
+        """Whether the rows of the time before are good enough no more (ruling 31)."""
+        return clock.now() >= self.slot(dag) + timedelta(minutes=dag.grace_minutes)
 
     def _judge(self, dag: DAG) -> Verdict:
         if self._unknown is not None:
@@ -229,12 +240,8 @@ class DueDAGs:
         return True
 
     def _save(self) -> None:
-        text = json.dumps({"told": self._told, "refused": self._refused}, indent=1)
-        beside = self._path.with_suffix(".new")
         try:
-            with open(beside, "w", encoding="utf-8", opener=private_opener) as file:
-                file.write(text)
-            beside.replace(self._path)
+            write_state(self._path, {"told": self._told, "refused": self._refused})
         except OSError as exc:
             logger.warning("What was told cannot be kept, and may be told again: %s", exc)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shlex
 import socket
 import subprocess
@@ -38,7 +37,7 @@ from shared.exceptions import (
     StockIngestionError,
 )
 from shared.foreign_text import escape_line
-from shared.private_files import make_private_folder, write_in_one_step
+from shared.private_files import write_state
 
 logger = logging.getLogger(__name__)
 
@@ -151,12 +150,8 @@ def read_told() -> Told:
 
 
 def _write_told(told: Told) -> None:
-    unfinished = told.path.with_name(f"{told.path.name}.{os.getpid()}")
-    text = json.dumps(told.moments, indent=1, default=datetime.isoformat)
     try:
-        make_private_folder(told.path.parent)
-        with write_in_one_step(told.path, unfinished) as file:
-            file.write(text.encode())
+        write_state(told.path, told.moments)
     except OSError as exc:
         logger.warning(
             "What was told cannot be kept in %s (%s): it is told again, and nobody hears when all "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def private_opener(path: str, flags: int) -> int:
@@ -24,6 +25,16 @@ def make_private_folder(path: Path) -> None:
     """Make the folder, and those above it, with mode 700; one that is there stays as it is."""
     for folder in (*reversed(path.parents), path):
         folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_state(path: Path, document: Any) -> None:
+    """Write what one call leaves to the next as JSON, in one step. Raises OSError.
+
+    What JSON has no type for is text.
+    """
+    make_private_folder(path.parent)
+    with write_in_one_step(path, path.with_name(f"{path.name}.{os.getpid()}")) as file:
+        file.write(json.dumps(document, indent=1, default=str).encode())
 
 
 @contextlib.contextmanager

@@ -82,10 +82,14 @@ def test_late_list_is_asked_for_until_it_is_there(due: Due, cli: CommandLine) ->
         "  Run the DAG again later. A day without trading belongs in calendar.holidays.\n"
         "  It is asked for again at the next call of --due.\n"
     )
-    assert due("08:50", day=18) == Result(0, "", "")
+    assert due("09:20", day=18) == Result(0, "", "")
+    overdue = due("09:30", day=18)  # the grace is over: nothing is fresh any more
+    assert (overdue.status, overdue.stdout) == (1, "")
+    assert overdue.stderr.startswith(f"ERROR: {NAME} was last loaded on\n")
+    assert due("09:40", day=18) == Result(1, "", "")
     cli.kite.dump = NEXT_LIST
-    assert f"{NAME} succeeded" in due("09:00", day=18).stdout
-    assert due("09:10", day=18) == Result(0, "", "")
+    assert f"{NAME} succeeded" in due("09:50", day=18).stdout
+    assert due("10:00", day=18) == Result(0, "", "")
 
 
 def test_failure_is_told_once_and_logged_each_time(due: Due, cli: CommandLine) -> None:

@@ -102,10 +102,11 @@ class Model:
             return 3, self.is_news(slot, "login"), "refused"
         if KITE_AWAY[0] <= moment < KITE_AWAY[1]:
             return 1, self.is_news(slot, "Kite"), "Kite"
-        if moment.date() in EMPTY_LIST:
-            return 0, self.is_news(slot, "late"), "empty"
-        if published(moment) == self.newest:
-            return 0, self.is_news(slot, "late"), "late"
+        is_empty = moment.date() in EMPTY_LIST
+        if is_empty or published(moment) == self.newest:
+            is_overdue = moment >= at(slot, SCHEDULE) + timedelta(minutes=60)
+            news = self.is_news(slot, "overdue" if is_overdue else "late")
+            return int(is_overdue), news, "empty" if is_empty else "late"
         self.newest, self.came_at = published(moment), moment
         return 0, True, "stored"
 
