@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS ingestion_run (
     dag_id INTEGER NOT NULL,
     dag_name TEXT NOT NULL,
     source TEXT NOT NULL,              -- 'api', or the file that was replayed
-    status TEXT NOT NULL,              -- 'running', 'succeeded' or 'failed'
+    status TEXT NOT NULL,              -- 'running', 'succeeded', 'skipped' (a day off) or 'failed'
     started_at TIMESTAMPTZ NOT NULL,
     ended_at TIMESTAMPTZ NOT NULL,
     rows_fetched INTEGER,
