@@ -65,7 +65,8 @@ def _in_few_words(run: Run) -> str:
     else:
         counts = [f"{merge.given if merge else 0:,} stored"]
     if merge is not None:
-        counts.append(f"{merge.inserted:,} new")
+        is_all = 0 < merge.inserted == merge.given
+        counts.append("all new" if is_all else f"{merge.inserted:,} new")
     if figures.changes is not None:
         changes = figures.changes.total()
         counts.append(f"{changes:,} change{'' if changes == 1 else 's'}")

@@ -363,7 +363,7 @@ def test_describe_has_every_figure() -> None:
             id="dry run",
         ),
         pytest.param(
-            {"stored": 3, "merge": MergeResult(3, 0)}, False, "3 stored, 3 new", id="first list"
+            {"stored": 3, "merge": MergeResult(3, 0)}, False, "3 stored, all new", id="first list"
         ),
         pytest.param(
             {"stored": 3, "merge": MergeResult(0, 3), "changes": Counter()},
