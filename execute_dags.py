@@ -146,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
         and arguments.due
         and (arguments.dry_run or arguments.force or arguments.from_file is not None)
     ):
-        parser.error("--due takes no --dry-run, --force or --from-file: name a DAG for those")
+        parser.error("--due takes no --dry-run, --force or --from-file: leave it out for those")
     if arguments.sandbox_fault and not arguments.sandbox:
         parser.error("--sandbox-fault needs --sandbox")
     return arguments
@@ -408,7 +408,8 @@ def _run_due(plan: Sequence[tuple[DAG, Callable[[], Any]]], log_file: Path | Non
     if outcome is None:  # another call is under way
         return ExitStatus.SUCCESS
     status = _exit_status(outcome.errors.values())
-    notify.tell(notify.Report(outcome.names, outcome.errors, status, log_file), since=outcome.slots)
+    names, errors, slots, idle = outcome
+    notify.tell(notify.Report(names, errors, status, log_file, idle), since=slots)
     return status
 
 

@@ -90,6 +90,8 @@ def _check_notify(errors: list[StockIngestionError]) -> None:
             if receiver is None:
                 raise ConfigurationError(f"apprise cannot use its address: {' '.join(said)}")
             say(f"ok      {name}: apprise knows it; nothing was sent")
+    if config.ping_url:
+        say("ok      notify.ping_url: an address; nothing was sent")
 
 
 def _check_database(feeds: Sequence[Feed], errors: list[StockIngestionError]) -> None:

@@ -70,12 +70,13 @@ RunDAG = Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any]
 
 class Outcome(NamedTuple):
     """What a call has come to: the names of the DAGs that are fresh or have failed, by id, the
-    errors of the latter, and when the schedule of each came round.
+    errors of the latter, when the schedule of each came round, and which did not have to run.
     """
 
     names: dict[int, str]
     errors: dict[int, BaseException]
     slots: dict[int, datetime]
+    idle: set[int]
 
 
 def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
@@ -91,7 +92,7 @@ def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
 
 
 def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
-    due, outcome = DueDAGs(directory), Outcome({}, {}, {})
+    due, outcome = DueDAGs(directory), Outcome({}, {}, {}, set())
     waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
     for dag, call in plan:
         name, reason = f"DAG {dag.dag_id} {dag.name}", None
@@ -109,6 +110,7 @@ def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
             call, reason = partial(fail, exc), str(exc)
         if reason is None:
             outcome.names[dag.dag_id] = name
+            outcome.idle.add(dag.dag_id)
             continue
         logger.info("%s is due: %s", name, reason)
         with hold_back(is_held=due.is_told(dag)) as show:

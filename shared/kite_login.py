@@ -86,7 +86,7 @@ def _listen(address: str) -> RedirectListener | None:
         return RedirectListener(address)
     except OSError as exc:
         reason = exc.strerror or exc
-        logger.warning("Nobody can listen at %s (%s): paste the address below.", address, reason)
+        logger.warning("login cannot listen at %s (%s): paste the address below.", address, reason)
         return None
 
 
@@ -137,7 +137,7 @@ def _read_line(login_url: str) -> str:
     text = line.decode("utf-8", "replace")
     if not text.strip():
         raise AuthenticationError(
-            f"Nothing came on standard input. Open {login_url}, log in, and give the "
+            f"Nothing came on standard input. Open {login_url} and log in; then give the "
             "address that the browser shows then."
         )
     return text
@@ -165,7 +165,7 @@ def read_request_token(pasted: str) -> str:
         if status != "success":
             raise AuthenticationError(
                 f"Kite's address says that the login did not succeed (status={status[:40]!r}): "
-                "open the login address again."
+                "log in once more at the login address."
             )
         text = query.get("request_token", [""])[-1]
     if not _REQUEST_TOKEN.fullmatch(text):

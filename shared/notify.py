@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shlex
 import socket
 import subprocess
@@ -35,6 +36,7 @@ from shared.exceptions import (
     ConfigurationError,
     DAGExecutionError,
     StockIngestionError,
+    TransientAPIError,
 )
 from shared.foreign_text import escape_line
 from shared.private_files import write_state
@@ -47,6 +49,7 @@ FAILED, LOG_IN, WELL = "failure", "warning", "success"  # what apprise calls suc
 START, SUCCESS, FAIL = "/start", "", "/fail"  # what a ping appends to its address
 
 _FILE_NAME = "told.json"
+_PINGS = -1  # the dead man's switch, among the ids of DAGs
 # A call takes at most this much longer, whatever the receivers do.
 _START_SECONDS = 2.0
 _END_SECONDS = 8.0
@@ -63,13 +66,15 @@ class Report:
 
     `names` are those of the DAGs that ran or were skipped, by id, in that order, and `errors` of
     those that failed; one that was skipped has the error of the DAG that it comes after. A DAG
-    without an error is well. `status` is the call's exit status.
+    without an error is well; it did not have to run if it is in `idle`. `status` is the call's exit
+    status.
     """
 
     names: Mapping[int, str]
     errors: Mapping[int, BaseException]
     status: int
     log_file: Path | None = None
+    idle: Collection[int] = ()
 
 
 class Message(NamedTuple):
@@ -92,20 +97,29 @@ class Told:
         moments = self.moments.get(dag_id, {})
         return any(at >= since for each, at in moments.items() if kind in (None, each))
 
+    def is_over(self, dag_id: int, is_idle: bool) -> bool:
+        """Whether what was told of a DAG that is well now can be taken back.
+
+        One that did not have to run has not proven that its session lives.
+        """
+        moments = self.moments.get(dag_id, {})
+        return bool(moments) and not (is_idle and LOG_IN in moments)
+
 
 def ping_start() -> None:
     """Tell the dead man's switch that work begins; it warns where no end follows.
 
     Raises ConfigurationError if the settings of `notify` are wrong, nothing else.
     """
-    ping(START, "", ConfigLoader.load_notify_config(), attempts=1)
+    _warn_of_ping(ping(START, "", ConfigLoader.load_notify_config(), attempts=1))
 
 
-def tell(
-    report: Report,
-    *,
-    since: Mapping[int, datetime] | None = None,
-) -> None:
+def _warn_of_ping(fault: str, level: int = logging.WARNING) -> None:
+    if fault:
+        logger.log(level, "notify.ping_url (PING_URL) could not be pinged: %s", fault)
+
+
+def tell(report: Report, *, since: Mapping[int, datetime] | None = None) -> None:
     """Tell all that is to be told of a call, in one message; and ping.
 
     Each failure is told, but for those of a DAG whose id is in `since`: one of the same kind is
@@ -115,27 +129,38 @@ def tell(
     do pings success, too, and one that does nothing since a failure stands has to end with that
     failure's status: while it stands, no ping says success.
 
-    Settings that have become wrong since `ping_start` are a warning, too.
+    Whatever fails in it is a warning: also settings that have become wrong since `ping_start`.
     """
-    end, since = time.monotonic() + _END_SECONDS, since or {}
     try:
-        config, told = ConfigLoader.load_notify_config(), read_told()
+        _tell(report, since or {}, time.monotonic() + _END_SECONDS)
     except ConfigurationError as exc:
         logger.warning("Nobody was told: %s", exc)
-        return
-    ping(*_describe_ping(report), config)
+    except Exception as exc:
+        logger.warning("Nobody was told: unexpected %s", type(exc).__name__, exc_info=exc)
+
+
+def _tell(report: Report, since: Mapping[int, datetime], end: float) -> None:
+    config, told = ConfigLoader.load_notify_config(), read_told()
+    fault = ping(*_describe_ping(report), config)
+    is_news = not told.has(_PINGS, max(since.values(), default=clock.now()))
+    _warn_of_ping(fault, logging.WARNING if is_news else logging.INFO)
     kinds = {dag_id: _kind_of(error) for dag_id, error in report.errors.items()}
     new = {i for i, kind in kinds.items() if i not in since or not told.has(i, since[i], kind)}
-    well = [i for i in report.names if i in told.moments and i not in kinds]
+    well = [i for i in report.names if i not in kinds and told.is_over(i, i in report.idle)]
     message = compose(report, new, well)
-    if message is None or (config.urls and not send(message, config.urls, end)):
-        return  # what nobody was told is told by the next call
-    moment = clock.now()
-    for dag_id in new:
-        told.moments.setdefault(dag_id, {})[kinds[dag_id]] = moment
-    for dag_id in well:
-        del told.moments[dag_id]
-    _write_told(told)
+    before = dict(told.moments)
+    if fault and is_news:
+        told.moments[_PINGS] = {FAILED: clock.now()}
+    elif not fault:
+        told.moments.pop(_PINGS, None)
+    # What nobody was told is told by the next call.
+    if message is not None and (not config.urls or send(message, config.urls, end)):
+        for dag_id in new:
+            told.moments[dag_id] = {**told.moments.get(dag_id, {}), kinds[dag_id]: clock.now()}
+        for dag_id in well:
+            del told.moments[dag_id]
+    if told.moments != before:
+        _write_told(told)
 
 
 def read_told() -> Told:
@@ -213,7 +238,7 @@ def _kind_of(error: BaseException) -> str:
 
 def _python(arguments: str) -> str:
     """The command as it can be pasted, whatever folder the reader is in."""
-    path = Path(sys.executable)
+    path = Path(os.path.normpath(sys.executable))
     python = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
     return f"cd {shlex.quote(str(PROJECT_ROOT))} && {shlex.quote(str(python))} {arguments}"
 
@@ -241,7 +266,7 @@ def send(message: Message, urls: list[str], end: float) -> bool:
                 del unheard[number]
     for number, reason in unheard.items():
         scheme = urls[number].partition("://")[0]
-        text = "The receiver %d of notify.urls (%s) was not told: %s"
+        text = "Receiver %d of notify.urls (%s) was not told: %s"
         logger.warning(text, number + 1, scheme, _shorten(as_message(reason), _REASON_CHARACTERS))
     return len(unheard) < len(urls)
 
@@ -286,10 +311,10 @@ def _describe_ping(report: Report) -> tuple[str, str]:
     return FAIL, f"{status}\n{message.title}\n{message.text}" if message else status
 
 
-def ping(kind: str, text: str, config: NotifyConfig, *, attempts: int = _PING_ATTEMPTS) -> None:
-    """Tell the dead man's switch, if there is one. That it does not hear is a warning."""
+def ping(kind: str, text: str, config: NotifyConfig, *, attempts: int = _PING_ATTEMPTS) -> str:
+    """Tell the dead man's switch, if there is one. Returns why it did not hear; "" if it did."""
     if not config.ping_url:
-        return
+        return ""
     from shared.utils.http_source import HttpSource
     from shared.utils.retry import RetryPolicy
     from shared.utils.strict_session import Source, StrictSession
@@ -300,11 +325,13 @@ def ping(kind: str, text: str, config: NotifyConfig, *, attempts: int = _PING_AT
     source = HttpSource(switch.root, source=switch, deadline_seconds=_PING_SECONDS)
 
     def post(session: StrictSession) -> None:
-        answer = session.ask("POST", url, data=text.encode(), timeout=_PING_SECONDS)
-        if answer.status != 200:
-            raise ConfigurationError(f"it answered {answer.outcome}")
+        body = text.encode()
+        with session.request("POST", url, data=body, timeout=_PING_SECONDS, stream=True) as answer:
+            if not 200 <= answer.status_code < 300:
+                raise TransientAPIError(f"it answered HTTP {answer.status_code}")
 
     try:
         source.call(post, "ping", RetryPolicy(attempts, 0.2))
     except Exception as exc:
-        logger.warning("notify.ping_url was not told: %s", exc)
+        return f"{exc}"
+    return ""

@@ -12,9 +12,11 @@ from shared.config.fields import REQUIRED, Field, HiddenValueError
 from shared.config.logging_config import register_secrets
 from shared.config.sources import merge, substitute
 from shared.exceptions import ConfigurationError
+from shared.program import command
 
 logger = logging.getLogger(__name__)
 
+_TOKEN = "KITE_ACCESS_TOKEN"  # noqa: S105 - its name; nobody writes it by hand
 FAULTS = "The configuration has faults:"
 _ABSENT = object()  # null is a value, too
 
@@ -91,6 +93,7 @@ def _name_unset(
     return [
         f"{source}: not set, or empty: {', '.join(dict.fromkeys(names))}. Set them in the "
         "environment or in .env in the project's root (.env.example explains each)."
+        + (f" {_TOKEN} is set by: {command('login')}" if _TOKEN in names else "")
         for source, names in wanted.items()
     ]
 

@@ -35,6 +35,8 @@ _CREDENTIALS = re.compile(
     r"[^\s&'\"<>,;)]+"
 )
 
+_SCHEME_AND_HOST = re.compile(r"https?://[^/?#@]*(?:[/?#]|$)")  # of an address: no secret
+
 _secrets: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 
@@ -77,8 +79,10 @@ def _written_forms(secret: str) -> set[str]:
 def _as_pattern(form: str) -> str:
     # A short one (1234) only as a word, not within the figures of a summary; a long one also cut.
     escaped = re.escape(form)
-    if len(form) > _LONG:
-        return rf"{escaped}|{re.escape(form[:_LONG])}\S*"
+    public = _SCHEME_AND_HOST.match(form)
+    shown = public.end() + _SHORT if public else _LONG
+    if len(form) > shown:
+        return rf"{escaped}|{re.escape(form[:shown])}\S*"
     return escaped if len(form) >= _SHORT else rf"(?<!\w){escaped}(?!\w)"
 
 

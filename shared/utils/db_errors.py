@@ -141,7 +141,9 @@ def _database_text(error: psycopg2.Error) -> str:
     """What the database said: its message and detail, without the query that it was about."""
     found = error.diag
     if not found.message_primary:
-        return " ".join(str(error).split())
+        # libpq asks whether the server is running; what is said before it does, too.
+        lines = [line.strip() for line in str(error).splitlines() if "Is the server" not in line]
+        return " ".join(" ".join(lines).split())
     context = found.context or ""  # of a COPY: the line and the column
     place = context if context.startswith("COPY ") else None
     parts = (found.message_primary, found.message_detail, found.message_hint, place)
