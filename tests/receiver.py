@@ -13,7 +13,8 @@ from typing import Any
 class Receiver(ThreadingHTTPServer):
     """`posts` are the paths and bodies that came. A path with "bad" in it gets status 500.
 
-    One with "hang" in it gets no answer before the end; `at_hang` is called then.
+    One with "plain" in it gets 201 and no length. One with "hang" in it gets no answer before the
+    end; `at_hang` is called then.
     """
 
     daemon_threads = True
@@ -51,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
         if "hang" in self.path:
             self.server.at_hang()
             self.server.end.wait(60)
+            return
+        if "plain" in self.path:  # a success without a length
+            self.send_response(201)
+            self.end_headers()
             return
         self.send_response(500 if "bad" in self.path else 200)
         self.send_header("Content-Length", "2")

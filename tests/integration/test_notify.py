@@ -370,6 +370,32 @@ def test_failure_is_told_once_in_its_slot(
     assert not notify.read_told().has(1, EIGHT + timedelta(minutes=81))
 
 
+@pytest.mark.parametrize(("path", "warnings"), [("plain", 0), ("bad", 1)])
+def test_ping_that_fails_is_told_once_in_a_slot_of_due(
+    path: str, warnings: int, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is answered with any success is well."""
+    settings = {"urls": [], "ping_url": f"http://{receiver.place}/{path}"}
+    with override_config("test", {"notify": settings}):
+        for minute in (10, 20):
+            with use_clock(lambda: EIGHT + timedelta(minutes=minute)):  # noqa: B023
+                tell(Report({1: NAMES[1]}, {}, 0), since={1: EIGHT})
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert sum("could not be pinged" in record.getMessage() for record in warned) == warnings
+
+
+def test_dead_session_is_not_well_again_by_what_did_not_ask_kite(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[str] = []
+    monkeypatch.setattr(
+        notify, "send", lambda message, *_: bool(kinds.append(message.kind)) or True
+    )
+    for errors, idle in ({1: DEAD}, ()), ({}, {1}), ({}, ()):
+        tell(Report({1: NAMES[1]}, errors, 3 if errors else 0, idle=idle))
+    assert kinds == [LOG_IN, WELL]
+
+
 @pytest.mark.parametrize("name", ["urls", "ping_url"])
 def test_wrong_setting_is_named_without_its_value(
     name: str, caplog: pytest.LogCaptureFixture

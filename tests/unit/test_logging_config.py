@@ -420,3 +420,11 @@ def test_credential_of_a_known_shape_is_masked_whoevers_it_is(text: str, expecte
 )
 def test_text_that_only_speaks_of_tokens_is_left_alone(text: str) -> None:
     assert redact(text) == text
+
+
+def test_address_on_the_same_host_as_a_secret_one_is_shown() -> None:
+    register_secrets(["http://127.0.0.1:8000/ping/0d2f1c9a-secret"])
+    other = "No connection to http://127.0.0.1:8000/chat, and http://127.0.0.1:5010/"
+    assert redact(other) == other
+    assert redact("at http://127.0.0.1:8000/ping/0d2f1c9a-secret/start") == "at ***/start"
+    assert redact("cut: http://127.0.0.1:8000/ping/0d2f1...") == "cut: ***"
