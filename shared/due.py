@@ -140,7 +140,6 @@ class DueDAGs:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         self._path = directory / "due.json"
         self._calendar: Calendar = ConfigLoader.load_calendar()
         self._told: dict[str, Any] = {}
@@ -225,8 +224,9 @@ class DueDAGs:
         return None
 
     def slot(self, dag: DAG) -> datetime:
-        """When the DAG's schedule came round last."""
-        return Schedule(dag.schedule).last_slot(clock.now(), self._calendar)
+        """When the DAG's schedule came round last; "daily" stands for that of a broken DAG."""
+        schedule = Schedule() if dag.fault else Schedule(dag.schedule)
+        return schedule.last_slot(clock.now(), self._calendar)
 
     def _kinds(self, dag: DAG) -> list[str]:
         told = self._told.get(str(dag.dag_id), {})

@@ -152,9 +152,10 @@ def test_without_a_history_it_cannot_know(
 def test_state_that_cannot_be_read_or_written(due: Due, cli: CommandLine) -> None:
     path = cli.folder / "logs" / "due.json"
     path.parent.mkdir()
-    path.write_text('{"told": 5}', encoding="utf-8")
     cli.kite.expire_token()
-    assert due("08:40").status == 3
+    for told in (5, {"1": []}, {"1": {"slot": "2026-11-17 08:30:00+05:30"}}):
+        path.write_text(json.dumps({"told": told, "refused": {}}), encoding="utf-8")
+        assert due("08:40").status == 3
     path.unlink()
     path.mkdir()
     again = due("08:50")
@@ -247,6 +248,18 @@ def test_dags_that_come_after_one(
     assert third.stdout.index("DAG 1 first succeeded") < third.stdout.index("DAG 5 later succeeded")
     assert (third.status, "DAG 6" in third.stdout) == (0, False)
     assert due("09:10") == Result(0, "", "")
+
+
+def test_dag_whose_settings_are_broken_harms_no_other(
+    due: Due, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add_dag(tmp_path / "dag_1_first", "def first(): pass\n", schedule="often")
+    add_dag(tmp_path / "dag_5_apart", "def apart(): pass\n")
+    monkeypatch.setattr(execute_dags, "PROJECT_ROOT", tmp_path)
+    first = due("08:40")
+    assert (first.status, "DAG 5 apart succeeded" in first.stdout) == (2, True)
+    assert 'schedule: expected "daily" or a cron expression' in first.stderr
+    assert due("08:50") == Result(2, "", "")
 
 
 def test_dag_waits_for_one_whose_list_is_late(
