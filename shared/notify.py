@@ -43,16 +43,14 @@ from shared.private_files import write_state
 
 logger = logging.getLogger(__name__)
 
-APPRISE = "apprise>=1.9,<3"  # tests/unit/test_notify.py compares requirements.txt
+APPRISE = "apprise>=1.9,<3"  # tests/integration/test_notify.py compares requirements.txt
 
 FAILED, LOG_IN, WELL = "failure", "warning", "success"  # what apprise calls such messages
 START, SUCCESS, FAIL = "/start", "", "/fail"  # what a ping appends to its address
 
 _FILE_NAME = "told.json"
 _PINGS = -1  # the dead man's switch, among the ids of DAGs
-# A call takes at most this much longer, whatever the receivers do.
-_START_SECONDS = 2.0
-_END_SECONDS = 8.0
+_END_SECONDS = 8.0  # a call takes at most this much longer at its end
 _PING_SECONDS = 2.0
 _PING_ATTEMPTS = 2
 # Some receivers refuse what is longer (Discord: 2,000 characters).
@@ -92,10 +90,10 @@ class Told:
     path: Path
     moments: dict[int, dict[str, datetime]] = field(default_factory=dict)
 
-    def has(self, dag_id: int, since: datetime, kind: str | None = None) -> bool:
-        """Whether a failure of this DAG (FAILED, LOG_IN, or of either kind) was told since then."""
-        moments = self.moments.get(dag_id, {})
-        return any(at >= since for each, at in moments.items() if kind in (None, each))
+    def has(self, dag_id: int, since: datetime, kind: str) -> bool:
+        """Whether a failure of this DAG and kind (FAILED, LOG_IN) was told since then."""
+        at = self.moments.get(dag_id, {}).get(kind)
+        return at is not None and at >= since
 
     def is_over(self, dag_id: int, is_idle: bool) -> bool:
         """Whether what was told of a DAG that is well now can be taken back.
@@ -142,7 +140,7 @@ def tell(report: Report, *, since: Mapping[int, datetime] | None = None) -> None
 def _tell(report: Report, since: Mapping[int, datetime], end: float) -> None:
     config, told = ConfigLoader.load_notify_config(), read_told()
     fault = ping(*_describe_ping(report), config)
-    is_news = not told.has(_PINGS, max(since.values(), default=clock.now()))
+    is_news = not told.has(_PINGS, max(since.values(), default=clock.now()), FAILED)
     _warn_of_ping(fault, logging.WARNING if is_news else logging.INFO)
     kinds = {dag_id: _kind_of(error) for dag_id, error in report.errors.items()}
     new = {i for i, kind in kinds.items() if i not in since or not told.has(i, since[i], kind)}

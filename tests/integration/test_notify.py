@@ -367,7 +367,7 @@ def test_failure_is_told_once_in_its_slot(
     assert told == (expected if has_receiver else [[]] * 9)
     assert notify.read_told().has(1, EIGHT + timedelta(minutes=80), FAILED)
     assert not notify.read_told().has(1, EIGHT, LOG_IN)
-    assert not notify.read_told().has(1, EIGHT + timedelta(minutes=81))
+    assert not notify.read_told().has(1, EIGHT + timedelta(minutes=81), FAILED)
 
 
 @pytest.mark.parametrize(("path", "warnings"), [("plain", 0), ("bad", 1)])
