@@ -54,8 +54,8 @@ from shared.dag_discovery import DAG, discover_dags
 from shared.exceptions import (
     AuthenticationError,
     ConfigurationError,
-    DAGExecutionError,
     StockIngestionError,
+    cause_of,
 )
 from shared.feed import Command, RunOptions, Summary
 from shared.run_plan import find_ids, plan_runs, select
@@ -482,10 +482,7 @@ def _list_dags(arguments: argparse.Namespace) -> None:
 
 def _exit_status(errors: Iterable[BaseException]) -> ExitStatus:
     """The status for the errors of the DAGs that failed (ruling 10)."""
-    causes = [
-        error.__cause__ if isinstance(error, DAGExecutionError) and error.__cause__ else error
-        for error in errors
-    ]
+    causes = [cause_of(error) for error in errors]
     if not causes:
         return ExitStatus.SUCCESS
     if all(isinstance(cause, AuthenticationError) for cause in causes):

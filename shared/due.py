@@ -29,6 +29,7 @@ from shared.exceptions import (
     ConfigurationError,
     DAGExecutionError,
     StockIngestionError,
+    cause_of,
 )
 from shared.freshness import STALE, UNKNOWN, Now, Verdict, judge, read_clocks
 from shared.private_files import make_private_folder, private_opener, write_state
@@ -177,8 +178,7 @@ class DueDAGs:
 
     def note_failure(self, dag: DAG, error: BaseException) -> bool:
         """Keep in mind that the DAG has failed. Returns whether that is news."""
-        cause = error.__cause__ if isinstance(error, DAGExecutionError) else None
-        cause = cause or error
+        cause = cause_of(error)
         if isinstance(cause, AuthenticationError) and (mark := self._credentials(dag)):
             self._refused = {mark: redact(str(cause))}
         return self.note(dag, type(cause).__name__)

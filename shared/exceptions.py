@@ -63,3 +63,9 @@ class DatabaseError(StockIngestionError):
 
 class TransientDatabaseError(TransientError, DatabaseError):
     """The connection failed or was lost, or the transaction lost against another one."""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong: of a DAGExecutionError the error that made the DAG fail, if it has one."""
+    cause = error.__cause__ if isinstance(error, DAGExecutionError) else None
+    return cause or error

@@ -34,9 +34,9 @@ from shared.config.logging_config import as_message
 from shared.exceptions import (
     AuthenticationError,
     ConfigurationError,
-    DAGExecutionError,
     StockIngestionError,
     TransientAPIError,
+    cause_of,
 )
 from shared.foreign_text import escape_line
 from shared.private_files import write_state
@@ -229,9 +229,7 @@ def _describe_failures(report: Report, failed: Collection[int]) -> Iterator[str]
 
 
 def _kind_of(error: BaseException) -> str:
-    is_wrapped = isinstance(error, DAGExecutionError) and error.__cause__ is not None
-    cause = error.__cause__ if is_wrapped else error
-    return LOG_IN if isinstance(cause, AuthenticationError) else FAILED
+    return LOG_IN if isinstance(cause_of(error), AuthenticationError) else FAILED
 
 
 def _python(arguments: str) -> str:
