@@ -6,12 +6,10 @@ told again, and Kite is not asked again with credentials that it has refused.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,7 +30,7 @@ from shared.exceptions import (
     cause_of,
 )
 from shared.freshness import STALE, UNKNOWN, Now, Verdict, judge, read_clocks
-from shared.private_files import make_private_folder, private_opener, write_state
+from shared.private_files import write_state
 from shared.run_plan import fail
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -44,25 +42,6 @@ logger = logging.getLogger(__name__)
 
 _LATE = "late"
 _ONCE = RetryPolicy(max_attempts=1)  # the next call comes soon
-
-
-@contextlib.contextmanager
-def only_one(directory: Path) -> Iterator[bool]:
-    """Whether no other call of `--due` is under way, nor begins within the body."""
-    try:
-        make_private_folder(directory)
-        descriptor = private_opener(str(directory / "due.lock"), os.O_RDWR | os.O_CREAT)
-    except OSError:  # the runs themselves still end well, one after the other
-        yield True
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
-
 
 Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
 # Runs one, shows how it ends, and adds its error.
@@ -85,8 +64,9 @@ def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
 
     What `run_dag` writes to the console is shown if it is news. `directory` is that of the log.
     """
-    with only_one(directory) as is_only:
-        if is_only:
+    # Where there can be no lock, the runs themselves still end well, one after the other.
+    with run_lock.hold_alone(directory / "due.lock") as is_alone:
+        if is_alone:
             return _run_due(plan, directory, run_dag)
     logger.info("another call of --due is under way")
     return None

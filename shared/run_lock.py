@@ -30,29 +30,24 @@ class RunLock:
 def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
     """Hold the lock of a DAG's runs, which any number of them may; None if it cannot be had."""
     path = _path(directory, dag_id)
-    try:
-        make_private_folder(directory)
-        descriptor = private_opener(str(path), os.O_RDWR | os.O_CREAT)
-    except OSError:
-        yield None
-        return
-    try:
+    with _open(path) as descriptor:
+        if descriptor is None:
+            yield None
+            return
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield RunLock(f"{socket.gethostname()} {path}", descriptor)
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_alone(path: Path) -> Iterator[bool]:
+    """Hold the lock on a file, which only one may. Whether it is held; True also without a file."""
+    with _open(path) as descriptor:
+        yield descriptor is None or _try_alone(descriptor)
 
 
 def is_held(directory: Path, dag_id: int) -> bool:
     """Whether a run of the DAG is under way here. False also where that cannot be known."""
-    try:
-        descriptor = os.open(_path(directory, dag_id), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not _try_alone(descriptor)
-    finally:
-        os.close(descriptor)
+    return _is_free(_path(directory, dag_id)) is False
 
 
 def has_ended(host: str | None) -> bool:
@@ -61,20 +56,37 @@ def has_ended(host: str | None) -> bool:
     False where that cannot be known: it is another machine's, or another user's.
     """
     machine, _, path = (host or "").partition(" ")
-    if machine != socket.gethostname():
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return _try_alone(descriptor)
-    finally:
-        os.close(descriptor)
+    return machine == socket.gethostname() and _is_free(Path(path)) is True
 
 
 def _path(directory: Path, dag_id: int) -> Path:
     return directory / f"dag_{dag_id}.lock"
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[int | None]:
+    """The file of a lock, which is made where it is not there; None if that cannot be."""
+    descriptor = None
+    with contextlib.suppress(OSError):
+        make_private_folder(path.parent)
+        descriptor = private_opener(str(path), os.O_RDWR | os.O_CREAT)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _is_free(path: Path) -> bool | None:
+    """Whether nobody holds the lock on this file; None where that cannot be known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return _try_alone(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _try_alone(descriptor: int) -> bool:

@@ -14,7 +14,6 @@ import pytest
 import execute_dags
 from sandbox.kite_faults import HttpError
 from shared import run_lock
-from shared.due import only_one
 from tests.clock import set_clocks
 from tests.command_line import CommandLine, Result
 from tests.conftest import HEADER, Server
@@ -165,8 +164,8 @@ def test_state_that_cannot_be_read_or_written(due: Due, cli: CommandLine) -> Non
 def test_what_runs_already_is_not_run_twice(due: Due, cli: CommandLine) -> None:
     with run_lock.hold(cli.folder / "logs", 1):
         assert due("08:40") == Result(0, "", "")
-    with only_one(cli.folder / "logs") as is_only:
-        assert is_only
+    with run_lock.hold_alone(cli.folder / "logs" / "due.lock") as is_alone:
+        assert is_alone
         assert due("08:40") == Result(0, "", "")
     assert cli.kite.requests == []
     assert f"{NAME} succeeded" in due("08:50").stdout
