@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from shared import clock
 from shared.calendar import IST
-from shared.config.config_loader import PROJECT_ROOT, ConfigLoader, NotifyConfig
+from shared.config.config_loader import ConfigLoader, NotifyConfig
 from shared.config.logging_config import as_message
 from shared.exceptions import (
     AuthenticationError,
@@ -40,6 +39,7 @@ from shared.exceptions import (
 )
 from shared.foreign_text import escape_line
 from shared.private_files import write_state
+from shared.program import PROGRAM, command_from_anywhere
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def compose(report: Report, failed: Collection[int], well: Collection[int]) -> M
     kind = kinds.pop() if len(kinds) == 1 else FAILED
     if kind == LOG_IN:
         headline = "log in to Kite again"
-        lines.append(f"Log in: {_python('execute_dags.py login')}")
+        lines.append(f"Log in: {command_from_anywhere(PROGRAM, 'login')}")
     elif kind == WELL:
         headline = "well again"
     else:
@@ -204,7 +204,8 @@ def compose(report: Report, failed: Collection[int], well: Collection[int]) -> M
         if len(ids) == 1:
             headline = f"{report.names[ids[0]]} failed"
         if report.status == 2:
-            lines.append(f"Mend the settings, then prove them: {_python('execute_dags.py check')}")
+            prove = command_from_anywhere(PROGRAM, "check")
+            lines.append(f"Mend the settings, then prove them: {prove}")
     if failed:
         lines.append(f"Exit status {report.status}. The log: {report.log_file or 'there is none'}")
     text = "\n".join(_shorten(as_message(line), _REASON_CHARACTERS) for line in lines)
@@ -230,13 +231,6 @@ def _describe_failures(report: Report, failed: Collection[int]) -> Iterator[str]
 
 def _kind_of(error: BaseException) -> str:
     return LOG_IN if isinstance(cause_of(error), AuthenticationError) else FAILED
-
-
-def _python(arguments: str) -> str:
-    """The command as it can be pasted, whatever folder the reader is in."""
-    path = Path(os.path.normpath(sys.executable))
-    python = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
-    return f"cd {shlex.quote(str(PROJECT_ROOT))} && {shlex.quote(str(python))} {arguments}"
 
 
 def _shorten(text: str, characters: int) -> str:
@@ -293,7 +287,7 @@ def _run_sender(document: str, end: float) -> str:
 def require_apprise() -> None:
     """Raise ConfigurationError, with what to do, if apprise is not installed."""
     if find_spec("apprise") is None:
-        install = _python(f"-m pip install '{APPRISE}'")
+        install = command_from_anywhere("-m", "pip", "install", APPRISE)
         raise ConfigurationError(
             f"notify.urls needs the package apprise, which is not installed: {install}"
         )

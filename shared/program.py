@@ -36,11 +36,18 @@ def module_command(module: str) -> str:
     """The command line that runs a module of this project, the shortest from where the user is."""
     python = _called_python()
     if os.sep in python:
-        python = str(Path(python).absolute())
-        python = min(python, os.path.relpath(python, PROJECT_ROOT), key=len)
-    is_there = Path.cwd() == PROJECT_ROOT
-    change = "" if is_there else f"cd {shlex.quote(str(PROJECT_ROOT))} && "
-    return change + shlex.join([python, "-m", module])
+        python = _nearest(Path(python).absolute(), PROJECT_ROOT)
+    words = shlex.join([python, "-m", module])
+    return words if Path.cwd() == PROJECT_ROOT else _from_anywhere(words)
+
+
+def command_from_anywhere(*words: str) -> str:
+    """The command line that calls Python with `words` in the project, wherever it is pasted."""
+    return _from_anywhere(shlex.join([_nearest(Path(sys.executable), PROJECT_ROOT), *words]))
+
+
+def _from_anywhere(words: str) -> str:
+    return f"cd {shlex.quote(str(PROJECT_ROOT))} && {words}"
 
 
 def _called_python() -> str:
@@ -83,5 +90,5 @@ def _read_names(requirements: Path) -> "list[str]":
     return re.findall(r"^([A-Za-z][\w-]*)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def _nearest(path: Path) -> str:
-    return min(str(path), os.path.relpath(path), key=len)
+def _nearest(path: Path, start: "Path | None" = None) -> str:
+    return min(str(path), os.path.relpath(path, start), key=len)
