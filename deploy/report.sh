@@ -2,8 +2,8 @@
 # Usage: report.sh STATUS [FILE]
 #
 # Says on standard error what an exit status of execute_dags.py asks for, and shows the output in
-# FILE. STATUS is a number, or the name of a signal as systemd gives it. Nothing is said of a run
-# that went well or was stopped by SIGTERM. Ends with STATUS.
+# FILE. STATUS is a number, or the name of a signal as systemd gives it. Ends with STATUS, or 1 for a
+# name. Of a run that went well or was stopped by SIGTERM nothing is said: it ends with 0 then.
 # What reaches you by mail or chat: "Being told" in docs/production.md.
 
 status=$1
