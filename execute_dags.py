@@ -291,7 +291,7 @@ def run(arguments: argparse.Namespace) -> int:
     setup_console_logging(arguments.log_level)
     try:
         with _signals.as_sent():
-            if {str} & {type(each) for each in arguments.dag}:
+            if any(isinstance(each, str) for each in arguments.dag):
                 arguments.dag = find_ids(discover_dags(PROJECT_ROOT), arguments.dag)
             work = _run_in_sandbox if arguments.sandbox else _call
             return _call_quietly(work, arguments) if arguments.quiet else work(arguments)
@@ -395,7 +395,7 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
         say(f"Details: {arguments.log_file}")
     status = _exit_status(errors.values())
     if not options.dry_run:
-        names = {dag.dag_id: f"DAG {dag.dag_id} {dag.name}" for dag, _ in plan}
+        names = {dag.dag_id: dag.label for dag, _ in plan}
         notify.tell(notify.Report(names, errors, status, arguments.log_file))
     return status
 
@@ -417,7 +417,7 @@ def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]
     """Run the DAG, unless one has failed that it comes after. Returns how that ended."""
     from shared.console import make_display, say, say_lines
 
-    name = f"DAG {dag.dag_id} {dag.name}"
+    name = dag.label
     if error := next((errors[dag_id] for dag_id in dag.after if dag_id in errors), None):
         first = next(dag_id for dag_id in errors if errors[dag_id] is error)
         errors[dag.dag_id] = error

@@ -1,4 +1,7 @@
-"""`check`: proves everything that a run would stumble over, and imports nothing."""
+"""`check`: proves everything that a run would stumble over, and imports nothing.
+
+It says what is wrong now, rather than wait for it to pass.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +19,9 @@ from shared.preparation import Lacking, preview_upgrade, prove_schema
 from shared.send_message import open_receiver
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_client_wrapper import KiteClientWrapper
-from shared.utils.retry import RetryPolicy
+from shared.utils.retry import ONCE
 from shared.utils.table_setup import find_access_faults
 
-# A check says what is wrong now, rather than wait for it to pass.
-_ONCE = RetryPolicy(max_attempts=1)
 _READ_SERVER = "SELECT current_setting('server_version'), current_user::text"
 
 
@@ -51,7 +52,7 @@ def _proving(name: str, errors: list[StockIngestionError]) -> Iterator[None]:
 
 def _check_dag(dag: DAG, errors: list[StockIngestionError]) -> Feed | None:
     """Prove that the DAG's package can be loaded, and its configuration."""
-    name = f"DAG {dag.dag_id} {dag.name}"
+    name = dag.label
     feed, is_loaded = None, False
     with _proving(name, errors):
         if dag.fault and not (dag.folder / "__init__.py").is_file():
@@ -72,7 +73,7 @@ def _check_dag(dag: DAG, errors: list[StockIngestionError]) -> Feed | None:
 
 
 def _check_kite() -> None:
-    client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config()), retry=_ONCE)
+    client = KiteClientWrapper.from_config(asdict(ConfigLoader.load_api_config()), retry=ONCE)
     client.authenticate()
     death = f"the token dies at about {describe_death()}"
     say(f"ok      Kite session: logged in as {client.user_id}; {death}")
@@ -96,7 +97,7 @@ def _check_notify(errors: list[StockIngestionError]) -> None:
 
 def _check_database(feeds: Sequence[Feed], errors: list[StockIngestionError]) -> None:
     config = ConfigLoader.load_database_config()
-    with DatabaseManager(asdict(config), retry=_ONCE) as manager:
+    with DatabaseManager(asdict(config), retry=ONCE) as manager:
         [(version, role)] = manager.fetch_all(_READ_SERVER)
         place = f"{config.database} at {config.host}:{config.port}"
         say(f"ok      database: {place}: PostgreSQL {version}, role {role}")

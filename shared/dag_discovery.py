@@ -46,6 +46,11 @@ class DAG:
         """The id as text; "?" where the folder's name has none."""
         return "?" if self.dag_id == NO_ID else str(self.dag_id)
 
+    @property
+    def label(self) -> str:
+        """What messages call it, such as "DAG 5 count_rows"."""
+        return f"DAG {self.dag_id} {self.name}"
+
     def as_dict(self) -> dict[str, Any]:
         """What a scheduler wants to know; of a broken DAG, whose settings may be unread, not those.
 

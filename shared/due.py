@@ -20,7 +20,7 @@ from shared import clock, run_lock
 from shared.calendar import Calendar, Schedule
 from shared.config.config_loader import ConfigLoader
 from shared.config.logging_config import redact
-from shared.console import hold_back, say
+from shared.console import hold_back
 from shared.dag_discovery import DAG
 from shared.exceptions import (
     AuthenticationError,
@@ -35,13 +35,12 @@ from shared.run_plan import fail
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
-from shared.utils.retry import RetryPolicy
+from shared.utils.retry import ONCE
 from shared.utils.sql import settings
 
 logger = logging.getLogger(__name__)
 
 _LATE = "late"
-_ONCE = RetryPolicy(max_attempts=1)  # the next call comes soon
 
 Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
 # Runs one, shows how it ends, and adds its error.
@@ -76,7 +75,7 @@ def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
     due, outcome = DueDAGs(directory), Outcome({}, {}, {}, set())
     waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
     for dag, call in plan:
-        name, reason = f"DAG {dag.dag_id} {dag.name}", None
+        name, reason = dag.label, None
         outcome.slots[dag.dag_id] = due.slot(dag)
         try:
             reason = due.why(dag)
@@ -102,7 +101,7 @@ def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
             if not due.is_overdue(dag):
                 if due.note(dag, _LATE):
                     show()
-                    say(f"{late}\nIt is asked for again at the next call of --due.")
+                    logger.warning("%s\nThe next call of --due asks again.", late)
                 continue
             error = outcome.errors[dag.dag_id] = DAGExecutionError(late)
             with hold_back(is_held=True) as show:
@@ -180,15 +179,15 @@ class DueDAGs:
             raise self._unknown
         config = asdict(ConfigLoader.load_database_config())
         try:
-            with DatabaseManager(config, retry=_ONCE) as manager:
-                if lacking := manager.run_in_transaction(_find_no_history):
+            with DatabaseManager(config, retry=ONCE) as manager:  # the next call comes soon
+                if lacking := manager.run_in_transaction(_ensure_history):
                     raise ConfigurationError(
                         f"Without a history of runs --due cannot know what is due: {lacking}. Let "
                         "the role make it (see docs/production.md), or run DAGs at a fixed time, "
                         "with --dag."
                     )
                 now = Now(*read_clocks(manager), self._calendar)
-                return judge(manager, replace(dag, grace_minutes=0), now, True)
+                return judge(manager, replace(dag, grace_minutes=0), now, has_history=True)
         except StockIngestionError as exc:
             self._unknown = exc  # for the others as well: they need not wait for it
             raise
@@ -228,7 +227,7 @@ class DueDAGs:
             logger.warning("What was told cannot be kept, and may be told again: %s", exc)
 
 
-def _find_no_history(cursor: Any) -> str | None:
-    """Why there is no history of runs, though one is made where that may be; None if there is."""
+def _ensure_history(cursor: Any) -> str | None:
+    """Make the history of runs where it is not there. Returns why there is none; None if it is."""
     with settings(cursor, lock_timeout=LOCK_TIMEOUT):
         return ensure_extra_table(cursor, run_history.TABLE)

@@ -92,7 +92,7 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
 
 def cannot_judge(dag: DAG, error: StockIngestionError) -> Verdict:
     """The verdict where this error is all that is known."""
-    reason = f"DAG {dag.dag_id} {dag.name} cannot be judged:\n{redact(str(error))}"
+    reason = f"{dag.label} cannot be judged:\n{redact(str(error))}"
     return Verdict(dag.dag_id, dag.name, dag.schedule, UNKNOWN, reason)
 
 
@@ -111,7 +111,7 @@ def _judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> V
     else:
         look = partial(_judge_rows, table=table, since=since, now=now)
         word, reason, loaded_at = manager.run_in_transaction(look)
-    reason = f"DAG {dag.dag_id} {dag.name}{reason}"
+    reason = f"{dag.label}{reason}"
     return Verdict(dag.dag_id, dag.name, dag.schedule, word, reason, loaded_at, since)
 
 
@@ -146,7 +146,7 @@ def _judge_load(
         return STALE, (
             f" was last loaded on\n{_in_words(load.served_at)}. {repeat}\n"
             f"Expected: a new list since {_in_words(since)}.\n"
-            "Run the DAG again later. A day without trading belongs in calendar.holidays."
+            "Its source is late, or there was no trading: add the day to calendar.holidays."
         )
     return _judge_moment(load.served_at, since, repeat)
 

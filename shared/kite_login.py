@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import datetime, time, timedelta
 from urllib.parse import parse_qs
 
+from shared import clock
 from shared.calendar import IST
 from shared.config import config_loader
 from shared.config.config_loader import ConfigLoader
@@ -186,6 +187,6 @@ def token_death(now: datetime) -> datetime:
 
 def describe_death() -> str:
     """When a token of today dies, in words."""
-    now = datetime.now(IST)
+    now = clock.now()
     death = token_death(now)
     return f"{death:%H:%M IST on %d %B} (in {(death - now).total_seconds() / 3600:.1f} hours)"

@@ -46,7 +46,7 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
 from shared.utils.interruptible import DeadlineExceededError, call_interruptibly
 from shared.utils.operation import advance, operation
-from shared.utils.retry import RetryPolicy
+from shared.utils.retry import ONCE, RetryPolicy
 from shared.utils.sql import settings
 from shared.utils.staged_merge import last_of_each_key
 from shared.utils.table_setup import ensure_table, refuse_unsuited
@@ -281,7 +281,7 @@ def _hash_all(before: str | None, payload: Payload) -> str:
 def _try_store(run: Run, database: dict[str, Any], rows: Rows) -> None:
     """Work out what would be stored; without a database the dry run ends here, and says so."""
     try:
-        with DatabaseManager(database, retry=RetryPolicy(max_attempts=1)) as manager:
+        with DatabaseManager(database, retry=ONCE) as manager:
             predict(run, manager, rows)
     except DatabaseError as exc:
         logger.warning("What would change in the table could not be worked out: %s", exc)
@@ -349,7 +349,7 @@ def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | Non
     make_table = partial(ensure_extra_table, table=run_history.TABLE)
 
     def record() -> T | None:
-        with DatabaseManager(quick, retry=RetryPolicy(max_attempts=1)) as manager:
+        with DatabaseManager(quick, retry=ONCE) as manager:
             lacking = manager.run_in_transaction(make_table)
             return None if lacking else manager.run_in_transaction(work)
 

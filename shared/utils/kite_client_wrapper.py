@@ -19,7 +19,7 @@ from shared.program import command
 from shared.utils.http_source import HttpSource
 from shared.utils.kite_csv import parse_dump
 from shared.utils.kiteconnect_client import KiteConnect, kite_exceptions
-from shared.utils.retry import RetryPolicy
+from shared.utils.retry import ONCE, RetryPolicy
 from shared.utils.strict_session import (
     LIST_BOUNDS,
     OTHER_BOUNDS,
@@ -95,7 +95,7 @@ class KiteClientWrapper:
         self._access_token = self._call(
             lambda client: _exchange(client, request_token, self._api_secret),
             "log in to Kite",
-            retry=RetryPolicy(max_attempts=1),
+            retry=ONCE,
         )
         return self._access_token
 

@@ -67,6 +67,9 @@ class RetryPolicy:
         return retrying(func)
 
 
+ONCE = RetryPolicy(max_attempts=1)
+
+
 def retry_with_backoff(
     func: Callable[[], T],
     max_attempts: int = 3,
