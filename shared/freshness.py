@@ -146,7 +146,7 @@ def _judge_load(
         return STALE, (
             f" was last loaded on\n{_in_words(load.served_at)}. {repeat}\n"
             f"Expected: a new list since {_in_words(since)}.\n"
-            "Its source is late, or there was no trading: add the day to calendar.holidays."
+            "The source is late. A day without trading belongs in calendar.holidays."
         )
     return _judge_moment(load.served_at, since, repeat)
 

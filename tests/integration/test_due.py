@@ -78,7 +78,7 @@ def test_late_list_is_asked_for_until_it_is_there(due: Due, cli: CommandLine) ->
         "  Wed 18 Nov 2026 08:40 IST. It has the list of Tue 17 Nov 2026,\n"
         "  the same list as that of run 1 (Tue 17 Nov 2026 08:40 IST).\n"
         "  Expected: a new list since Wed 18 Nov 2026 08:00 IST.\n"
-        "  Its source is late, or there was no trading: add the day to calendar.holidays.\n"
+        "  The source is late. A day without trading belongs in calendar.holidays.\n"
         "  The next call of --due asks again.\n"
     )
     assert due("09:20", day=18) == Result(0, "", "")

@@ -262,7 +262,7 @@ def test_same_list_on_the_next_day_counts_until_its_new_one_must_be_there(
         f"STALE: {NAME} was last loaded on\n"
         f"Fri 27 Nov 2026 08:35 IST. {repeat}"
         "Expected: a new list since Fri 27 Nov 2026 08:00 IST.\n"
-        "Its source is late, or there was no trading: add the day to calendar.holidays.\n"
+        "The source is late. A day without trading belongs in calendar.holidays.\n"
     )
     cli.holidays.append("2026-11-27")
     assert verdict_of(status_at(cli, "2026-11-27 09:30")).startswith("FRESH: ")
