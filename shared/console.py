@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import datetime
 from typing import Any
 
@@ -143,8 +143,10 @@ def hold_back(*, is_held: bool) -> Iterator[Callable[[], None]]:
     output, errors = io.StringIO(), io.StringIO()
 
     def show() -> None:
-        sys.stderr.write(errors.getvalue())
-        sys.stdout.write(output.getvalue())
+        with suppress(OSError):  # nobody listens any more
+            sys.stderr.write(errors.getvalue())
+        if text := output.getvalue():
+            _write(text.removesuffix("\n"))
 
     if not is_held:
         yield lambda: None

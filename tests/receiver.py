@@ -72,7 +72,9 @@ def serve() -> Iterator[Receiver]:
     with Receiver() as receiver:
         thread = threading.Thread(target=receiver.serve_forever, args=(0.02,))
         thread.start()
-        yield receiver
-        receiver.end.set()
-        receiver.shutdown()
-        thread.join()
+        try:
+            yield receiver
+        finally:
+            receiver.end.set()
+            receiver.shutdown()
+            thread.join()

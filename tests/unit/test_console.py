@@ -6,8 +6,11 @@ import contextlib
 import io
 import locale
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ from shared import console
 from shared.console import make_display, say, say_table
 from tests.clock import Clock
 from tests.command_line import ESCAPE
+from tests.conftest import PROJECT
 
 GREEN, RED = "\x1b[32m", "\x1b[31m"
 
@@ -130,3 +134,22 @@ def test_lines_at_a_terminal_end_between_words(terminal: Callable[[int], Termina
     with contextlib.redirect_stdout(io.StringIO()) as file:
         say(text)
     assert file.getvalue() == f"{text}\n"
+
+
+def test_what_was_held_back_and_finds_a_full_disk_is_dropped() -> None:
+    code = (
+        "from shared.console import hold_back, say\n"
+        "with hold_back(is_held=True) as show:\n"
+        "    say('x' * 9000)\n"
+        "show()\n"
+        "import sys; sys.stderr.write('went on')\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=PROJECT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (0, "went on")
