@@ -23,6 +23,7 @@ from shared.utils.kite_client_wrapper import KiteClientWrapper
 TOKEN_VARIABLE = "KITE_ACCESS_TOKEN"  # noqa: S105 - the name of the variable, not a token
 TOKEN_DIES_AT = time(6, 0)
 
+_STILL_WAITING = "Still waiting for a login; Ctrl-C ends this."
 _SLICE_SECONDS = 0.1  # how long a browser that comes, or a signal, waits for this program
 _LONGEST_LINE = 8192  # bytes
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ def _log_in_at_terminal(login_url: str, address: str, finish: Callable[[str], st
         while True:
             given = _wait_for_login(login_url, listener)
             if isinstance(given, str):
-                return finish(given)
+                if listener is None or _has_request_token(given):
+                    return finish(given)
+                continue
             if access_token := _finish_in_browser(given, finish):
                 return access_token
     finally:
@@ -113,7 +116,7 @@ def _wait_for_login(login_url: str, listener: RedirectListener | None) -> Redire
         if redirect := listener.take():
             return redirect
         if select.select([sys.stdin], [], [], _SLICE_SECONDS)[0]:
-            return _read_line(login_url)
+            return _read_line(login_url, may_be_blank=True)
 
 
 def _finish_in_browser(redirect: Redirect, finish: Callable[[str], str]) -> str | None:
@@ -125,18 +128,29 @@ def _finish_in_browser(redirect: Redirect, finish: Callable[[str], str]) -> str 
         return access_token
     except (AuthenticationError, APIError) as exc:
         said = f"Not logged in. {exc}"
-        logger.warning("%s Still waiting for a login; Ctrl-C ends this.", exc)
+        logger.warning("%s %s", exc, _STILL_WAITING)
         return None
     finally:
         redirect.answer(said, succeeded=succeeded)
 
 
-def _read_line(login_url: str) -> str:
+def _has_request_token(given: str) -> bool:
+    """Whether what was pasted can be used; else it says why, unless it is blank."""
+    try:
+        read_request_token(given)
+    except AuthenticationError as exc:
+        if given.strip():
+            logger.warning("%s %s", exc, _STILL_WAITING)
+        return False
+    return True
+
+
+def _read_line(login_url: str, *, may_be_blank: bool = False) -> str:
     """A line of standard input. Raises AuthenticationError if there is none."""
     # Whatever bytes the line has; sys.stdin is None if it was closed before the start (`<&-`).
     line = sys.stdin.buffer.readline(_LONGEST_LINE) if sys.stdin is not None else b""
     text = line.decode("utf-8", "replace")
-    if not text.strip():
+    if not (text if may_be_blank else text.strip()):
         raise AuthenticationError(
             f"Nothing came on standard input. Open {login_url} and log in; then give the "
             "address that the browser shows then."

@@ -58,7 +58,7 @@ class Desk:
         try:
             act()
         except BaseException:
-            self.type("")  # a blank line ends the login
+            os.write(self.keyboard, b"\x04")  # Ctrl-D ends the login
             raise
 
     def type(self, line: str) -> None:
@@ -170,6 +170,26 @@ def test_paste_while_a_browser_holds_a_connection_open(desk: Desk) -> None:
 
         status, _, errors = desk.log_in(paste)
     assert (status, errors, desk.kept) == (0, "", desk.kite.access_token)
+
+
+def test_junk_that_is_pasted_is_told_and_waited_on(desk: Desk) -> None:
+    def act() -> None:
+        for line in ("", "hello", desk.issue()):
+            desk.type(line)
+
+    status, _, errors = desk.log_in(act)
+    assert (status, errors.count("\n")) == (0, 1)
+    assert errors.startswith("WARNING: No request token in what came.")
+    assert "Still waiting for a login" in errors
+    assert desk.exchanges == 1
+
+
+def test_end_of_input_ends_the_login(desk: Desk) -> None:
+    def act() -> None:
+        os.write(desk.keyboard, b"\x04")
+
+    status, _, errors = desk.log_in(act)
+    assert (status, "Nothing came on standard input" in errors) == (3, True)
 
 
 def test_env_file_that_cannot_be_changed_ends_the_login(desk: Desk) -> None:
