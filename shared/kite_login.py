@@ -72,11 +72,13 @@ def _log_in_at_terminal(login_url: str, address: str, finish: Callable[[str], st
         say_lines(_describe_second_step(address, listener))
         while True:
             given = _wait_for_login(login_url, listener)
-            if isinstance(given, str):
-                if listener is None or _has_request_token(given):
-                    return finish(given)
-                continue
-            if access_token := _finish_in_browser(given, finish):
+            if not isinstance(given, str):
+                access_token = _finish_in_browser(given, finish)
+            elif listener is None:
+                access_token = finish(given)
+            else:
+                access_token = _finish_with_line(given, finish)
+            if access_token:
                 return access_token
     finally:
         if listener:
@@ -134,15 +136,12 @@ def _finish_in_browser(redirect: Redirect, finish: Callable[[str], str]) -> str 
         redirect.answer(said, succeeded=succeeded)
 
 
-def _has_request_token(given: str) -> bool:
-    """Whether what was pasted can be used; else it says why, unless it is blank."""
+def _finish_with_line(given: str, finish: Callable[[str], str]) -> str | None:
     try:
-        read_request_token(given)
-    except AuthenticationError as exc:
-        if given.strip():
-            logger.warning("%s %s", exc, _STILL_WAITING)
-        return False
-    return True
+        return finish(given) if given.strip() else None
+    except (AuthenticationError, APIError) as exc:
+        logger.warning("%s %s", exc, _STILL_WAITING)
+        return None
 
 
 def _read_line(login_url: str, *, may_be_blank: bool = False) -> str:
