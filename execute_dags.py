@@ -408,8 +408,8 @@ def _run_due(plan: Sequence[tuple[DAG, Callable[[], Any]]], log_file: Path | Non
     if outcome is None:  # another call is under way
         return ExitStatus.SUCCESS
     status = _exit_status(outcome.errors.values())
-    names, errors, slots, idle = outcome
-    notify.tell(notify.Report(names, errors, status, log_file, idle), since=slots)
+    names, errors, slots, idle, news = outcome
+    notify.tell(notify.Report(names, errors, status, log_file, idle, news), since=slots)
     return status
 
 

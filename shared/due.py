@@ -49,13 +49,15 @@ RunDAG = Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any]
 
 class Outcome(NamedTuple):
     """What a call has come to: the names of the DAGs that are fresh or have failed, by id, the
-    errors of the latter, when the schedule of each came round, and which did not have to run.
+    errors of the latter, when the schedule of each came round, which did not have to run, and whose
+    failure is news.
     """
 
     names: dict[int, str]
     errors: dict[int, BaseException]
     slots: dict[int, datetime]
     idle: set[int]
+    news: set[int]
 
 
 def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
@@ -72,7 +74,8 @@ def run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome | None:
 
 
 def _run_due(plan: Plan, directory: Path, run_dag: RunDAG) -> Outcome:
-    due, outcome = DueDAGs(directory), Outcome({}, {}, {}, set())
+    due = DueDAGs(directory)
+    outcome = Outcome({}, {}, {}, set(), due.news)
     waiting: set[int] = set()  # their rows are not there yet, though nothing has failed
     for dag, call in plan:
         name, reason = dag.label, None
@@ -122,9 +125,10 @@ class DueDAGs:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "due.json"
         self._calendar: Calendar = ConfigLoader.load_calendar()
+        self.news: set[int] = set()  # the DAGs of which a failure is news
         self._told: dict[str, Any] = {}
         self._refused: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(Exception):  # whatever is in it
             read = json.loads(self._path.read_text(encoding="utf-8"))
             self._refused = {str(mark): str(said) for mark, said in read["refused"].items()}
             for dag_id, told in read["told"].items():
@@ -158,9 +162,14 @@ class DueDAGs:
     def note_failure(self, dag: DAG, error: BaseException) -> bool:
         """Keep in mind that the DAG has failed. Returns whether that is news."""
         cause = cause_of(error)
+        kind = type(cause).__name__
         if isinstance(cause, AuthenticationError) and (mark := self._credentials(dag)):
-            self._refused = {mark: redact(str(cause))}
-        return self.note(dag, type(cause).__name__)
+            kind = f"{kind} {mark}"  # a new token that is dead as well is news
+            others = [each for each in self._refused.items() if each[0] != mark]
+            self._refused = dict([*others[-8:], (mark, redact(str(cause)))])
+        if is_news := self.note(dag, kind):
+            self.news.add(dag.dag_id)
+        return is_news
 
     def why_still(self, dag: DAG) -> str | None:
         """Why a DAG that has just run would have to run again: its source is late, say."""

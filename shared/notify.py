@@ -63,8 +63,8 @@ class Report:
 
     `names` are those of the DAGs that ran or were skipped, by id, in that order, and `errors` of
     those that failed; one that was skipped has the error of the DAG that it comes after. A DAG
-    without an error is well; it did not have to run if it is in `idle`. `status` is the call's exit
-    status.
+    without an error is well; it did not have to run if it is in `idle`. A failure is told whatever
+    was told before if its DAG is in `news`. `status` is the call's exit status.
     """
 
     names: Mapping[int, str]
@@ -72,6 +72,7 @@ class Report:
     status: int
     log_file: Path | None = None
     idle: Collection[int] = ()
+    news: Collection[int] = ()
 
 
 class Message(NamedTuple):
@@ -142,7 +143,11 @@ def _tell(report: Report, since: Mapping[int, datetime], end: float) -> None:
     is_news = not told.has(_PINGS, max(since.values(), default=clock.now()), FAILED)
     _warn_of_ping(fault, logging.WARNING if is_news else logging.INFO)
     kinds = {dag_id: _kind_of(error) for dag_id, error in report.errors.items()}
-    new = {i for i, kind in kinds.items() if i not in since or not told.has(i, since[i], kind)}
+    new = {
+        i
+        for i, kind in kinds.items()
+        if i not in since or i in report.news or not told.has(i, since[i], kind)
+    }
     well = [i for i in report.names if i not in kinds and told.is_over(i, i in report.idle)]
     message = compose(report, new, well)
     before = dict(told.moments)
@@ -163,7 +168,7 @@ def _tell(report: Report, since: Mapping[int, datetime], end: float) -> None:
 def read_told() -> Told:
     """What was told so far; nothing, if that cannot be read."""
     told = Told(ConfigLoader.load_logging_config()["directory"] / _FILE_NAME)
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    with contextlib.suppress(Exception):  # whatever is in it
         for dag_id, kinds in json.loads(told.path.read_text(encoding="utf-8")).items():
             told.moments[int(dag_id)] = {
                 kind: datetime.fromisoformat(at).astimezone(IST) for kind, at in kinds.items()
@@ -305,7 +310,7 @@ def ping(kind: str, text: str, config: NotifyConfig, *, attempts: int = _PING_AT
     if not config.ping_url:
         return ""
     from shared.utils.http_source import HttpSource
-    from shared.utils.retry import RetryPolicy
+    from shared.utils.retry import ONCE
     from shared.utils.strict_session import Source, StrictSession
 
     parts = urlsplit(config.ping_url)
@@ -319,8 +324,11 @@ def ping(kind: str, text: str, config: NotifyConfig, *, attempts: int = _PING_AT
             if not 200 <= answer.status_code < 300:
                 raise TransientAPIError(f"it answered HTTP {answer.status_code}")
 
-    try:
-        source.call(post, "ping", RetryPolicy(attempts, 0.2))
-    except Exception as exc:
-        return f"{exc}"
-    return ""
+    fault = ""
+    for _ in range(attempts):  # by itself: each retry of a policy is a warning
+        try:
+            source.call(post, "ping", ONCE)
+            return ""
+        except Exception as exc:
+            fault = str(exc)
+    return fault

@@ -21,7 +21,7 @@ class RunLock:
     def is_alone(self) -> bool:
         """Whether no other run of the DAG holds the lock now."""
         try:
-            return _try_alone(self.descriptor)
+            return _try_alone(self.descriptor) is True
         finally:
             fcntl.flock(self.descriptor, fcntl.LOCK_SH)
 
@@ -34,7 +34,11 @@ def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
         if descriptor is None:
             yield None
             return
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        except OSError:  # this file system has no locks
+            yield None
+            return
         yield RunLock(f"{socket.gethostname()} {path}", descriptor)
 
 
@@ -42,7 +46,7 @@ def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
 def hold_alone(path: Path) -> Iterator[bool]:
     """Hold the lock on a file, which only one may. Whether it is held; True also without a file."""
     with _open(path) as descriptor:
-        yield descriptor is None or _try_alone(descriptor)
+        yield descriptor is None or _try_alone(descriptor) is not False
 
 
 def is_held(directory: Path, dag_id: int) -> bool:
@@ -89,9 +93,12 @@ def _is_free(path: Path) -> bool | None:
         os.close(descriptor)
 
 
-def _try_alone(descriptor: int) -> bool:
+def _try_alone(descriptor: int) -> bool | None:
+    """Whether nobody else holds the lock; None where that cannot be known."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # this file system has no locks
+        return None
     return True

@@ -118,8 +118,11 @@ def test_kite_is_asked_again_when_the_token_has_changed(
     assert (told_again.status, "HTTP 403" in told_again.stderr) == (3, True)
     assert len(cli.kite.requests) == asked
     monkeypatch.setenv("KITE_ACCESS_TOKEN", "another-token")
-    assert due("08:50", day=18) == Result(3, "", "")
+    assert "HTTP 403" in due("08:50", day=18).stderr  # who has logged in hears of it
     assert len(cli.kite.requests) > asked
+    asked = len(cli.kite.requests)
+    assert due("09:00", day=18) == Result(3, "", "")
+    assert len(cli.kite.requests) == asked
     state = (cli.folder / "logs" / "due.json").read_text(encoding="utf-8")
     assert "token" not in json.dumps(list(json.loads(state)["refused"]))
 

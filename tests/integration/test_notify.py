@@ -174,7 +174,6 @@ def test_receivers_that_fail_change_no_run_and_keep_no_other_from_being_told(
     late = "the dead man's switch.* did not (answer in time|end within 0.2 seconds)."
     ends = [
         f"notify.ping_url .PING_URL. could not be pinged: {late}",
-        f"ping: attempt 1 of 2 failed, next in 0.2 s: {late}",
         f"notify.ping_url .PING_URL. could not be pinged: {late}",
         r"Receiver 1 of notify.urls \(json\) was not told: .*error=500.*",
         r"Receiver 2 of notify.urls \(unknown\) was not told: Unparseable URL .*",
@@ -381,7 +380,7 @@ def test_ping_that_fails_is_told_once_in_a_slot_of_due(
             with use_clock(lambda: EIGHT + timedelta(minutes=minute)):  # noqa: B023
                 tell(Report({1: NAMES[1]}, {}, 0), since={1: EIGHT})
     warned = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert sum("could not be pinged" in record.getMessage() for record in warned) == warnings
+    assert len(warned) == warnings
 
 
 def test_dead_session_is_not_well_again_by_what_did_not_ask_kite(
