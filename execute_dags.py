@@ -58,7 +58,7 @@ from shared.exceptions import (
     cause_of,
 )
 from shared.feed import Command, RunOptions, Summary
-from shared.run_plan import find_ids, plan_runs, select
+from shared.run_plan import Plan, find_ids, plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
 
@@ -400,7 +400,7 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     return status
 
 
-def _run_due(plan: Sequence[tuple[DAG, Callable[[], Any]]], log_file: Path | None) -> ExitStatus:
+def _run_due(plan: Plan, log_file: Path | None) -> ExitStatus:
     from shared import notify
     from shared.due import run_due
 

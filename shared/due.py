@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared import clock, run_lock
-from shared.calendar import Calendar, Schedule
+from shared.calendar import Schedule
 from shared.config.config_loader import ConfigLoader
 from shared.config.logging_config import redact
 from shared.console import hold_back
@@ -31,7 +31,7 @@ from shared.exceptions import (
 )
 from shared.freshness import STALE, UNKNOWN, Now, Verdict, judge, read_clocks
 from shared.private_files import write_state
-from shared.run_plan import fail
+from shared.run_plan import Plan, fail
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import LOCK_TIMEOUT, ensure_extra_table
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 _LATE = "late"
 
-Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
 # Runs one, shows how it ends, and adds its error.
 RunDAG = Callable[[DAG, Callable[[], Any], dict[int, BaseException]], Any]
 
@@ -124,7 +123,7 @@ class DueDAGs:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "due.json"
-        self._calendar: Calendar = ConfigLoader.load_calendar()
+        self._calendar = ConfigLoader.load_calendar()
         self.news: set[int] = set()  # the DAGs of which a failure is news
         self._told: dict[str, Any] = {}
         self._refused: dict[str, str] = {}
@@ -133,6 +132,7 @@ class DueDAGs:
             self._refused = {str(mark): str(said) for mark, said in read["refused"].items()}
             for dag_id, told in read["told"].items():
                 self._told[dag_id] = {"slot": told["slot"], "kinds": [*map(str, told["kinds"])]}
+        self._has_history = False
         self._unknown: StockIngestionError | None = None  # why nothing can be known
 
     def why(self, dag: DAG) -> str | None:
@@ -189,12 +189,15 @@ class DueDAGs:
         config = asdict(ConfigLoader.load_database_config())
         try:
             with DatabaseManager(config, retry=ONCE) as manager:  # the next call comes soon
-                if lacking := manager.run_in_transaction(_ensure_history):
+                if not self._has_history and (
+                    lacking := manager.run_in_transaction(_ensure_history)
+                ):
                     raise ConfigurationError(
                         f"Without a history of runs --due cannot know what is due: {lacking}. Let "
                         "the role make it (see docs/production.md), or run DAGs at a fixed time, "
                         "with --dag."
                     )
+                self._has_history = True  # looked up once a call
                 now = Now(*read_clocks(manager), self._calendar)
                 return judge(manager, replace(dag, grace_minutes=0), now, has_history=True)
         except StockIngestionError as exc:

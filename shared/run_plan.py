@@ -12,6 +12,8 @@ from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import RunOptions
 from shared.program import command
 
+Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
+
 
 def find_ids(dags: Sequence[DAG], wanted: Sequence[int | str]) -> list[int]:
     """The ids of DAGs that are wanted by id, or by their own or their folder's name.
@@ -57,7 +59,7 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
     return selected
 
 
-def plan_runs(dags: Sequence[DAG], options: RunOptions) -> list[tuple[DAG, Callable[[], Any]]]:
+def plan_runs(dags: Sequence[DAG], options: RunOptions) -> Plan:
     """The DAGs in the order in which they run, each with what runs it.
 
     One that cannot be loaded fails in its turn. Raises ConfigurationError for wrong options.
