@@ -4,14 +4,17 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from psycopg2 import sql
 
 from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.extras import ExtraTable
 from shared.utils.kite_csv import WrittenKey
-from shared.utils.sql import compose, load_sql
+from shared.utils.sql import compose, fetch_one, load_sql
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +35,64 @@ SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
 BOND_SYMBOL = "^[0-9]+[A-Z]+[0-9]|-(?!(BE|BZ|BT|SM|ST|SZ|IV|RR)$)[A-Z0-9]{2}$"
 
 
+# NSE's list of symbol changes, which another DAG brings: used where it is there.
+OFFICIAL = ExtraTable(
+    "nse_symbol_change",
+    """CREATE TABLE nse_symbol_change (
+    old_symbol VARCHAR(50) NOT NULL,
+    new_symbol VARCHAR(50) NOT NULL,
+    changed_on DATE NOT NULL
+)""",
+    privileges=("SELECT",),
+)
+_NO_OFFICIAL = """
+(SELECT NULL::text AS old_symbol, NULL::text AS new_symbol, NULL::date AS changed_on WHERE false)
+"""
+DELTA = sql.Identifier("pg_temp", "stock_ingestion_delta")
+PAIR = sql.Identifier("pg_temp", "stock_ingestion_pair")
+
+
+def pair_rows(
+    cursor: Any, run: Run, delta: sql.Identifier, pair: sql.Identifier, day: date
+) -> None:
+    """Find which rows of a delta are one instrument, for a list of `day` (India)."""
+    cursor.execute(compose("DROP TABLE IF EXISTS {pair}", pair=pair))
+    statement = compose(SQL["pair"], delta=delta, pair=pair, official=official_changes(run))
+    cursor.execute(statement, {"series": SERIES_SUFFIX, "bond": BOND_SYMBOL, "day": day})
+
+
+def official_changes(run: Run) -> sql.Composable:
+    """NSE's list of symbol changes as what stands behind FROM, empty where it is not there."""
+    found = run.reads.get(OFFICIAL.name)
+    return found.identifier if found else sql.SQL(_NO_OFFICIAL)
+
+
+def read_day(cursor: Any, run: Run) -> date:
+    """The day (India) whose list this is: the one that is given, or today."""
+    day: date
+    (day,) = fetch_one(cursor, SQL["read_day"], (run.options.dated,))
+    return day
+
+
 def classify_changes(cursor: Any, run: Run) -> None:
     """Classify the differences since the last list, by the rules of changes.sql.
 
     Whether a row that one of the rejected may have been is gone is unclear.
     """
     _carry_on(cursor, run)
+    day = read_day(cursor, run)
+    pair_rows(cursor, run, DELTA, PAIR, day)
     unclear: list[Absent] = []
     if run.figures.rejected:
         cursor.execute(SQL["read_absent"])
         absent = [Absent(*row) for row in cursor.fetchall()]
         unclear = find_unclear(absent, run.figures.rejected)
     rules = {
-        "series": SERIES_SUFFIX,
-        "bond": BOND_SYMBOL,
+        "day": day,
         "exchanges": list(run.scope),
         "unclear_tokens": [row.token for row in unclear],
         "unclear_exchanges": [row.exchange for row in unclear],
-        "is_replay": not run.key.is_from_api,
+        "is_replay": not run.key.is_from_api and run.options.dated is None,
     }
     cursor.execute(SQL["classify"], rules)
 

@@ -25,26 +25,24 @@ CREATE INDEX IF NOT EXISTS idx_kite_instrument_change_tradingsymbol
 -- name: add_primary_key
 ALTER TABLE kite_instrument_change ADD COLUMN change_id UUID DEFAULT gen_random_uuid() PRIMARY KEY;
 
--- name: classify
--- Classify the differences between the dump and the rows of the last good run, and keep them.
--- docs/changes.md has the rules with an example of each.
-WITH came AS (      -- a token that the last list did not have
-    SELECT * FROM stock_ingestion_delta
-    WHERE new_instrument_token IS NOT NULL
-      AND (old_instrument_token IS NULL OR NOT was_current)
-), went AS (        -- a token that the dump does not have any more; what is left out is not gone
-    SELECT * FROM stock_ingestion_delta
-    WHERE new_instrument_token IS NULL AND was_current
-      AND (%(exchanges)s::text[] = '{}' OR old_exchange = ANY(%(exchanges)s::text[]))
-), symbol_before AS (   -- the symbols that a token had in the last list, and has no more
+-- name: read_day
+SELECT coalesce(%s::date, (now() AT TIME ZONE 'Asia/Kolkata')::date);
+
+-- name: pair
+-- Which rows of the list before ({delta}: old_*) and of the new one (new_*) belong together:
+-- `reused` (one token, another instrument), or one instrument: `stayed` (its token did),
+-- `token moved`, `series moved`, `renamed` (as NSE's list of changes says, under another token).
+-- `is_same` says which of them keep their identity: each row has one such partner at most.
+CREATE TEMPORARY TABLE {pair} ON COMMIT DROP AS
+WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last list, has no more
     SELECT old_exchange AS exchange, old_tradingsymbol AS symbol, old_instrument_token AS token,
            old_instrument_type AS type, regexp_replace(old_tradingsymbol, %(series)s, '') AS base
-    FROM stock_ingestion_delta
+    FROM {delta}
     WHERE was_current AND new_tradingsymbol IS DISTINCT FROM old_tradingsymbol
 ), symbol_now AS (      -- the symbols that a token has in the dump, and had not in the last list
     SELECT new_exchange AS exchange, new_tradingsymbol AS symbol, new_instrument_token AS token,
            new_instrument_type AS type, regexp_replace(new_tradingsymbol, %(series)s, '') AS base
-    FROM stock_ingestion_delta
+    FROM {delta}
     WHERE new_instrument_token IS NOT NULL
       AND (NOT was_current OR new_tradingsymbol IS DISTINCT FROM old_tradingsymbol)
 ), token_moved AS (
@@ -56,30 +54,63 @@ WITH came AS (      -- a token that the last list did not have
 ), vanished AS (
     SELECT b.* FROM symbol_before AS b LEFT JOIN token_moved AS m USING (exchange, symbol)
     WHERE m.symbol IS NULL
+), official (old_base, new_base, changed_on) AS (   -- what NSE says became of these symbols
+    SELECT old_symbol, new_symbol, changed_on FROM {official} AS listed
+    WHERE changed_on <= %(day)s AND old_symbol <> new_symbol
+      AND old_symbol IN (SELECT regexp_replace(symbol, '-..$', '') FROM symbol_before
+                         WHERE exchange = 'NSE' UNION ALL
+                         SELECT base FROM symbol_before WHERE exchange = 'NSE')
+    UNION
+    SELECT o.old_base, c.new_symbol, c.changed_on
+    FROM official AS o JOIN {official} AS c
+      ON c.old_symbol = o.new_base AND c.changed_on >= o.changed_on
+    WHERE c.changed_on <= %(day)s AND c.old_symbol <> c.new_symbol
+), share_before AS (
+    SELECT * FROM vanished
+    WHERE exchange = 'NSE' AND type = 'EQ' AND symbol !~ %(bond)s
+), share_now AS (
+    SELECT * FROM appeared
+    WHERE exchange = 'NSE' AND type = 'EQ' AND symbol !~ %(bond)s
+), led AS (             -- from one base to one other; where there are several it is unclear
+    SELECT old_base, new_base FROM (
+        SELECT *, count(*) OVER (PARTITION BY old_base) AS ways,
+               count(*) OVER (PARTITION BY new_base) AS origins
+        FROM (SELECT DISTINCT old_base, new_base FROM official
+              WHERE old_base IN (SELECT base FROM share_before)
+                AND new_base IN (SELECT base FROM share_now)) AS found) AS counted
+    WHERE ways = 1 AND origins = 1
+), renamed AS (         -- the n-th that vanished of a base became the n-th that appeared of another
+    SELECT v.exchange, v.symbol AS old_symbol, v.token AS old_token,
+           a.symbol AS new_symbol, a.token AS new_token
+    FROM (SELECT b.*, new_base,
+                 row_number() OVER (PARTITION BY old_base ORDER BY symbol COLLATE "C") AS n
+          FROM share_before AS b JOIN led ON old_base = base
+          WHERE NOT EXISTS (SELECT FROM share_now AS s     -- its token tells it
+                            WHERE s.token = b.token AND s.base = new_base)) AS v
+    JOIN (SELECT s.*,
+                 row_number() OVER (PARTITION BY new_base ORDER BY symbol COLLATE "C") AS n
+          FROM share_now AS s JOIN led ON new_base = base
+          WHERE NOT EXISTS (SELECT FROM share_before AS b
+                            WHERE b.token = s.token AND b.base = old_base)) AS a
+      ON a.base = v.new_base AND a.n = v.n
 ), series_moved AS (    -- the n-th that vanished of a base became the n-th that appeared of it
-    SELECT a.exchange, v.symbol AS old_symbol, a.symbol AS new_symbol, a.token AS new_token
+    SELECT a.exchange, v.symbol AS old_symbol, v.token AS old_token,
+           a.symbol AS new_symbol, a.token AS new_token
     FROM (SELECT *, row_number() OVER (PARTITION BY exchange, base ORDER BY symbol COLLATE "C") AS n
-          FROM appeared WHERE type = 'EQ') AS a
+          FROM appeared WHERE type = 'EQ'
+           AND (exchange, symbol) NOT IN (SELECT exchange, new_symbol FROM renamed)) AS a
     JOIN (SELECT *, row_number() OVER (PARTITION BY exchange, base ORDER BY symbol COLLATE "C") AS n
-          FROM vanished WHERE type = 'EQ') AS v USING (exchange, base, n)
+          FROM vanished WHERE type = 'EQ'
+           AND (exchange, symbol) NOT IN (SELECT exchange, old_symbol FROM renamed)) AS v
+      USING (exchange, base, n)
     WHERE a.token <> v.token
-), listed AS (
-    SELECT came.* FROM came
-    JOIN appeared AS a ON a.exchange = new_exchange AND a.symbol = new_tradingsymbol
-    LEFT JOIN series_moved AS s ON s.exchange = new_exchange AND s.new_symbol = new_tradingsymbol
-    WHERE s.new_symbol IS NULL
-), gone AS (
-    SELECT went.*, EXISTS (     -- a row that could not be stored may have been it
-               SELECT FROM unnest(%(unclear_tokens)s::text[], %(unclear_exchanges)s::text[])
-                           AS u (token, exchange)
-               WHERE u.token = old_instrument_token::text AND u.exchange = old_exchange
-           ) AS is_unclear
-    FROM went
-    JOIN vanished AS v ON v.exchange = old_exchange AND v.symbol = old_tradingsymbol
-    LEFT JOIN series_moved AS s ON s.exchange = old_exchange AND s.old_symbol = old_tradingsymbol
-    WHERE s.old_symbol IS NULL
+), moved AS (
+    SELECT *, 'renamed' AS kind FROM renamed
+    UNION ALL
+    SELECT *, 'series moved' FROM series_moved
 ), stayed AS (      -- a token that both have, with something different about it
-    SELECT d.*, new_tradingsymbol <> old_tradingsymbol AS is_relabelled,
+    SELECT new_exchange AS exchange, new_instrument_token AS token,
+           old_tradingsymbol AS old_symbol, new_tradingsymbol AS new_symbol,
            new_tradingsymbol <> old_tradingsymbol AND (
                (new_expiry, new_instrument_type, new_segment)
                    IS DISTINCT FROM (old_expiry, old_instrument_type, old_segment)
@@ -91,63 +122,95 @@ WITH came AS (      -- a token that the last list did not have
                -- the same series (its issuer has a new name).
                OR (new_instrument_type IS NOT DISTINCT FROM 'EQ'
                    AND (new_tradingsymbol ~ %(bond)s OR old_tradingsymbol ~ %(bond)s)
-                   AND (n.bond IS DISTINCT FROM o.bond OR n.bond !~ '^[0-9]'))
+                   AND (n.digits || n.series IS DISTINCT FROM o.digits || o.series
+                        OR n.digits = '')
+                   AND NOT (new_exchange = 'NSE' AND n.series = o.series
+                            AND (o.base, n.base) IN (SELECT old_base, new_base FROM official)))
                OR b.symbol IS NOT NULL     -- the symbol was another token's
                OR source.old_symbol IS NOT NULL OR target.new_symbol IS NOT NULL) AS is_another
-    FROM stock_ingestion_delta AS d
-    CROSS JOIN LATERAL (SELECT      -- the digits of a symbol, and its series
-        regexp_replace(regexp_replace(new_tradingsymbol, '-..$', ''), '[^0-9]', '', 'g')
-        || coalesce(substring(new_tradingsymbol FROM '-..$'), '') AS bond) AS n
+    FROM {delta} AS d
     CROSS JOIN LATERAL (SELECT
-        regexp_replace(regexp_replace(old_tradingsymbol, '-..$', ''), '[^0-9]', '', 'g')
-        || coalesce(substring(old_tradingsymbol FROM '-..$'), '') AS bond) AS o
+        regexp_replace(new_tradingsymbol, '-..$', '') AS base,
+        coalesce(substring(new_tradingsymbol FROM '-..$'), '') AS series,
+        regexp_replace(regexp_replace(new_tradingsymbol, '-..$', ''), '[^0-9]', '', 'g') AS digits
+        ) AS n
+    CROSS JOIN LATERAL (SELECT
+        regexp_replace(old_tradingsymbol, '-..$', '') AS base,
+        coalesce(substring(old_tradingsymbol FROM '-..$'), '') AS series,
+        regexp_replace(regexp_replace(old_tradingsymbol, '-..$', ''), '[^0-9]', '', 'g') AS digits
+        ) AS o
     LEFT JOIN symbol_before AS b ON b.exchange = new_exchange AND b.symbol = new_tradingsymbol
-    LEFT JOIN series_moved AS source
+    LEFT JOIN moved AS source
       ON source.exchange = old_exchange AND source.old_symbol = old_tradingsymbol
-    LEFT JOIN series_moved AS target
+    LEFT JOIN moved AS target
       ON target.exchange = new_exchange AND target.new_symbol = new_tradingsymbol
     WHERE new_instrument_token IS NOT NULL AND old_instrument_token IS NOT NULL AND was_current
-), same (exchange, old_symbol, new_symbol) AS (     -- one instrument, before and now
-    SELECT new_exchange, old_tradingsymbol, new_tradingsymbol FROM stayed WHERE NOT is_another
-    UNION ALL
-    SELECT exchange, symbol, symbol FROM token_moved
-    UNION ALL
-    SELECT exchange, old_symbol, new_symbol FROM series_moved
+)
+SELECT exchange, token AS old_token, old_symbol, token AS new_token, new_symbol,
+       CASE WHEN is_another THEN 'reused' ELSE 'stayed' END AS kind, NOT is_another AS is_same
+FROM stayed
+UNION ALL
+SELECT exchange, old_token, old_symbol, new_token, new_symbol, kind, true FROM moved
+UNION ALL
+-- A contract goes with its token, a symbol with another one only if that token went on as no one.
+SELECT m.exchange, m.old_token, m.symbol, m.new_token, m.symbol, 'token moved',
+       (n.new_expiry, n.new_instrument_type, n.new_strike)
+           IS NOT DISTINCT FROM (o.old_expiry, o.old_instrument_type, o.old_strike)
+       AND NOT EXISTS (SELECT FROM stayed AS s WHERE s.exchange = m.exchange
+                       AND s.token = m.old_token AND NOT is_another)
+FROM token_moved AS m
+JOIN {delta} AS o ON o.old_exchange = m.exchange AND o.old_instrument_token = m.old_token
+JOIN {delta} AS n ON n.new_exchange = m.exchange AND n.new_instrument_token = m.new_token;
+
+-- name: classify
+-- Classify the differences between the dump and the rows of the last good run, and keep them.
+-- docs/changes.md has the rules with an example of each.
+WITH gone AS (
+    SELECT d.*, EXISTS (     -- a row that could not be stored may have been it
+               SELECT FROM unnest(%(unclear_tokens)s::text[], %(unclear_exchanges)s::text[])
+                           AS u (token, exchange)
+               WHERE u.token = old_instrument_token::text AND u.exchange = old_exchange
+           ) AS is_unclear
+    FROM stock_ingestion_delta AS d
+    LEFT JOIN stock_ingestion_pair AS p
+      ON p.exchange = old_exchange AND p.old_symbol = old_tradingsymbol
+    WHERE new_instrument_token IS NULL AND was_current AND p.exchange IS NULL
+      AND (%(exchanges)s::text[] = '{}' OR old_exchange = ANY(%(exchanges)s::text[]))
 ), first_expiry AS (
     SELECT exchange, min(expiry) AS expiry FROM stock_ingestion_stage GROUP BY exchange
 ), change (exchange, instrument_token, tradingsymbol, kind, field, old, new) AS (
     SELECT new_exchange, new_instrument_token, new_tradingsymbol, 'listed', NULL, NULL, NULL
-    FROM listed
+    FROM stock_ingestion_delta
+    LEFT JOIN stock_ingestion_pair AS p
+      ON p.exchange = new_exchange AND p.new_symbol = new_tradingsymbol
+    WHERE new_instrument_token IS NOT NULL AND p.exchange IS NULL
+      AND (old_instrument_token IS NULL OR NOT was_current)
     UNION ALL
     SELECT old_exchange, old_instrument_token, old_tradingsymbol,
            -- A replayed dump has another today than the clock: its first expiry is what tells.
            CASE WHEN is_unclear THEN 'unclear'
-                WHEN old_expiry < (now() AT TIME ZONE 'Asia/Kolkata')::date
+                WHEN old_expiry < %(day)s
                  AND (NOT %(is_replay)s OR old_expiry <= coalesce(f.expiry, old_expiry))
                 THEN 'expired' ELSE 'gone' END,
            NULL, NULL, NULL
     FROM gone LEFT JOIN first_expiry AS f ON f.exchange = old_exchange
     UNION ALL
-    SELECT exchange, new_token, symbol, 'token moved', 'instrument_token',
+    SELECT exchange, new_token, new_symbol, kind, 'instrument_token',
            old_token::bigint::text, new_token::bigint::text
-    FROM token_moved
+    FROM stock_ingestion_pair WHERE kind = 'token moved'
     UNION ALL
-    SELECT exchange, new_token, new_symbol, 'series moved', 'tradingsymbol', old_symbol, new_symbol
-    FROM series_moved
-    UNION ALL
-    SELECT new_exchange, new_instrument_token, new_tradingsymbol,
-           CASE WHEN is_another THEN 'token reused' ELSE 'renamed' END,
-           'tradingsymbol', old_tradingsymbol, new_tradingsymbol
-    FROM stayed WHERE is_relabelled
+    SELECT exchange, new_token, new_symbol,
+           CASE kind WHEN 'reused' THEN 'token reused' WHEN 'stayed' THEN 'renamed' ELSE kind END,
+           'tradingsymbol', old_symbol, new_symbol
+    FROM stock_ingestion_pair WHERE kind <> 'token moved' AND old_symbol <> new_symbol
     UNION ALL
     SELECT n.new_exchange, n.new_instrument_token, n.new_tradingsymbol, 'terms changed',
            term.field, term.old, term.new
-    FROM same
+    FROM stock_ingestion_pair AS p
     JOIN stock_ingestion_delta AS n
-      ON n.new_exchange = same.exchange AND n.new_tradingsymbol = same.new_symbol
+      ON n.new_exchange = p.exchange AND n.new_tradingsymbol = p.new_symbol
     JOIN stock_ingestion_delta AS o
-      ON o.old_exchange = same.exchange AND o.old_tradingsymbol = same.old_symbol
-     AND o.was_current
+      ON o.old_exchange = p.exchange AND o.old_tradingsymbol = p.old_symbol AND o.was_current
     CROSS JOIN LATERAL (VALUES
         ('lot_size', o.old_lot_size::bigint::text, n.new_lot_size::bigint::text),
         ('tick_size', trim_scale(o.old_tick_size)::text, trim_scale(n.new_tick_size)::text),
@@ -158,7 +221,7 @@ WITH came AS (      -- a token that the last list did not have
         ('instrument_type', o.old_instrument_type, n.new_instrument_type),
         ('exchange_token', o.old_exchange_token, n.new_exchange_token)
     ) AS term (field, old, new)
-    WHERE term.old IS DISTINCT FROM term.new
+    WHERE p.kind <> 'reused' AND term.old IS DISTINCT FROM term.new
       -- With another token goes another exchange_token.
       AND (term.field <> 'exchange_token' OR n.new_instrument_token = o.old_instrument_token)
 )

@@ -6,14 +6,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from datetime import datetime, time
+from datetime import date, datetime, time
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from dag_1_import_instruments_from_kite.changes import CHANGES, classify_changes
-from shared.config.fields import Field, exchanges
+from dag_1_import_instruments_from_kite.changes import CHANGES, OFFICIAL, classify_changes
+from dag_1_import_instruments_from_kite.history import HISTORY, without_history, write_history
+from shared.config.fields import Field, days_or_never, exchanges
 from shared.exceptions import ValidationError
 from shared.feed import Batch, Feed, Payload, RejectedRow, Run
 from shared.foreign_text import shorten
@@ -31,17 +32,22 @@ logger = logging.getLogger(__name__)
 
 DAG_FOLDER = Path(__file__).resolve().parent
 _TRANSFORMED_AT_ONCE = 1000
+VIEWS = (DAG_FOLDER / "views.sql").read_text(encoding="utf-8")
 
 
 def import_instruments_from_kite(
-    *, dry_run: bool = False, from_file: str | None = None, force: bool = False
+    *,
+    dry_run: bool = False,
+    from_file: str | None = None,
+    force: bool = False,
+    dated: date | None = None,
 ) -> str:
     """Main execution function for DAG 1. Returns the summary, in lines.
 
     The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
-    return run_feed(FEED, dry_run=dry_run, from_file=from_file, force=force)
+    return run_feed(FEED, dry_run=dry_run, from_file=from_file, force=force, dated=dated)
 
 
 def fetch(run: Run) -> Iterator[Payload]:
@@ -206,10 +212,17 @@ FEED = Feed(
     are_distinct=True,  # validated
     count_by=("exchange", "instrument_type"),
     only="exchanges",
-    fields=(Field("parameters.exchanges", exchanges, None),),
-    views=(DAG_FOLDER / "views.sql").read_text(encoding="utf-8"),
+    fields=(
+        Field("parameters.exchanges", exchanges, None),
+        Field("parameters.retire_after_days", days_or_never, None, is_extra=True),
+    ),
+    views=VIEWS,
     changes=CHANGES,
     before_merge=classify_changes,
+    versions=HISTORY,
+    after_merge=write_history,
+    plain_views=without_history(VIEWS),
+    reads=(OFFICIAL,),
     due_from=time(8, 0),  # IST; fetched earlier, the list is that of the day before
     changes_daily=True,
     empty_note=", as it is on some holidays",

@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import date, datetime, time
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +113,11 @@ class Feed:
     finds them, in the transaction, before the table is changed: it fills CHANGE_NAME of
     shared/utils/changes.py. By default differences are told by key, in a table for all feeds.
 
+    `versions` is a table that keeps what each row was, and from when to when, and `after_merge`
+    writes it, in the transaction, when the table is changed. A feed that has it takes saved lists
+    of other days (`--dated`). `plain_views` are the views where that table cannot be had.
+    `reads` are tables of other DAGs that these two use, where they are there.
+
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
     says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
@@ -135,6 +140,10 @@ class Feed:
     views: str = ""
     changes: ExtraTable | None = None
     before_merge: Callable[[Cursor, Run], None] | None = None
+    versions: ExtraTable | None = None
+    after_merge: Callable[[Cursor, Run, MergeResult], None] | None = None
+    plain_views: str = ""
+    reads: tuple[ExtraTable, ...] = ()
     commands: tuple[Command, ...] = ()
     due_from: time | None = None
     changes_daily: bool = False
@@ -174,12 +183,13 @@ class RunOptions:
     """What the command line asks of a run.
 
     `dry_run` writes nothing; `from_file` is read in place of the source (`-`: standard input);
-    `force` stores what is not plausible.
+    `force` stores what is not plausible; `dated` is the day (India) whose list the file has.
     """
 
     dry_run: bool = False
     from_file: str | None = None
     force: bool = False
+    dated: date | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,7 @@ class Figures:
     counts: dict[str, Counter[str | None]] = field(default_factory=dict)  # by column of count_by
     changes: Counter[str] | None = None
     merge: MergeResult | None = None
+    retired: int = 0  # rows that the table of versions alone keeps
 
 
 class Summary(str):
@@ -248,6 +259,10 @@ class Run:
     changes: Relation | None = None  # where that of its changes is, if it can be read
     runs: Relation | None = None  # where the history is, if `changes` is there
     last: LastRun | None = None  # the last good run before
+    last_moment: datetime | None = None  # what the rows of the last list have in last_updated
+    versions: Relation | None = None  # where the table of versions is, if it can be written
+    reads: Mapping[str, Relation] = field(default_factory=dict)  # those of the feed, by name
+    valid_from: datetime | None = None  # since when the list counts, in the table of versions
     is_compared_with_newest_rows: bool = False  # there is no run on record
     day_off: str | None = None  # why there is no trading, of a snapshot that brought nothing new
     scope: Sequence[str] = ()  # the values of count_by's first column that it speaks of; all

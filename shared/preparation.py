@@ -1,5 +1,6 @@
 """What a run prepares: its table, what it writes beside that, and the views, of this version."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,10 +23,14 @@ from shared.utils.versions import describe_newer, read_version
 
 
 class History(NamedTuple):
-    """What can be recorded of a run (in a dry run: read): the run itself, and what it changed."""
+    """What can be recorded of a run (in a dry run: read).
+
+    The run itself, what it changed, and the versions of its rows.
+    """
 
     runs: bool
     changes: bool
+    versions: bool = False
 
 
 class Lacking(NamedTuple):
@@ -49,8 +54,10 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
     changes = table_of(feed)
     no_changes = ensure_extra_table(cursor, changes, upgrade=upgrade)
     faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
+    if no_versions := _ensure_versions(cursor, feed, upgrade=upgrade):
+        faults.append(f"The versions of rows are not kept: {no_versions}.")
     tables = _read_tables(cursor, feed)
-    script = _views_script(feed, tables)
+    script = _views_script(cursor, feed, tables)
     stale = list(find_stale(cursor, script))
     older = [table for table in tables if table.script and not table.found.is_owner]
     if older:
@@ -72,9 +79,20 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
             "or let the table's owner run this DAG once."
         )
     scripts = [table.script for table in older] + [view.script for view in lacking]
-    return History(runs=True, changes=no_changes is None), Lacking(
+    has_versions = feed.versions is not None and no_versions is None
+    return History(runs=True, changes=no_changes is None, versions=has_versions), Lacking(
         " ".join(faults), "\n".join(filter(None, scripts))
     )
+
+
+def _ensure_versions(cursor: Any, feed: Feed, *, upgrade: bool) -> str | None:
+    """Make the table of versions, if the feed has one. Returns why it cannot be used, or None."""
+    if feed.versions is None:
+        return None
+    runs = find_extra(cursor, run_history.TABLE)
+    if runs is None or "valid_from" not in runs.columns:
+        return f"{run_history.TABLE.name} has no column valid_from"
+    return ensure_extra_table(cursor, feed.versions, upgrade=upgrade)
 
 
 class _Table(NamedTuple):
@@ -89,15 +107,15 @@ class _Table(NamedTuple):
 
 
 def _read_tables(cursor: Any, feed: Feed) -> list[_Table]:
-    """The feed's table, the history, and the table of changes, as far as they are there."""
+    """The feed's table, and those beside it, as far as they are there."""
     tables = []
     if (found := read_table(cursor, feed.table.name)) is not None:
         narrow = find_narrow(feed.table, found).values()
         statements = [statement.as_string(cursor) for statement in narrow]
         statements += find_added(feed.table, found).values()
         tables.append(_describe(cursor, found, feed.table.version, statements))
-    for table in (run_history.TABLE, table_of(feed)):
-        if (found := find_extra(cursor, table)) is not None:
+    for table in (run_history.TABLE, table_of(feed), feed.versions):
+        if table and (found := find_extra(cursor, table)) is not None:
             statements = find_upgrades(table, found)
             tables.append(_describe(cursor, found, table.version, statements))
     return tables
@@ -154,7 +172,7 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
         else:  # views may read them; the catalogs alone are written
             for statement in find_added(feed.table, found).values():
                 attempt(cursor, statement)
-        script = _views_script(feed, _read_tables(cursor, feed))
+        script = _views_script(cursor, feed, _read_tables(cursor, feed))
         before = [view.name for view in find_stale(cursor, script) if view.is_there]
         _, lacking = prepare_extras(cursor, feed, upgrade=False)
         after = [view.name for view in find_stale(cursor, script)]
@@ -164,15 +182,24 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
     return Preview(lacking, older, "\n".join(table.script for table in tables))
 
 
-def _views_script(feed: Feed, tables: Sequence[_Table]) -> str:
-    """What makes the views.
+def _views_script(cursor: Any, feed: Feed, tables: Sequence[_Table]) -> str:
+    """What makes the views, of those with versions where that table is there.
+
+    It has its full name in them: what a function reads is looked for only when it is called.
 
     The list_moment of a last_updated with a time zone is in UTC: they are not compared in the
     reader's zone.
     """
-    for found in (table.found for table in tables if table.found.place.name == feed.table.name):
-        column = found.columns.get(feed.table.last_updated)
-        if column is not None and column.type_name == "timestamptz":
-            moment = "SELECT list_moment"
-            return feed.views.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
-    return feed.views
+    there = {table.found.place.name: table.found for table in tables}
+    views = feed.views
+    if feed.versions is not None:
+        views = feed.plain_views
+        if (versions := there.get(feed.versions.name)) is not None:
+            full_name = versions.place.identifier.as_string(cursor)
+            views = re.sub(rf"\b{feed.versions.name} AS\b", f"{full_name} AS", feed.views)
+    found = there.get(feed.table.name)
+    column = found and found.columns.get(feed.table.last_updated)
+    if column and column.type_name == "timestamptz":
+        moment = "SELECT list_moment"
+        return views.replace(moment, f"{moment} AT TIME ZONE 'UTC'")
+    return views

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
+from datetime import date
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,7 +62,12 @@ _RECORD_DEADLINE_SECONDS = 3
 
 
 def run_feed(
-    feed: Feed, *, dry_run: bool = False, from_file: str | None = None, force: bool = False
+    feed: Feed,
+    *,
+    dry_run: bool = False,
+    from_file: str | None = None,
+    force: bool = False,
+    dated: date | None = None,
 ) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
@@ -70,7 +76,7 @@ def run_feed(
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, clock.now())
-    run = Run(feed, key, RunOptions(dry_run, from_file, force))
+    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated))
     with ExitStack() as until_the_end:
         try:
             _execute(run, until_the_end)

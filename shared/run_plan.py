@@ -87,6 +87,8 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
             option = f"--{name.replace('_', '-')}"
             fault = f"its function {dag.name} takes no {name}"
             raise ConfigurationError(f"DAG {dag.dag_id} has no {option}: {fault}.")
+    if feed and feed.versions is None and options.dated:
+        raise ConfigurationError(f"DAG {dag.dag_id} has no --dated: it keeps no versions.")
     call = partial(function, **given)  # of a feed it records its run itself
     return call if feed else partial(run_function, dag.dag_id, dag.name, call)
 

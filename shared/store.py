@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from shared.exceptions import DatabaseError
+from shared.calendar import IST
+from shared.exceptions import ConfigurationError, DatabaseError
 from shared.feed import Run, Stage
 from shared.gate import Plausibility
 from shared.preparation import History
@@ -72,6 +73,16 @@ class _Transaction:
         run.changes = find_relation(cursor, table_of(feed).name) if has_changes else None
         run.runs = find_relation(cursor, run_history.TABLE.name) if has_changes else None
         run.table = find_relation(cursor, feed.table.name)
+        run.versions = None
+        if feed.versions is not None and self._history.versions:
+            run.versions = find_relation(cursor, feed.versions.name)
+        run.reads = {
+            table.name: find_relation(cursor, table.name)
+            for table in feed.reads
+            if is_readable(cursor, table)
+        }
+        if run.options.dated is not None:
+            _refuse_undatable(run)
         return merge_rows(
             cursor,
             feed.table,
@@ -87,6 +98,7 @@ class _Transaction:
         )
 
     def _observe(self, cursor: Any, previous: datetime | None) -> None:
+        self._run.last_moment = previous
         if not self._run.feed.table.is_snapshot:
             find_changes(cursor, self._run)
         elif previous is not None:  # the first list is what later ones are compared with
@@ -105,6 +117,8 @@ class _Transaction:
         self.run_id = run_id
         if self._history.changes and run.changes and run.figures.changes is not None:
             keep_changes(cursor, run.feed, run.changes, run_id)
+        if run.versions is not None and run.feed.after_merge is not None:
+            run.feed.after_merge(cursor, run, result)
         merged = result + self.merged_before
         durations = {**run.durations, "store": time.perf_counter() - self._begin}
         status = "succeeded" if self._is_last else "running"
@@ -112,6 +126,8 @@ class _Transaction:
         run_history.update_run(
             cursor, run_id, run.figures, merged, durations, status=status, error=remark
         )
+        if run.valid_from is not None:
+            run_history.set_valid_from(cursor, run_id, run.valid_from)
 
     def was_stored(self, cursor: Any, result: MergeResult) -> bool:
         """Whether the transaction whose COMMIT went unanswered was committed."""
@@ -122,6 +138,25 @@ class _Transaction:
         if self._is_last:
             return run_history.has_succeeded(cursor, run.key)
         return run_history.is_at_payload(cursor, run.run_id, run.figures.sha256)
+
+
+def _refuse_undatable(run: Run) -> None:
+    """Raise ConfigurationError if the list cannot count as that of the day that is asked for."""
+    dated, last = run.options.dated, run.last
+    if run.versions is None and not run.options.dry_run:
+        raise ConfigurationError(
+            f"--dated {dated}: the list would become history, and no versions of {run.feed.title} "
+            "are kept here. The warning above says why."
+        )
+    if last is None:
+        return
+    last_day = (last.valid_from or last.started_at).astimezone(IST).date()
+    if dated is not None and dated < last_day:
+        raise ConfigurationError(
+            f"--dated {dated}: the last list is that of {last_day}, and history is written "
+            "forwards. Import lists of earlier days into a new database first, in order, and "
+            "then the later ones."
+        )
 
 
 def _compare(cursor: Any, run: Run, *, is_recorded: bool) -> None:

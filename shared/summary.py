@@ -186,6 +186,8 @@ def _counts(run: Run) -> list[str]:
             counts |= {"  changed": merge.changed, "  unchanged": unchanged}
         if run.feed.table.is_snapshot:
             counts["superseded"] = merge.superseded
+    if figures.retired:
+        counts["retired"] = figures.retired
     return [f"{name:<12}{count:>10,}" for name, count in counts.items()]
 
 

@@ -124,6 +124,16 @@ def exchanges(value: Any) -> list[str]:
     return codes([] if value is None else value)
 
 
+def days_or_never(value: Any) -> int | None:
+    """A number of days from 1 on, or null: never."""
+    if value is None:
+        return None
+    try:
+        return integer(1, 36_500)(value)
+    except ValueError as exc:
+        raise ValueError("expected a number of days from 1 to 36500, or null") from exc
+
+
 dates = list_of(date.fromisoformat, 'dates such as ["2026-01-26"]')
 
 

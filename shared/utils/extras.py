@@ -7,10 +7,10 @@ no run: the reason comes back in words. Nothing that is there is ever dropped.
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2 import errors
@@ -28,10 +28,14 @@ logger = logging.getLogger(__name__)
 SQL = load_sql(__file__)
 LOCK_TIMEOUT = "1s"  # readers of a view do not wait behind a run that waits to replace it
 # Of a table: what the database itself fills in is GENERATED or has a DEFAULT.
-_COLUMN = re.compile(r"^    (\w+) (\w++)(?:\((\d+)\))?+(?! GENERATED| DEFAULT)( NOT NULL)?", re.M)
+_COLUMN = re.compile(
+    r"^    (?!PRIMARY KEY)(\w+) (\w++)(?:\((\d+)(?:, (\d+))?\))?+"
+    r"(?! GENERATED| DEFAULT)( NOT NULL)?",
+    re.M,
+)
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)
-_NAME = re.compile(r"CREATE (?:OR REPLACE )?(VIEW|INDEX) (?:IF NOT EXISTS )?(\S+)")
-_SOURCE = re.compile(r"\b(?:FROM|JOIN) (\w[\w.]*)")
+_NAME = re.compile(r"CREATE (?:OR REPLACE )?(VIEW|INDEX|FUNCTION) (?:IF NOT EXISTS )?(\S+)")
+_SOURCE = re.compile(r"""\b(?:FROM|JOIN) ("[^"]+"\."[^"]+"|\w[\w.]*)""")
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,15 @@ class ExtraTable:
         """Those that a run gives values: they tell it from a table that something else made."""
         found = _COLUMN.findall(self.script.partition("\n)")[0])
         return tuple(
-            Column(name, kind.lower(), int(length) if length else None, nullable=not required)
-            for name, kind, length, required in found
+            _read_column(name, kind.lower(), [int(size) for size in sizes if size], required)
+            for name, kind, *sizes, required in found
         )
+
+
+def _read_column(name: str, kind: str, sizes: Sequence[int], required: str) -> Column:
+    names = ("precision", "scale") if len(sizes) == 2 else ("length",)
+    size: dict[str, Any] = dict(zip(names, sizes))
+    return Column(name, kind, nullable=not required, **size)
 
 
 def find_extra(cursor: Cursor, table: ExtraTable) -> FoundTable | None:
@@ -144,7 +154,7 @@ class LackingView(NamedTuple):
 
 
 def ensure_views(cursor: Cursor, script: str) -> list[LackingView]:
-    """Make the views and indexes of `script`, each by itself, where missing or of another version.
+    """Make the views, functions and indexes of `script`, each by itself, where it lacks or is old.
 
     A view is the program's if its comment says so, or, as an earlier version made it, if it has the
     script's columns. One of a newer version stays. Returns what is lacking afterwards.
@@ -203,7 +213,7 @@ def _look_up(cursor: Cursor, table: ExtraTable) -> tuple[FoundTable | None, str]
 
 
 class Stale(NamedTuple):
-    """A view or an index that is not there as `script` makes it.
+    """A view, a function or an index that is not there as `script` makes it.
 
     `is_taken`: not ours is. `newer` has the versions in words, if this program does not know it.
     """
@@ -224,19 +234,22 @@ def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
         ((kind, name),) = _NAME.findall(statement)
         fingerprint = hashlib.sha256(statement.encode()).hexdigest()[:12]
         sources = _SOURCE.findall(statement)
-        cursor.execute(SQL["read_view_or_index"], {"name": name, "sources": sources})
+        is_function = kind == "FUNCTION"
+        read = SQL["read_function" if is_function else "read_view_or_index"]
+        cursor.execute(read, {"name": name, "sources": sources})
         row = cursor.fetchone()
         comment, is_taken = "", False
         if row is not None:
             found, comment, columns, reads_these = row
+            is_right = found == ("f" if is_function else "v")
             if kind == "INDEX" or (
-                found == "v" and is_of(comment, version, fingerprint) and reads_these
+                is_right and is_of(comment, version, fingerprint) and reads_these
             ):
                 continue
             is_ours = read_version(comment) is not None or columns == _columns_of(cursor, statement)
-            is_taken = found != "v" or not is_ours
+            is_taken = not (is_right and is_ours)
         made = statement
-        if kind == "VIEW":
+        if kind != "INDEX":
             mark = write_version(cursor, kind, name, comment, version, fingerprint)
             made += f"\n{mark};"
         yield Stale(

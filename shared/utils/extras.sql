@@ -12,3 +12,8 @@ SELECT c.relkind::text, coalesce(pg_catalog.obj_description(c.oid, 'pg_class'::n
        ARRAY(SELECT DISTINCT to_regclass(name)::oid
              FROM pg_catalog.unnest(%(sources)s::text[]) AS name ORDER BY 1)
 FROM pg_class AS c WHERE c.oid = to_regclass(%(name)s)::oid;
+
+-- name: read_function
+-- The same of a function, named with its arguments. What it reads stands in it by its full name.
+SELECT p.prokind::text, coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'::name), ''), NULL, true
+FROM pg_proc AS p WHERE p.oid = to_regprocedure(%(name)s)::oid;

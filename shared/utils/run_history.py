@@ -35,7 +35,7 @@ TABLE = ExtraTable(
     SQL["create_ingestion_run"],
     privileges=("SELECT", "INSERT", "UPDATE"),
     key=("run_id",),
-    upgrades={"host": SQL["add_host"]},
+    upgrades={"host": SQL["add_host"], "valid_from": SQL["add_valid_from"]},
 )
 _NOT_RECORDED = (
     f"Nothing was stored: the run is not in {TABLE.name} as it was written there. A trigger, a "
@@ -90,6 +90,7 @@ class LastRun(NamedTuple):
     """The last good run before this one: it stored `stored` rows.
 
     `list_moment` is what they have in last_updated, in the time zone of the run's sessions.
+    `valid_from` is since when its list counts, where versions of its rows are kept.
     """
 
     run_id: int
@@ -98,6 +99,7 @@ class LastRun(NamedTuple):
     dump_sha256: str | None
     list_moment: datetime | None
     stored: int
+    valid_from: datetime | None = None
 
 
 def is_kept(cursor: Cursor) -> bool:
@@ -209,6 +211,23 @@ def update_run(
     }
     cursor.execute(SQL["update_run"], values)
     if fetch_one(cursor, SQL["is_recorded"], values) != (True,):
+        raise DatabaseError(_NOT_RECORDED)
+
+
+def read_newest_version(cursor: Cursor, dag_id: int) -> datetime | None:
+    """The newest `valid_from` of the DAG's good runs; None if versions were never kept."""
+    newest: datetime | None
+    (newest,) = fetch_one(cursor, SQL["newest_version"], (dag_id,))
+    return newest
+
+
+def set_valid_from(cursor: Cursor, run_id: int, moment: datetime) -> None:
+    """Record that the versions are those of this run, and since when they count.
+
+    Raises DatabaseError if the record is not so afterwards.
+    """
+    cursor.execute(SQL["set_valid_from"], (moment, run_id))
+    if cursor.fetchone() != (moment,):
         raise DatabaseError(_NOT_RECORDED)
 
 

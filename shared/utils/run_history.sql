@@ -19,11 +19,21 @@ CREATE TABLE IF NOT EXISTS ingestion_run (
     dump_bytes BIGINT,
     durations JSONB,                   -- seconds by step
     error TEXT,                        -- of a good run: why its changes are not known
-    host TEXT                          -- where it runs, and the file that it holds a lock on
+    host TEXT,                         -- where it runs, and the file that it holds a lock on
+    valid_from TIMESTAMPTZ             -- since when its list counts, where versions are kept
 );
 
 -- name: add_host
 ALTER TABLE ingestion_run ADD COLUMN host TEXT;
+
+-- name: add_valid_from
+ALTER TABLE ingestion_run ADD COLUMN valid_from TIMESTAMPTZ;
+
+-- name: newest_version
+SELECT max(valid_from) FROM ingestion_run WHERE dag_id = %s AND status = 'succeeded';
+
+-- name: set_valid_from
+UPDATE ingestion_run SET valid_from = %s WHERE run_id = %s RETURNING valid_from;
 
 -- name: newest_run
 SELECT coalesce(max(run_id), 0) FROM ingestion_run;
@@ -107,7 +117,8 @@ SELECT run_id, source,
             ELSE to_timestamp(0) END,
        dump_sha256,
        CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30' THEN list_moment END,
-       coalesce(rows_inserted::bigint + rows_updated, 0)
+       coalesce(rows_inserted::bigint + rows_updated, 0),
+       (to_jsonb(ingestion_run) ->> 'valid_from')::timestamptz  -- which an older table lacks
 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1;
 

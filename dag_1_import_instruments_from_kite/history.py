@@ -1,0 +1,207 @@
+"""What each instrument was, from when to when: its versions, under an identity that stays.
+
+Written in the transaction of the merge, from the differences that it has found (an SCD of type 2).
+Which rows are one instrument is told by changes.sql; the statements are in history.sql.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from dag_1_import_instruments_from_kite.changes import (
+    BOND_SYMBOL,
+    DELTA,
+    PAIR,
+    SERIES_SUFFIX,
+    official_changes,
+    pair_rows,
+    read_day,
+)
+from shared.calendar import IST
+from shared.exceptions import DatabaseError
+from shared.feed import Run
+from shared.models.instrument import INSTRUMENT_TABLE
+from shared.utils import run_history
+from shared.utils.extras import ExtraTable
+from shared.utils.merge_statements import STAGE_NAME
+from shared.utils.relations import only_own_functions
+from shared.utils.sql import compose, fetch_one, joined, listed, load_sql
+from shared.utils.staged_merge import MergeResult
+
+logger = logging.getLogger(__name__)
+
+SQL = load_sql(Path(__file__).with_suffix(".sql"))
+HISTORY = ExtraTable(
+    "kite_instrument_history",
+    SQL["create_kite_instrument_history"],
+    privileges=("SELECT", "INSERT", "UPDATE"),
+    key=("instrument_id", "valid_from"),
+)
+
+_COLUMNS = INSTRUMENT_TABLE.column_names
+_STAGE = sql.Identifier("pg_temp", STAGE_NAME)
+_LAST_LIST = sql.Identifier("pg_temp", "stock_ingestion_last_list")
+_FULL_DELTA = sql.Identifier("pg_temp", "stock_ingestion_full_delta")
+_FULL_PAIR = sql.Identifier("pg_temp", "stock_ingestion_full_pair")
+_IS_UNVERSIONED = """
+d.new_instrument_token IS NOT NULL AND NOT EXISTS (
+    SELECT FROM {history} AS o
+    WHERE o.exchange = d.new_exchange AND o.instrument_token = d.new_instrument_token
+      AND o.valid_to IS NULL)
+"""
+_HISTORY_JOIN = re.compile(r"\nLEFT JOIN kite_instrument_history AS h.*?\n(?=WHERE|\))", re.S)
+_FUNCTION = re.compile(r"CREATE OR REPLACE FUNCTION .*?;\n", re.S)
+
+
+def without_history(views: str) -> str:
+    """The views for a database that has no history: `instrument_id` is NULL in them."""
+    plain = _HISTORY_JOIN.sub("\n", _FUNCTION.sub("", views))
+    return plain.replace("h.instrument_id", "NULL::bigint AS instrument_id")
+
+
+def write_history(cursor: Cursor, run: Run, result: MergeResult) -> None:
+    """Bring the versions up to the list that the merge has stored. Sets `run.valid_from`.
+
+    Where they are those of the last list, the merge's differences are enough; else they are
+    compared as a whole. Raises DatabaseError if they are not there as they were written.
+    """
+    newest = run_history.read_newest_version(cursor, run.feed.dag_id)
+    with only_own_functions(cursor):
+        day = read_day(cursor, run)
+        dated = run.options.dated
+        moments = {
+            "moment": datetime.combine(dated, time(), IST) if dated else result.moment,
+            "last_moment": run.last_moment,
+            "last_version": run.last and run.last.valid_from,
+            "newest": newest,
+        }
+        at, before = fetch_one(cursor, SQL["choose_moments"], moments)
+        _Versions(cursor, run, result).bring_up(at, before, day)
+        run.valid_from = at
+
+
+class _Versions:
+    """The table of versions within one transaction."""
+
+    def __init__(self, cursor: Cursor, run: Run, result: MergeResult) -> None:
+        assert run.versions is not None
+        self._cursor = cursor
+        self._run = run
+        self._result = result
+        history = run.versions.identifier
+        self._parts: dict[str, sql.Composable] = {
+            "history": history,
+            "official": official_changes(run),
+            "stage": _STAGE,
+            "columns": listed(_COLUMNS),
+            "h_columns": listed(_COLUMNS, "h"),
+            "l_columns": listed(_COLUMNS, "l"),
+            "new_columns": listed([f"new_{name}" for name in _COLUMNS], "d"),
+            "old_columns": listed([f"old_{name}" for name in _COLUMNS], "d"),
+            "new_and_old": joined(
+                compose("{value} AS {name}", value=listed([name], alias), name=[f"{side}_{name}"])
+                for alias, side in (("l", "new"), ("h", "old"))
+                for name in _COLUMNS
+            ),
+            "is_unversioned": sql.SQL(_IS_UNVERSIONED).format(history=history),
+        }
+
+    def bring_up(self, at: datetime, before: datetime | None, day: date) -> None:
+        """Write the versions of the new list, of `day`, from `at` on.
+
+        `before` is since when the last list counts, if no version tells; None: there was none.
+        """
+        is_empty = self._is("is_empty")
+        last = self._run.last
+        if before is not None and (is_empty or last is None or last.valid_from is None):
+            # The first run with a history, or one after others that could not write it.
+            self._execute("last_list", DELTA, list=_LAST_LIST)
+            self._compare_all(_LAST_LIST, before, before.astimezone(IST).date())
+        if before is None:
+            pair_rows(self._cursor, self._run, DELTA, PAIR, day)  # as nothing was classified
+        self._write_whole(at, day)
+        if is_empty:
+            assert self._run.table is not None
+            values = {"moment": self._result.moment, "days": None}
+            self._execute("keep_left", DELTA, values, table=self._run.table.identifier)
+        self._retire()
+
+    def _write_whole(self, at: datetime, day: date) -> None:
+        """Write what the merge has found, or, where that does not fit, what a look at all finds."""
+        given = {"given": self._result.given}
+        self._cursor.execute("SAVEPOINT versions")
+        try:
+            if self._is("is_in_step", DELTA, given):
+                self._write(DELTA, PAIR, at, day)
+                return
+        except psycopg2.IntegrityError:  # versions that are no row's are in the way
+            self._cursor.execute("ROLLBACK TO SAVEPOINT versions")
+        logger.info("the versions of instruments are not those of the last list: all are compared")
+        self._compare_all(_STAGE, at, day)
+
+    def _compare_all(self, rows: sql.Identifier, at: datetime, day: date) -> None:
+        """Write what is different between the open versions and `rows`, a list of `day`."""
+        self._cursor.execute(compose("DROP TABLE IF EXISTS {delta}", delta=_FULL_DELTA))
+        self._execute("compare_all", _FULL_DELTA, list=rows)
+        self._execute("analyze", _FULL_DELTA)
+        pair_rows(self._cursor, self._run, _FULL_DELTA, _FULL_PAIR, day)
+        self._write(_FULL_DELTA, _FULL_PAIR, at, day)
+
+    def _write(self, delta: sql.Identifier, pair: sql.Identifier, at: datetime, day: date) -> None:
+        (newest,) = self._fetch("newest_id", delta)
+        values = {"at": at, "day": day, "newest": newest}
+        values |= {"series": SERIES_SUFFIX, "bond": BOND_SYMBOL}
+        for name in ("end_versions", "go_on", "come_back", "come_back_renamed"):
+            self._execute(name, delta, values, pair=pair)
+        self._cursor.execute("SAVEPOINT numbers")
+        if not self._is("begin", delta, values):
+            self._cursor.execute("ROLLBACK TO SAVEPOINT numbers")
+            self._execute("begin_numbered", delta, values)
+        (lost,) = self._fetch("count_lost", delta)
+        if lost:
+            raise DatabaseError(
+                f"Nothing was stored: {lost:,} versions of instruments are not in "
+                f"{self._run.versions} as they were written. A trigger, a rule or row security on "
+                "that table does such things."
+            )
+
+    def _retire(self) -> None:
+        """Take rows out of the table that no list has had for long: the versions keep them."""
+        days, table = self._run.parameters.get("retire_after_days"), self._run.table
+        if days is None:
+            return
+        assert table is not None
+        values = {"moment": self._result.moment, "days": days}
+        for name in ("keep_left", "retire"):
+            self._execute(name, DELTA, values, table=table.identifier)
+        self._run.figures.retired = self._cursor.rowcount
+
+    def _execute(
+        self,
+        name: str,
+        delta: sql.Identifier = DELTA,
+        values: Mapping[str, Any] | None = None,
+        **parts: sql.Composable,
+    ) -> None:
+        statement = compose(SQL[name], delta=delta, **self._parts, **parts)
+        self._cursor.execute(statement, values or {})
+
+    def _fetch(
+        self, name: str, delta: sql.Identifier = DELTA, values: Mapping[str, Any] | None = None
+    ) -> tuple[Any, ...]:
+        self._execute(name, delta, values)
+        row = self._cursor.fetchone()
+        assert row is not None
+        return row
+
+    def _is(
+        self, name: str, delta: sql.Identifier = DELTA, values: Mapping[str, Any] | None = None
+    ) -> bool:
+        return self._fetch(name, delta, values) == (True,)
