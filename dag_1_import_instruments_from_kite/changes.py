@@ -14,6 +14,7 @@ from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.extras import ExtraTable
 from shared.utils.kite_csv import WrittenKey
+from shared.utils.merge_statements import DELTA_NAME, STAGE_NAME
 from shared.utils.sql import compose, fetch_one, load_sql
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ CHANGES = ExtraTable(
 )
 
 # The series of NSE's shares that trade under a suffix: a share moves among them, and to none.
-SERIES_SUFFIX = "-(BE|BZ|BT|SM|ST|SZ)$"
+SERIES = ("BE", "BZ", "BT", "SM", "ST", "SZ")
+SERIES_SUFFIX = f"-({'|'.join(SERIES)})$"
 
 # A debt security's symbol: its rate, its issuer, its year (642AS43-SG, 1023NABARD29), or one in a
 # series that is no share's (HUDX-N2).
@@ -48,17 +50,36 @@ OFFICIAL = ExtraTable(
 _NO_OFFICIAL = """
 (SELECT NULL::text AS old_symbol, NULL::text AS new_symbol, NULL::date AS changed_on WHERE false)
 """
-DELTA = sql.Identifier("pg_temp", "stock_ingestion_delta")
+_NO_HISTORY = """
+(SELECT NULL::text AS exchange, NULL::text AS tradingsymbol, NULL::text AS instrument_type,
+        NULL::timestamptz AS valid_to WHERE false)
+"""
+DELTA = sql.Identifier("pg_temp", DELTA_NAME)
 PAIR = sql.Identifier("pg_temp", "stock_ingestion_pair")
+STAGE = sql.Identifier("pg_temp", STAGE_NAME)
 
 
 def pair_rows(
-    cursor: Any, run: Run, delta: sql.Identifier, pair: sql.Identifier, day: date
+    cursor: Any,
+    run: Run,
+    day: date,
+    *,
+    delta: sql.Identifier = DELTA,
+    pair: sql.Identifier = PAIR,
+    rows: sql.Identifier = STAGE,
 ) -> None:
-    """Find which rows of a delta are one instrument, for a list of `day` (India)."""
+    """Find which rows of a delta are one instrument, for a list of `day` (India), `rows`."""
     cursor.execute(compose("DROP TABLE IF EXISTS {pair}", pair=pair))
-    statement = compose(SQL["pair"], delta=delta, pair=pair, official=official_changes(run))
-    cursor.execute(statement, {"series": SERIES_SUFFIX, "bond": BOND_SYMBOL, "day": day})
+    history = run.versions.identifier if run.versions else sql.SQL(_NO_HISTORY)
+    parts = {"delta": delta, "pair": pair, "list": rows, "history": history}
+    statement = compose(SQL["pair"], official=official_changes(run), **parts)
+    cursor.execute(statement, symbol_rules(day))
+
+
+def symbol_rules(day: date) -> dict[str, Any]:
+    """What statements go by that tell a symbol's base, its series, and what it became by `day`."""
+    suffixes = ["", *(f"-{series}" for series in SERIES)]
+    return {"series": SERIES_SUFFIX, "suffixes": suffixes, "bond": BOND_SYMBOL, "day": day}
 
 
 def official_changes(run: Run) -> sql.Composable:
@@ -81,7 +102,7 @@ def classify_changes(cursor: Any, run: Run) -> None:
     """
     _carry_on(cursor, run)
     day = read_day(cursor, run)
-    pair_rows(cursor, run, DELTA, PAIR, day)
+    pair_rows(cursor, run, day)
     unclear: list[Absent] = []
     if run.figures.rejected:
         cursor.execute(SQL["read_absent"])

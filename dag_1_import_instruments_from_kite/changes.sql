@@ -63,7 +63,7 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
     UNION
     SELECT o.old_base, c.new_symbol, c.changed_on
     FROM official AS o JOIN {official} AS c
-      ON c.old_symbol = o.new_base AND c.changed_on >= o.changed_on
+      ON c.old_symbol = o.new_base AND c.changed_on > o.changed_on   -- on one day it is a shift
     WHERE c.changed_on <= %(day)s AND c.old_symbol <> c.new_symbol
 ), share_before AS (
     SELECT * FROM vanished
@@ -75,10 +75,20 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
     SELECT old_base, new_base FROM (
         SELECT *, count(*) OVER (PARTITION BY old_base) AS ways,
                count(*) OVER (PARTITION BY new_base) AS origins
-        FROM (SELECT DISTINCT old_base, new_base FROM official
+        FROM (SELECT old_base, new_base, max(changed_on) AS changed_on FROM official
               WHERE old_base IN (SELECT base FROM share_before)
-                AND new_base IN (SELECT base FROM share_now)) AS found) AS counted
+                AND new_base IN (SELECT base FROM share_now)
+              GROUP BY old_base, new_base) AS found) AS counted
     WHERE ways = 1 AND origins = 1
+      AND NOT EXISTS (      -- the old one goes on in another series
+        SELECT FROM {list} AS l
+        WHERE l.exchange = 'NSE' AND l.instrument_type = 'EQ'
+          AND l.tradingsymbol IN (SELECT old_base || suffix FROM unnest(%(suffixes)s) AS suffix))
+      AND NOT EXISTS (      -- a change counts once: the new one was in a list from its day on
+        SELECT FROM unnest(%(suffixes)s) AS suffix JOIN {history} AS h
+          ON h.exchange = 'NSE' AND h.tradingsymbol = new_base || suffix
+        WHERE h.instrument_type = 'EQ' AND coalesce(h.valid_to, 'infinity'::timestamptz)
+              > changed_on::timestamp AT TIME ZONE 'Asia/Kolkata')
 ), renamed AS (         -- the n-th that vanished of a base became the n-th that appeared of another
     SELECT v.exchange, v.symbol AS old_symbol, v.token AS old_token,
            a.symbol AS new_symbol, a.token AS new_token

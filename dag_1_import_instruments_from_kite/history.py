@@ -16,13 +16,13 @@ from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
 
 from dag_1_import_instruments_from_kite.changes import (
-    BOND_SYMBOL,
     DELTA,
     PAIR,
-    SERIES_SUFFIX,
+    STAGE,
     official_changes,
     pair_rows,
     read_day,
+    symbol_rules,
 )
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
@@ -30,7 +30,6 @@ from shared.feed import Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.extras import ExtraTable
-from shared.utils.merge_statements import STAGE_NAME
 from shared.utils.relations import only_own_functions
 from shared.utils.sql import compose, fetch_one, joined, listed, load_sql
 from shared.utils.staged_merge import MergeResult
@@ -46,7 +45,6 @@ HISTORY = ExtraTable(
 )
 
 _COLUMNS = INSTRUMENT_TABLE.column_names
-_STAGE = sql.Identifier("pg_temp", STAGE_NAME)
 _LAST_LIST = sql.Identifier("pg_temp", "stock_ingestion_last_list")
 _FULL_DELTA = sql.Identifier("pg_temp", "stock_ingestion_full_delta")
 _FULL_PAIR = sql.Identifier("pg_temp", "stock_ingestion_full_pair")
@@ -99,7 +97,7 @@ class _Versions:
         self._parts: dict[str, sql.Composable] = {
             "history": history,
             "official": official_changes(run),
-            "stage": _STAGE,
+            "stage": STAGE,
             "columns": listed(_COLUMNS),
             "h_columns": listed(_COLUMNS, "h"),
             "l_columns": listed(_COLUMNS, "l"),
@@ -125,7 +123,7 @@ class _Versions:
             self._execute("last_list", DELTA, list=_LAST_LIST)
             self._compare_all(_LAST_LIST, before, before.astimezone(IST).date())
         if before is None:
-            pair_rows(self._cursor, self._run, DELTA, PAIR, day)  # as nothing was classified
+            pair_rows(self._cursor, self._run, day)  # as nothing was classified
         self._write_whole(at, day)
         if is_empty:
             assert self._run.table is not None
@@ -144,20 +142,20 @@ class _Versions:
         except psycopg2.IntegrityError:  # versions that are no row's are in the way
             self._cursor.execute("ROLLBACK TO SAVEPOINT versions")
         logger.info("the versions of instruments are not those of the last list: all are compared")
-        self._compare_all(_STAGE, at, day)
+        self._compare_all(STAGE, at, day)
 
     def _compare_all(self, rows: sql.Identifier, at: datetime, day: date) -> None:
         """Write what is different between the open versions and `rows`, a list of `day`."""
         self._cursor.execute(compose("DROP TABLE IF EXISTS {delta}", delta=_FULL_DELTA))
         self._execute("compare_all", _FULL_DELTA, list=rows)
         self._execute("analyze", _FULL_DELTA)
-        pair_rows(self._cursor, self._run, _FULL_DELTA, _FULL_PAIR, day)
+        full = {"delta": _FULL_DELTA, "pair": _FULL_PAIR}
+        pair_rows(self._cursor, self._run, day, rows=rows, **full)
         self._write(_FULL_DELTA, _FULL_PAIR, at, day)
 
     def _write(self, delta: sql.Identifier, pair: sql.Identifier, at: datetime, day: date) -> None:
         (newest,) = self._fetch("newest_id", delta)
-        values = {"at": at, "day": day, "newest": newest}
-        values |= {"series": SERIES_SUFFIX, "bond": BOND_SYMBOL}
+        values = {**symbol_rules(day), "at": at, "newest": newest}
         for name in ("end_versions", "go_on", "come_back", "come_back_renamed"):
             self._execute(name, delta, values, pair=pair)
         self._cursor.execute("SAVEPOINT numbers")

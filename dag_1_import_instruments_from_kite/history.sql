@@ -141,16 +141,16 @@ WITH RECURSIVE share AS (
     UNION
     SELECT o.new_base, c.old_symbol, o.last_on, c.changed_on
     FROM origin AS o JOIN {official} AS c
-      ON c.new_symbol = o.base AND c.changed_on <= o.changed_on
+      ON c.new_symbol = o.base AND c.changed_on < o.changed_on
     WHERE c.old_symbol <> c.new_symbol
 ), name AS (
     SELECT base, base || suffix AS symbol
     FROM (SELECT base FROM origin UNION SELECT new_base FROM origin) AS known
-    CROSS JOIN unnest('{{"",-BE,-BZ,-BT,-SM,-ST,-SZ}}'::text[]) AS suffix
+    CROSS JOIN unnest(%(suffixes)s) AS suffix
 ), version AS MATERIALIZED (    -- all that ever had one of these names
     SELECT base, instrument_id, valid_from, 'infinity'::timestamptz AS valid_to
     FROM name JOIN {history} AS h ON h.tradingsymbol = symbol AND h.exchange = 'NSE'
-    WHERE valid_to IS NULL AND valid_from < %(at)s AND instrument_type = 'EQ'
+    WHERE valid_to IS NULL AND instrument_type = 'EQ'
     UNION ALL
     SELECT base, instrument_id, valid_from, valid_to
     FROM name JOIN {history} AS h ON h.tradingsymbol = symbol AND h.exchange = 'NSE'
@@ -162,6 +162,7 @@ WITH RECURSIVE share AS (
     JOIN version AS v ON v.base = o.base AND v.valid_to <= %(at)s
     WHERE v.valid_from = (
         SELECT max(valid_from) FROM {history} AS same WHERE same.instrument_id = v.instrument_id)
+      AND o.base NOT IN (SELECT base FROM share)
       AND NOT EXISTS (
         SELECT FROM version AS other
         WHERE other.instrument_id <> v.instrument_id
