@@ -176,6 +176,12 @@ EQUITIES = (
             "'nch_symbol,nch_prev_name,nch_new_name,nch_dt'.",
             id="list of names",
         ),
+        pytest.param(
+            b"Foo Ltd,FOO,BAR,soon\n" + ETERNAL,
+            APIError,
+            "This is not NSE's list of symbol changes: its header lacks",
+            id="first line that may be another header",
+        ),
         pytest.param(EQUITIES, APIError, "This is not NSE's list", id="list of equities"),
         pytest.param(b"a,b\n1,2\n", APIError, "This is not NSE's list", id="another CSV"),
         pytest.param(
