@@ -19,7 +19,13 @@ characters = st.one_of(
     st.sampled_from("AB ,.&'\"-;éÉ“”\u2013€\xa0"),
     any_character.filter(lambda char: char != "\ufeff"),
 )
-companies = st.text(characters, max_size=30).map(str.strip).map(lambda name: name or None)
+# No company's name begins as a page or JSON does: a list without a header would be taken for one.
+names = (
+    st.text(characters, max_size=30)
+    .map(str.strip)
+    .filter(lambda name: name[:1] not in tuple("<[{"))
+)
+companies = names.map(lambda name: name or None)
 changes = st.tuples(companies, symbols, symbols, st.dates(date(1000, 1, 1)))
 
 
