@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from sandbox.kite_faults import (
     Reset,
 )
 from sandbox.kite_server import KiteServer, RecordedRequest
+from shared.exceptions import APIError, TransientAPIError
+from shared.feed import API_SOURCE, Run, RunKey
 from tests.clone import make_clone
 from tests.conftest import SHARED_DATA, Project, Server
 from tests.documents import section, table_rows
@@ -202,6 +204,18 @@ def test_site_that_refuses_programs(desk: Desk, tmp_path: Path) -> None:
     assert f"The symbol changes are those of the saved file {path}\n" in said
     assert sorted_rows(desk.rows()) == ROWS
     assert len(desk.nse.requests) == 2
+
+
+def test_fault_stays_one_that_may_pass_or_one_that_does_not() -> None:
+    key = RunKey(3, NAME, API_SOURCE, datetime(2026, 1, 1, tzinfo=UTC))
+    with Nse(WHOLE) as nse:
+        retries = {"retry_attempts": 1, "retry_delay_seconds": 0}
+        run = Run(FEED, key, parameters={"address": nse.root + PATH, **retries})
+        for status, kind in ((403, APIError), (503, TransientAPIError)):
+            nse.fail_next(PATH, HttpError(status))
+            with pytest.raises(kind, match=r"NSE may refuse programs") as caught:
+                list(FEED.fetch(run))
+            assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(

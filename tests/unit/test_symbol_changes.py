@@ -49,6 +49,9 @@ def read(body: bytes) -> list[tuple[object, ...]]:
         pytest.param(
             b"  Foo Ltd \t, FOO ,\tBAR , 09-APR-2025  \r\n", ("Foo Ltd", "FOO", "BAR"), id="blanks"
         ),
+        pytest.param(
+            b'" Foo Ltd "," FOO","BAR ",09-APR-2025\n', ("Foo Ltd", "FOO", "BAR"), id="in quotes"
+        ),
         pytest.param(b",FOO,BAR,9-Apr-2025\n", (None, "FOO", "BAR"), id="no company"),
         pytest.param(b"A,FOO,BAR,09-apr-2025\n", ("A", "FOO", "BAR"), id="lower case month"),
         pytest.param(b"A,M&M-BE,L&T,09-APR-2025\n", ("A", "M&M-BE", "L&T"), id="& and -"),
