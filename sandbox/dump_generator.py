@@ -6,6 +6,10 @@ tokens, companies change their names, series, ticks and lots, and on every fifth
 included, corporate actions move strikes and symbols among tokens.
 """
 
+from collections.abc import Iterator
+from datetime import date
+from typing import NamedTuple
+
 from sandbox.kite_faults import CSV_HEADER
 from sandbox.market_contracts import Contracts, format_price
 from sandbox.market_ledger import DATA, DayChanges, Ledger, Row
@@ -14,6 +18,15 @@ from sandbox.market_shares import Shares
 DEFAULT_ROWS: int = DATA["rows"]
 MIN_ROWS = 2_000
 _CONTRACT_SHARE = 0.82  # of all rows
+
+
+class Rename(NamedTuple):
+    """A company that has another symbol from a day on; `company` is its name since."""
+
+    on: date
+    company: str
+    old: str
+    new: str
 
 
 def generate_dump(day: int = 0, *, rows: int = DEFAULT_ROWS) -> bytes:
@@ -32,8 +45,28 @@ def describe_day(day: int, *, rows: int = DEFAULT_ROWS) -> DayChanges:
     return _build_market(day, rows)[2].changes
 
 
+def list_renames(day: int, *, rows: int = DEFAULT_ROWS) -> list[Rename]:
+    """The renames of NSE's companies up to `day`, that day's too, oldest first."""
+    renames = []
+    for shares, _, ledger in _live(day, rows):
+        names = {row.symbol: row.name for row in shares.list_rows() if row.exchange == "NSE"}
+        for exchange, old, new in ledger.changes.renamed:
+            if exchange == "NSE":
+                renames.append(Rename(ledger.changes.on, names[new], old, new))
+    return renames
+
+
 def _build_market(day: int, rows: int) -> tuple[Shares, Contracts, Ledger]:
-    """Make day 0 and let the days pass: each costs little, as only changes are worked out."""
+    """The market on a day."""
+    *_, market = _live(day, rows)
+    return market
+
+
+def _live(day: int, rows: int) -> Iterator[tuple[Shares, Contracts, Ledger]]:
+    """The market, the same one each time, on each day from 0 to `day`.
+
+    Each costs little, as only changes are worked out.
+    """
     if day < 0:
         raise ValueError(f"day: expected 0 or more, got {day}")
     if rows < MIN_ROWS:
@@ -41,11 +74,12 @@ def _build_market(day: int, rows: int) -> tuple[Shares, Contracts, Ledger]:
     ledger = Ledger()
     contracts = Contracts(int(rows * _CONTRACT_SHARE), ledger)
     shares = Shares(rows - ledger.changes.listed, max(10, rows // 1000), ledger)
+    yield shares, contracts, ledger
     for _ in range(day):
         ledger.begin_day()
         contracts.advance()
         shares.advance()
-    return shares, contracts, ledger
+        yield shares, contracts, ledger
 
 
 def _render(row: Row) -> str:

@@ -23,10 +23,13 @@ _ROWS_AT_ONCE = 200
 _MOST_REMEMBERED = 100_000  # distinct values of a column
 
 
-def _reader(
+def make_reader(
     pattern: str, make: Callable[[str], T], expected: str, form: str = ""
 ) -> Callable[[str], T | None]:
-    """A function from a text to its value, or None if it is blank; it raises ValueError."""
+    """A function from a text to its value, or None if it is blank; it raises ValueError.
+
+    `expected` and `form` are the error's words: "a date", " as YYYY-MM-DD".
+    """
     accepted = re.compile(pattern, re.ASCII)
 
     def read(text: str) -> T | None:
@@ -49,12 +52,12 @@ def to_text(text: str) -> str | None:
 
 
 # int() refuses more digits, with a message about interpreter settings.
-to_integer = _reader("[+-]?[0-9]{1,4000}", int, "a whole number")
-to_decimal = _reader(
+to_integer = make_reader("[+-]?[0-9]{1,4000}", int, "a whole number")
+to_decimal = make_reader(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", Decimal, "a decimal number"
 )
-to_date = _reader(_DATE, date.fromisoformat, "a date", " as YYYY-MM-DD")
-to_moment = _reader(
+to_date = make_reader(_DATE, date.fromisoformat, "a date", " as YYYY-MM-DD")
+to_moment = make_reader(
     _DATE + r"[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?",
     datetime.fromisoformat,
     "a date and time",

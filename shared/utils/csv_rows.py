@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import make_dataclass
 from functools import lru_cache, partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any
 
 from shared.exceptions import APIError, TransientAPIError, ValidationError
@@ -55,6 +55,8 @@ def parse_csv(
     title: str = "the list",
     key: Sequence[str] = (),
     is_checked: bool = True,
+    header: str = "",
+    mend: Callable[[str], str] | None = None,
 ) -> Batch:
     """Read a list whose header names `columns`. `is_whole` says that the body's end was seen.
 
@@ -62,15 +64,22 @@ def parse_csv(
     itself (ruling 15): a wrong number of fields, a value that its column cannot hold, not UTF-8, a
     stray quote. With `is_checked=False` it is left to the caller whether values fit. `title` is
     what messages call the list; `key` names the columns whose texts are a rejected row's key.
+    `header` is the header of a list that comes without one. `mend` makes each line one of UTF-8 and
+    CSV; bytes that are not UTF-8 are lone surrogates in what it gets (PEP 383).
     Raises TransientAPIError if the body is empty, an HTML page, or ends within a row (a download
     that was cut short), APIError if it is another kind of file or lacks a column.
     """
     text = io.TextIOWrapper(
         io.BytesIO(body), encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
-    lines = _cut_lines(text) if _has_long_line(body) else text
-    header, number = _read_header(body, lines, columns, title)
-    reader = _RowReader(columns, header, key, is_checked)
+    lines: Iterator[str] = _cut_lines(text) if _has_long_line(body) else text
+    if mend is not None:
+        lines = map(mend, lines)
+    if header:
+        lines = chain([header], lines)
+    names, number = _read_header(body, lines, columns, title)
+    number -= bool(header)
+    reader = _RowReader(columns, names, key, is_checked)
     batch = Batch([])
     while part := list(islice(lines, _LINES_AT_ONCE)):
         try:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dag_1_import_instruments_from_kite.import_instruments import parse_instruments
-from sandbox.dump_generator import generate_dump
+from dag_3_import_symbol_changes_from_nse import FEED as SYMBOL_CHANGES
+from sandbox.dump_generator import generate_dump, list_renames
+from shared.preparation import read_schema
 from shared.utils.db_manager import DatabaseManager
 from tests.change_model import Days
 from tests.conftest import Server
@@ -43,6 +45,12 @@ def market(server: Server, template_database: str) -> Iterator[str]:
         days = Days(manager, connection)
         for day in (0, 8):
             days.load(parse_instruments(generate_dump(day, rows=FEW_ROWS)))
+        manager.execute_query(read_schema(SYMBOL_CHANGES))
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO nse_symbol_change VALUES (%s, %s, %s, %s)",
+            [(r.company, r.old, r.new, r.on) for r in list_renames(8, rows=FEW_ROWS)],
+        )
     connection.close()
     yield name
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -13,6 +13,7 @@ import pytest
 
 import execute_dags
 from shared.config.fields import DAG_FIELDS, REQUIRED, ROOT_FIELDS, Field
+from shared.feed import Feed
 from tests.conftest import PROJECT
 from tests.documents import DOCUMENTS, README, blocks_of, section, table_rows
 
@@ -122,15 +123,31 @@ def test_exit_statuses() -> None:
 # --- configuration -------------------------------------------------------------------------------
 
 
+def dag_folders(*, enabled: bool) -> list[Path]:
+    """The folders of the DAGs that are shipped enabled, or of the others."""
+    configs = {
+        path: json.loads(path.read_text("utf-8")) for path in PROJECT.glob("dag_*/config.json")
+    }
+    return sorted(path.parent for path, config in configs.items() if config["enabled"] is enabled)
+
+
+def feed_of(folder: Path) -> Feed:
+    feed: Feed = importlib.import_module(folder.name).FEED
+    return feed
+
+
 def known_fields() -> list[Field]:
-    """Every setting, those of DAGs too."""
-    feeds = [importlib.import_module(path.name).FEED for path in sorted(PROJECT.glob("dag_*_*"))]
+    """Every setting, those of enabled DAGs too: the others have pages of their own."""
+    feeds = map(feed_of, dag_folders(enabled=True))
     own = dict.fromkeys(field for feed in feeds for field in feed.settings)
     return [*ROOT_FIELDS, *DAG_FIELDS, *own]
 
 
-def shipped_settings() -> dict[str, tuple[str, Any]]:
-    """Of each setting in the JSON files: its variable, if it has one, and its value there."""
+def shipped_settings(*folders: Path) -> dict[str, tuple[str, Any]]:
+    """Of each setting in these folders' config.json: its variable, if it has one, and its value.
+
+    By default the folders are config/ and those of the enabled DAGs.
+    """
 
     def walk(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, tuple[str, Any]]]:
         for key, value in values.items():
@@ -141,11 +158,10 @@ def shipped_settings() -> dict[str, tuple[str, Any]]:
             match = re.fullmatch(r"\$\{(\w+)(?::-(.*))?\}", value) if type(value) is str else None
             yield where, (match[1], match[2]) if match else ("", value)
 
-    files = [PROJECT / "config" / "config.json", *PROJECT.glob("dag_*/config.json")]
     return {
         where: setting
-        for path in files
-        for where, setting in walk(json.loads(path.read_text(encoding="utf-8")), "")
+        for folder in folders or (PROJECT / "config", *dag_folders(enabled=True))
+        for where, setting in walk(json.loads((folder / "config.json").read_text("utf-8")), "")
     }
 
 
@@ -190,6 +206,22 @@ def test_shipped_files_agree_with_the_defaults() -> None:
         elif path != "description":
             convert = fields[path].convert
             assert convert(value) == convert([] if default is None else default), path
+
+
+@pytest.mark.parametrize("folder", dag_folders(enabled=False), ids=lambda folder: folder.name)
+def test_dag_that_is_not_enabled_has_the_usual_settings_and_a_page_for_its_own(
+    folder: Path,
+) -> None:
+    feed, usual, shipped = feed_of(folder), shipped_settings(), shipped_settings(folder)
+    assert set(shipped) >= {field.path for field in feed.settings}
+    own = {field.path for field in feed.fields}
+    for path in {*shipped} - own - {"enabled", "schedule", "description"}:
+        assert shipped[path] == usual[path], path
+    texts = [path.read_text("utf-8") for path in DOCUMENTS]
+    told = " ".join(text for text in texts if f"The table `{feed.table.name}`" in text)
+    for path in own:
+        assert f"`{path}`" in told
+        assert str(shipped[path][1]) in told
 
 
 def test_env_example_has_every_variable_with_its_default() -> None:

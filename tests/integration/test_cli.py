@@ -78,6 +78,12 @@ def test_list_without_env_network_and_database(project: Project) -> None:
         "daily",
         "Import complete instrument list from Kite Connect API",
     ]
+    row = rows_of_table(result.stdout)["3 import_symbol_changes_from_nse"]
+    assert re.split(" {2,}", row)[2:] == [
+        "no",
+        "0 8 * * 1-5",
+        "Import NSE's official list of symbol changes",
+    ]
     assert not Path(project.environment["LOG_DIR"]).exists()
 
 
@@ -93,7 +99,7 @@ def test_list_from_another_folder_with_an_empty_environment(
 
 def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> None:
     add_dag(2, "syntax_error", "def syntax_error(:\n")
-    add_dag(3, "bad_json", config='{"enabled": true,\n')
+    add_dag(6, "bad_json", config='{"enabled": true,\n')
     add_dag(4, "wrong_type", enabled="maybe")
     add_dag(5, "exits", "raise SystemExit(7)\n")
     add_dag(7, "twin", description="first")
@@ -108,15 +114,16 @@ def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> 
     assert list(rows) == [
         "1 import_instruments_from_kite",
         "2 syntax_error",
-        "3 bad_json",
+        "3 import_symbol_changes_from_nse",
         "4 wrong_type",
         "5 exits",
+        "6 bad_json",
         "7 other_twin",
         "7 twin",
         "9 no_config",
         "10 last",
     ]
-    assert "BROKEN: dag_3_bad_json/config.json is not valid JSON: line 2" in rows["3 bad_json"]
+    assert "BROKEN: dag_6_bad_json/config.json is not valid JSON: line 2" in rows["6 bad_json"]
     assert 'enabled: expected true or false, got "maybe"' in rows["4 wrong_type"]
     assert "dag_9_no_config/config.json is missing" in rows["9 no_config"]
     for twin in ("7 twin", "7 other_twin"):
@@ -164,8 +171,8 @@ def test_second_dag_with_modules_of_its_own_and_shared_ones(
 
 
 def test_dag_option_given_several_times(project: Project, add_dag: AddDAG) -> None:
-    for dag_id in (2, 3, 4):
-        add_dag(dag_id, f"dag{'abcde'[dag_id]}")
+    for dag_id in (2, 4, 5):
+        add_dag(dag_id, f"dag{'abcdef'[dag_id]}")
     result = project.run("--dag", "4", "--dag", "2", "--dag", "4")
     assert result.returncode == 0
     said = [line for line in result.stdout.splitlines() if "was here" in line]
@@ -190,7 +197,7 @@ def test_unknown_dag(project: Project, add_dag: AddDAG, arguments: tuple[str, ..
     result = project.run(*arguments)
     assert result.returncode == 2
     all_dags = shlex.join(project.command("list"))
-    assert result.stderr == f"ERROR: There is no DAG 5. Known ids: 1, 2 (see {all_dags}).\n"
+    assert result.stderr == f"ERROR: There is no DAG 5. Known ids: 1, 2, 3 (see {all_dags}).\n"
     assert "was here" not in result.stdout
 
 
@@ -213,11 +220,11 @@ def test_run_of_all_goes_on_after_failures(
     project: Project, add_dag: AddDAG, without_dag_1: None
 ) -> None:
     add_dag(2, "fails", "def fails():\n    return 1 / 0\n")
-    add_dag(3, "syntax_error", "def syntax_error(:\n")
+    add_dag(8, "syntax_error", "def syntax_error(:\n")
     add_dag(4, "exits", "raise SystemExit(0)\n")
     add_dag(5, "nameless", "x = 1\n")
     add_dag(6, "bad_json", config="[]")
-    add_dag(7, "works")
+    add_dag(9, "works")
     result = project.run()
     assert result.returncode == 1
     assert "works was here" in result.stdout
@@ -230,10 +237,10 @@ def test_run_of_all_goes_on_after_failures(
     for expected, line in zip(
         (
             "DAG 2 fails failed: ZeroDivisionError: division by zero",
-            "dag_3_syntax_error cannot be loaded: SyntaxError",
             "dag_4_exits cannot be loaded: SystemExit",
             "dag_5_nameless has no function nameless",
             "dag_6_bad_json/config.json: expected an object",
+            "dag_8_syntax_error cannot be loaded: SyntaxError",
         ),
         errors,
     ):

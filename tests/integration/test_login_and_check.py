@@ -583,8 +583,8 @@ def test_check_of_every_fault_of_every_enabled_dag(
     config["parameters"].update(batch_size="many", retry_attempts=0)
     path.write_text(json.dumps(config))
     add_dag(2, "plain", schedule="sometimes")
-    add_dag(3, "broken", "raise RuntimeError('no luck')", schedule="daily")
-    add_dag(4, "off", "raise RuntimeError", enabled=False)
+    add_dag(4, "broken", "raise RuntimeError('no luck')", schedule="daily")
+    add_dag(6, "off", "raise RuntimeError", enabled=False)
     add_dag(5, "unreadable", config="{")
     result = checked.run("check")
     assert result.returncode == 1
@@ -592,13 +592,13 @@ def test_check_of_every_fault_of_every_enabled_dag(
     assert [line.split(": ")[0] for line in found] == [
         f"FAILED  {DAG}",
         "FAILED  DAG 2 plain",
-        "FAILED  DAG 3 broken",
-        "FAILED  DAG 3 broken",
+        "FAILED  DAG 4 broken",
+        "FAILED  DAG 4 broken",
         "FAILED  DAG 5 unreadable",
         "FAILED  Kite session",
         *("ok      database", f"ok      {DAG}"),
     ]
-    assert "dag_3_broken cannot be loaded: RuntimeError: no luck" in found[2]
+    assert "dag_4_broken cannot be loaded: RuntimeError: no luck" in found[2]
     for fault in (
         "calendar.holidays",
         "logging.level",

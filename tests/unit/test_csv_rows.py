@@ -122,6 +122,20 @@ def test_last_line_without_an_end_counts_where_the_body_is_known_to_be_whole() -
     assert len(parse_csv(HEADER + GOOD * 2 + GOOD.rstrip(), COLUMNS).rows) == 3
 
 
+def test_list_without_a_header_is_read_by_the_one_that_is_given() -> None:
+    batch = parse_csv(b"\n" + GOOD + b"INFY\n" + GOOD, COLUMNS, header=HEADER.decode())
+    assert [row["line_number"] for row in batch.rows] == [2, 4]
+    assert [(row.line_number, row.reason) for row in batch.rejected] == [
+        (3, "expected 5 columns, got 1")
+    ]
+
+
+def test_lines_are_read_as_they_are_mended() -> None:
+    body = HEADER.replace(b",", b";") + GOOD.replace(b",", b"\xff;") + GOOD
+    batch = parse_csv(body, COLUMNS, mend=lambda line: line.replace("\udcff", "").replace(";", ","))
+    assert ([row["line_number"] for row in batch.rows], batch.rejected) == ([2, 3], [])
+
+
 def test_column_with_very_many_values_is_read_in_bounded_memory() -> None:
     columns = (Column("a", "text"),)
     body = b"a\n" + b"".join(b"%d\n" % number for number in range(250_000))

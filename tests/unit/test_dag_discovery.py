@@ -50,8 +50,15 @@ def only(root: Path) -> DAG:
     return dag
 
 
-def test_project_has_dag_1() -> None:
-    dag = only(PROJECT)
+def test_project_has_dag_1_and_dag_3_which_is_not_enabled() -> None:
+    dag, changes = discover_dags(PROJECT)
+    assert (changes.dag_id, changes.name, changes.enabled, changes.schedule, changes.fault) == (
+        3,
+        "import_symbol_changes_from_nse",
+        False,
+        "0 8 * * 1-5",
+        None,
+    )
     assert (dag.dag_id, dag.name, dag.enabled, dag.schedule, dag.fault) == (
         1,
         "import_instruments_from_kite",

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 from kiteconnect import KiteConnect
 
-from sandbox.dump_generator import describe_day, generate_dump
+from sandbox.dump_generator import describe_day, generate_dump, list_renames
 from sandbox.market_contracts import list_expiries
 from sandbox.market_ledger import DATA, trading_day
 from sandbox.market_shares import spell_company
@@ -323,3 +323,22 @@ def test_lots_and_ticks_change(column: str) -> None:
 
 def test_small_market_lives_for_a_year() -> None:
     assert len(load(250, 2_000)) > 2_000
+
+
+def test_renames_are_those_of_nse_on_each_day_up_to_the_last() -> None:
+    days = range(4)
+    renames = list_renames(days[-1], rows=SMALL)
+    assert [(r.on, r.old, r.new) for r in renames] == [
+        (trading_day(day), old, new)
+        for day in days
+        for exchange, old, new in describe_day(day, rows=SMALL).renamed
+        if exchange == "NSE"
+    ]
+    listed = by_symbol(load(days[-1], SMALL), "NSE")
+    names = {r.new: r.company for r in renames if r.on == trading_day(days[-1])}
+    assert names == {symbol: listed[symbol]["name"] for symbol in names}
+    assert list_renames(0, rows=SMALL) == []
+
+
+def test_renames_of_half_a_year() -> None:
+    assert len(list_renames(120, rows=SMALL)) > 200
