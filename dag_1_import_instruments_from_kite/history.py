@@ -30,8 +30,9 @@ from shared.feed import Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.extras import ExtraTable
+from shared.utils.merge_statements import LOOK_UP_KEYS
 from shared.utils.relations import only_own_functions
-from shared.utils.sql import compose, fetch_one, joined, listed, load_sql
+from shared.utils.sql import compose, fetch_one, joined, listed, load_sql, settings
 from shared.utils.staged_merge import MergeResult
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,10 @@ class _Versions:
             # The first run with a history, or one after others that could not write it.
             self._execute("last_list", DELTA, list=_LAST_LIST)
             self._compare_all(_LAST_LIST, before, before.astimezone(IST).date())
-        if before is None:
-            pair_rows(self._cursor, self._run, day)  # as nothing was classified
-        self._write_whole(at, day)
+        if before is None and is_empty:
+            self._begin(DELTA, {"at": at})
+        else:
+            self._write_whole(at, day)
         if is_empty:
             assert self._run.table is not None
             values = {"moment": self._result.moment, "days": None}
@@ -134,6 +136,8 @@ class _Versions:
     def _write_whole(self, at: datetime, day: date) -> None:
         """Write what the merge has found, or, where that does not fit, what a look at all finds."""
         given = {"given": self._result.given}
+        if self._run.last_moment is None:
+            pair_rows(self._cursor, self._run, day)  # as nothing was classified
         self._cursor.execute("SAVEPOINT versions")
         try:
             if self._is("is_in_step", DELTA, given):
@@ -154,10 +158,20 @@ class _Versions:
         self._write(_FULL_DELTA, _FULL_PAIR, at, day)
 
     def _write(self, delta: sql.Identifier, pair: sql.Identifier, at: datetime, day: date) -> None:
-        (newest,) = self._fetch("newest_id", delta)
-        values = {**symbol_rules(day), "at": at, "newest": newest}
-        for name in ("end_versions", "go_on", "come_back", "come_back_renamed"):
+        values = {**symbol_rules(day), "at": at}
+        if self._is("is_empty"):
+            self._begin(delta, values)
+            return
+        with settings(self._cursor, **LOOK_UP_KEYS):
+            self._execute("end_versions", delta, values)
+        for name in ("go_on", "come_back", "come_back_renamed"):
             self._execute(name, delta, values, pair=pair)
+        with settings(self._cursor, **LOOK_UP_KEYS):
+            self._begin(delta, values)
+
+    def _begin(self, delta: sql.Identifier, values: dict[str, Any]) -> None:
+        """Begin what has no version by now, and look whether all is as it was written."""
+        (values["newest"],) = self._fetch("newest_id", delta)
         self._cursor.execute("SAVEPOINT numbers")
         if not self._is("begin", delta, values):
             self._cursor.execute("ROLLBACK TO SAVEPOINT numbers")
