@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from psycopg2 import errors
@@ -252,3 +252,9 @@ def read_last_good_run(cursor: Cursor, dag_id: int) -> LastRun | None:
     cursor.execute(SQL["read_last_good_run"], (dag_id,))
     row = cursor.fetchone()
     return None if row is None else LastRun(*row)
+
+
+def read_list_days(cursor: Cursor, dag_id: int) -> list[tuple[date, str | None]]:
+    """Of each good run of the DAG, the last one last: the day (India) of its list, and its hash."""
+    cursor.execute(SQL["read_list_days"], (dag_id,))
+    return [(moment.astimezone(IST).date(), sha256) for moment, sha256 in cursor.fetchall()]

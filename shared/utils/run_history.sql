@@ -122,6 +122,15 @@ SELECT run_id, source,
 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1;
 
+-- name: read_list_days
+-- The lists of a DAG's good runs: since when each counts (an older table does not say), its hash.
+SELECT CASE WHEN moment BETWEEN '0001-01-02' AND '9999-12-30' THEN moment
+            ELSE to_timestamp(0) END,
+       dump_sha256
+FROM ingestion_run AS run,
+     coalesce((to_jsonb(run) ->> 'valid_from')::timestamptz, started_at) AS moment
+WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id;
+
 -- name: read_last_load
 -- What a DAG has stored last ({zone} is that of the list's moment), how much of it is in the table
 -- now ({stored_rows}), and since when there are its bytes. The list of a replayed file is old,
