@@ -23,13 +23,15 @@ from shared.exceptions import ConfigurationError, DAGExecutionError, DatabaseErr
 from shared.feed import RunOptions, Summary
 from shared.foreign_text import escape_line
 from shared.run_plan import plan_runs
-from shared.saved_lists import SavedList, SavedLists, read_folder
+from shared.saved_lists import LIST_NAMES, SavedList, SavedLists, read_folder
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import is_readable
 from shared.utils.operation import advance, operation, show_on
 
 logger = logging.getLogger(__name__)
+
+_SHOWN_NAMES = 10
 
 # Runs a DAG, adds its error, and returns its id, whether it was good, and what it says.
 Execute = Callable[[int, str, Callable[[], Any], dict[int, BaseException]], tuple[int, bool, str]]
@@ -61,8 +63,8 @@ class FolderImport:
         where = escape_line(str(self.found.folder))
         lines = [f"{_count(total)} in {where}, of {lists[0].day} to {lists[-1].day}"]
         if left_out:
-            names = ", ".join(map(escape_line, left_out))
-            lines.append(f"left out, as not called *.csv or *.csv.gz: {names}")
+            names = ", ".join(_first_few([*map(escape_line, left_out)]))
+            lines.append(f"left out, as not called {LIST_NAMES}: {names}")
         for reason, count in Counter(self.reasons.values()).items():
             lines.append(f"{count:>8,}  {reason}")
         return "\n".join([*lines, f"{to_do:>8,}  to be imported"])
@@ -145,7 +147,7 @@ def _refuse_too_old(
         raise ConfigurationError(
             f"{_count(len(too_old))} not imported yet, and of days before that of the last list in "
             f"the database, {last_day}:\n"
-            + "\n".join(each.label for each in too_old)
+            + "\n".join(_first_few([each.label for each in too_old]))
             + "\nHistory is written forwards. Import the old lists into a new database first "
             "(DB_NAME), and then the later ones: all that are in one folder are one call. Nothing "
             "was imported."
@@ -203,6 +205,7 @@ def _import_list(
     [(_, call)] = plan_runs([dag], _options_of(plan.options, each))
     if is_verbose:
         say(f"{place}: {each.label}")
+    logger.info("%s: %s", place, each.label)
     begin = time.perf_counter()
     with make_display(is_brief=not is_verbose) as display, show_on(display):
         if not is_verbose:
@@ -245,3 +248,8 @@ def _options_of(options: RunOptions, each: SavedList) -> RunOptions:
 
 def _count(lists: int) -> str:
     return f"{lists:,} list{'' if lists == 1 else 's'}"
+
+
+def _first_few(names: Sequence[str]) -> Sequence[str]:
+    rest = len(names) - _SHOWN_NAMES
+    return names if rest <= 0 else [*names[:_SHOWN_NAMES], f"and {rest:,} more"]

@@ -71,7 +71,8 @@ class LastLoad(NamedTuple):
 
     `list_moment` is read in the session's time zone. `stored_rows` of the `rows` that the run
     stored are in the table now. `served_at` is when the API gave that list, to the last run that it
-    did; `first_run_id` is the first run that had its bytes, from wherever.
+    did; `first_run_id` is the first run that had its bytes, from wherever; those of
+    a dated file it had by the end of that day.
     """
 
     run_id: int
