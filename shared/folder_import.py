@@ -233,8 +233,7 @@ def hold_folder_lock(dag_id: int) -> Iterator[None]:
     Raises ConfigurationError if one does.
     """
     directory = ConfigLoader.load_logging_config()["directory"]
-    path = directory / f"dag_{dag_id}_folder.lock"
-    with run_lock.hold_alone(path) as is_alone, run_lock.hold(directory, dag_id):
+    with run_lock.hold_alone(run_lock.series_path(directory, dag_id)) as is_alone:
         if not is_alone:
             raise ConfigurationError(
                 f"Another call of --from-folder for DAG {dag_id} is under way: let it end first."

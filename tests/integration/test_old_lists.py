@@ -15,6 +15,7 @@ import pytest
 
 from shared import run_lock
 from shared.calendar import IST
+from shared.utils import run_history
 from tests.command_line import CommandLine
 from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
@@ -283,7 +284,7 @@ def test_one_list_counts_for_the_day_that_is_named(cli: CommandLine, folder: Pat
 
 
 def test_other_call_that_imports_a_folder_is_under_way(cli: CommandLine, folder: Path) -> None:
-    with run_lock.hold_alone(cli.folder / "logs" / "dag_1_folder.lock"):
+    with run_lock.hold_alone(run_lock.series_path(cli.folder / "logs", 1)):
         result = cli.run("--dag", "1", "--from-folder", str(folder))
     assert result.status == 2
     assert (
@@ -300,6 +301,23 @@ def no_writing(cli: CommandLine) -> Iterator[None]:
         cursor.execute("ROLLBACK")
 
 
+@contextmanager
+def start(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        project.command(*arguments),
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_rolls_the_list_back_and_the_next_call_goes_on(
     configured_project: Project,
@@ -314,15 +332,7 @@ def test_signal_rolls_the_list_back_and_the_next_call_goes_on(
     assert configured_project.run(*command).returncode == 0
     for path in others:
         path.rename(folder / path.name)
-    process = subprocess.Popen(
-        configured_project.command(*command),
-        cwd=configured_project.folder,
-        env=configured_project.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with no_writing(cli):
+    with no_writing(cli), start(configured_project, *command) as process:
         wait_until(lambda: server.sessions(database, "wait_event_type = 'Lock'"))
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
@@ -332,3 +342,16 @@ def test_signal_rolls_the_list_back_and_the_next_call_goes_on(
     ) in said
     assert configured_project.run(*command).returncode == 0
     assert [run for run in recorded(cli) if run[1] == "succeeded"] == GOOD
+
+
+def test_list_that_was_killed_is_recorded_as_failed_by_the_call_that_goes_on(
+    configured_project: Project, server: Server, database: str, cli: CommandLine, folder: Path
+) -> None:
+    cli.run("--dag", "1", "--from-file", str(folder / NAMES[0]), "--dated", str(DAYS[0]))
+    command = ("--dag", "1", "--from-folder", str(folder))
+    with no_writing(cli), start(configured_project, *command) as process:
+        wait_until(lambda: server.sessions(database, "wait_event_type = 'Lock'"))
+    assert process.returncode == -signal.SIGKILL
+    assert configured_project.run(*command).returncode == 0
+    assert [run for run in recorded(cli) if run[1] == "succeeded"] == GOOD
+    assert [error for (error,) in cli.runs("error") if error] == [run_history.ENDED_SILENTLY]
