@@ -22,7 +22,7 @@ from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import Command, Feed
 from shared.foreign_text import escape_line
 from shared.program import PROGRAM, command
-from shared.saved_lists import refuse_future
+from shared.saved_lists import check_day
 
 # Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
@@ -71,7 +71,7 @@ def read_list_day(text: str) -> date:
     """The day of a list, not in the future; a month alone (YYYY-MM) counts as its 1st."""
     day = read_day(f"{text}-01" if re.fullmatch(r"\d{4}-\d{2}", text) else text)
     try:
-        return refuse_future(day, clock.now().astimezone(IST).date())
+        return check_day(day, clock.now().astimezone(IST).date())
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
 
@@ -153,6 +153,8 @@ def find_misuse(arguments: argparse.Namespace) -> str:
     others = {"dry_run": False, "force": False, "from_file": None, "from_folder": None}
     if arguments.due and any(getattr(arguments, name) != value for name, value in others.items()):
         return "--due takes no --dry-run, --force, --from-file or --from-folder: leave it out"
+    if arguments.from_folder == "":
+        return "--from-folder: expected the path of a folder, got ''"
     if arguments.from_folder is not None and (
         arguments.from_file is not None or arguments.dated is not None
     ):

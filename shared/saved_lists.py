@@ -17,6 +17,7 @@ _LIST_NAME = re.compile(r"[^.].*\.csv(\.gz)?", re.IGNORECASE | re.DOTALL)
 # What `archive.keep` calls a list: digits of its time and hash are no day.
 _KEPT_NAME = re.compile(r".+_(\d{4}-\d{2}-\d{2})_\d{6}_[0-9a-f]{12}\.csv\.gz")
 
+_FIRST_DAY = date(1900, 1, 1)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _MARK = r"[-_. ]"
@@ -64,24 +65,30 @@ def read_folder(folder: Path, days_file: Path | None, today: date) -> SavedLists
     every file and line at fault.
     """
     try:
-        entries = sorted(folder.iterdir(), key=lambda path: path.name)
-        if days_file is not None and days_file.exists():  # it may be among them
-            entries = [path for path in entries if not path.samefile(days_file)]
+        entries = [path for path in sorted(folder.iterdir()) if not _is_same(path, days_file)]
         paths = [path for path in entries if _LIST_NAME.fullmatch(path.name) and path.is_file()]
     except OSError as exc:
         raise ConfigurationError(
-            f"The folder {escape_line(str(folder))} cannot be read ({exc.strerror or exc}: "
-            f"{escape_line(str(exc.filename))}). Expected a folder of saved lists, {LIST_NAMES}."
+            f"The folder {escape_line(str(folder))} cannot be read ({exc.strerror or exc}). "
+            f"Expected a folder of saved lists, {LIST_NAMES}."
         ) from exc
     if not paths:
         raise ConfigurationError(
             f"The folder {escape_line(str(folder))} has no lists: expected files that are called "
             f"{LIST_NAMES}. Folders in it are not looked into."
         )
+    known = set(paths)
     days = _read_days_file(days_file, paths, today) if days_file is not None else {}
     lists = sorted(_find_days(folder, paths, days, today), key=lambda each: (each.day, each.path))
-    others = sorted({path.name for path in entries} - {path.name for path in paths})
+    others = [path.name for path in entries if path not in known]
     return SavedLists(folder, lists, others)
+
+
+def _is_same(path: Path, days_file: Path | None) -> bool:
+    """Whether this is the file of days, which may be among the lists."""
+    return (
+        days_file is not None and path.is_file() and days_file.exists() and path.samefile(days_file)
+    )
 
 
 def _find_days(
@@ -137,11 +144,13 @@ def _make_day(match: re.Match[str], text: str, today: date) -> date:
         day = date(int(parts["year"]), number, int(parts.get("day") or 1))
     except ValueError as exc:
         raise ValueError(f"{text} is no day") from exc
-    return refuse_future(day, today)
+    return check_day(day, today)
 
 
-def refuse_future(day: date, today: date) -> date:
-    """The day. Raises ValueError if it is after today."""
+def check_day(day: date, today: date) -> date:
+    """The day. Raises ValueError if no list can be of it: it is after today, or long ago."""
+    if day < _FIRST_DAY:
+        raise ValueError(f"expected a day since {_FIRST_DAY}, got {day}")
     if day > today:
         raise ValueError(f"{day} is in the future: in India it is {today}")
     return day

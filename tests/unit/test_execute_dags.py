@@ -168,7 +168,12 @@ def test_bad_usage_ends_with_2_and_one_line(
             "--dated 2026-02-30 --from-file x",
             "argument --dated: expected a day as YYYY-MM-DD, got '2026-02-30'",
         ),
+        (
+            "--dated 0205-08-18 --from-file x",
+            "argument --dated: expected a day since 1900-01-01, got 0205-08-18",
+        ),
         ("--days x", "--days needs --from-folder"),
+        ("--from-folder=", "--from-folder: expected the path of a folder, got ''"),
         (
             "--from-folder x --from-file y",
             "--from-folder takes no --from-file or --dated: its lists have days of their own",

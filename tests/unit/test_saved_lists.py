@@ -134,11 +134,15 @@ def test_lists_come_by_day_then_name(make: Make) -> None:
 def test_what_is_no_list_is_left_out_by_name(make: Make) -> None:
     folder = make("2025-08-18.csv", "notes.txt", "2025-08-19.zip", ".2025-08-20.csv", "csv")
     (folder / "2024-01-01.csv").mkdir()
-    found = read_folder(folder, None, TODAY)
+    (folder / "2024-01-02.csv").symlink_to("nowhere")
+    days = folder / "notes.csv"
+    days.touch()
+    found = read_folder(folder, days, TODAY)
     assert names_of(found) == ["2025-08-18.csv"]
     assert sorted(found.left_out) == [
         ".2025-08-20.csv",
         "2024-01-01.csv",
+        "2024-01-02.csv",
         "2025-08-19.zip",
         "csv",
         "notes.txt",
