@@ -76,6 +76,19 @@ def test_folder_is_imported_in_the_order_of_its_days(cli: CommandLine, folder: P
     ]
 
 
+def test_folder_becomes_a_history_that_has_each_list_on_its_day(
+    cli: CommandLine, folder: Path
+) -> None:
+    assert cli.run("--dag", "1", "--from-folder", str(folder)).status == 0
+    for name, day in zip(NAMES, DAYS):
+        listed = cli.query(
+            "SELECT tradingsymbol FROM kite_instrument_as_of(%s::timestamptz)", f"{day} 23:59+05:30"
+        )
+        assert {symbol for (symbol,) in listed} == {
+            line.split(",")[2] for line in LISTS[name].decode().splitlines()[1:]
+        }
+
+
 def test_call_that_was_stopped_by_a_broken_list_goes_on_there(
     cli: CommandLine, folder: Path
 ) -> None:
