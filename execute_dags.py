@@ -46,9 +46,18 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.arguments import Parser, add_commands, read_dag, read_day
+from shared.arguments import (
+    Parser,
+    add_changes,
+    add_commands,
+    add_dag,
+    add_list,
+    add_run,
+    add_status,
+    add_surroundings,
+    find_misuse,
+)
 from shared.config.config_loader import ConfigLoader
-from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import setup_console_logging, setup_file_logging
 from shared.dag_discovery import DAG, discover_dags
 from shared.exceptions import (
@@ -58,14 +67,11 @@ from shared.exceptions import (
     cause_of,
 )
 from shared.feed import Command, RunOptions, Summary
-from shared.run_plan import Plan, find_ids, plan_runs, select
+from shared.run_plan import Plan, find_ids, only_one, plan_runs, select
 from shared.signals import HungUp, Signals, Terminated
 from shared.utils.operation import log_error_once, show_on
 
 PROJECT_ROOT = Path(__file__).resolve().parent
-
-# Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
-SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
 
 DESCRIPTION = """\
 Run data pipelines (DAGs): all enabled ones, or those named with --dag.
@@ -74,6 +80,7 @@ EPILOG = """\
 examples:
   execute_dags.py                       run all enabled DAGs
   execute_dags.py --dag 1 --dry-run     show what a run would change
+  execute_dags.py --from-folder lists   import lists of earlier days, in order
   execute_dags.py --sandbox --dag 1     try it, without any credentials
   execute_dags.py status --json         for a monitor
   execute_dags.py changes --help        the options of a command
@@ -141,14 +148,8 @@ def parse_arguments() -> argparse.Namespace:
         arguments = parser.read(words)
     except Exception as exc:  # what a DAG adds for its command is its own
         parser.error(f"the command {word} is broken: {type(exc).__name__}: {exc}")
-    if (
-        word is None
-        and arguments.due
-        and (arguments.dry_run or arguments.force or arguments.from_file is not None)
-    ):
-        parser.error("--due takes no --dry-run, --force or --from-file: leave it out for those")
-    if arguments.sandbox_fault and not arguments.sandbox:
-        parser.error("--sandbox-fault needs --sandbox")
+    if misuse := find_misuse(arguments):
+        parser.error(misuse)
     return arguments
 
 
@@ -159,18 +160,9 @@ def _make_run_parser(commands: Mapping[str, Command]) -> Parser:
     width = max(map(len, commands))
     described = [f"{command.name:<{width}}  {command.help}"[:76] for command in commands.values()]
     parser.add_argument_group("commands", "\n".join(described))
-    _add_dag(parser, "run the DAG with this id or name; may be given several times")
-    add = parser.add_argument
-    due = "run what is due, and not fresh yet: for a call every few minutes (cron, systemd)"
-    add("--due", action="store_true", help=due)
-    add("--dry-run", action="store_true", help="show what would change, write nothing")
-    from_file = "read a saved file (plain or gzipped; -: standard input) instead of the source"
-    add("--from-file", metavar="PATH", help=from_file)
-    force = "store also what is not plausible: too many rows are gone, or rejected"
-    add("--force", action="store_true", help=force)
-    add("--list", action="store_true", help="the same as the command list")
-    _add_surroundings(parser)
-    add("--version", action="version", version=f"{PROGRAM} {__version__}")
+    add_run(parser)
+    add_surroundings(parser)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser
 
 
@@ -181,78 +173,18 @@ def _make_command_parser(command: Command) -> Parser:
     has_sandbox = command.function not in (_list_dags, _log_in)
     # The others have nothing to be silent about, or are asked for what they print.
     has_quiet = command.function in (_check, _show_status)
-    _add_surroundings(parser, has_sandbox=has_sandbox, has_quiet=has_quiet)
+    add_surroundings(parser, has_sandbox=has_sandbox, has_quiet=has_quiet)
     return parser
 
 
 def _built_in_commands() -> tuple[Command, ...]:
     return (
         Command("login", "log in to Kite, and put today's access token into .env", _log_in),
-        Command("check", "prove all that a run needs, import nothing", _check, _add_dag),
-        Command(
-            "status", "show the last runs, and which DAGs are fresh", _show_status, _add_status
-        ),
-        Command("changes", "show what runs have changed", _show_changes, _add_changes),
-        Command("list", "list all DAGs", _list_dags, _add_list),
+        Command("check", "prove all that a run needs, import nothing", _check, add_dag),
+        Command("status", "show the last runs, and which DAGs are fresh", _show_status, add_status),
+        Command("changes", "show what runs have changed", _show_changes, add_changes),
+        Command("list", "list all DAGs", _list_dags, add_list),
     )
-
-
-def _add_dag(parser: argparse.ArgumentParser, text: str = "of this DAG alone; repeatable") -> None:
-    parser.add_argument("--dag", metavar="N", type=read_dag, action="append", default=[], help=text)
-
-
-def _add_json(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(list=True)
-    _add_json(parser)
-
-
-def _add_status(parser: argparse.ArgumentParser) -> None:
-    _add_dag(parser)
-    form = parser.add_mutually_exclusive_group()
-    _add_json(form)
-    metrics = "print metrics for the textfile collector of Prometheus' node_exporter"
-    form.add_argument("--prometheus", action="store_true", help=metrics)
-
-
-def _add_changes(parser: argparse.ArgumentParser) -> None:
-    _add_dag(parser)
-    _add_json(parser)
-    which = parser.add_mutually_exclusive_group()
-    run = "what this run has changed (default: the last one that brought another list)"
-    which.add_argument("--run", metavar="N", type=int, help=run)
-    since = "what all runs since this day have changed (YYYY-MM-DD)"
-    which.add_argument("--since", metavar="DATE", type=read_day, help=since)
-    parser.add_argument("--kind", help="changes of this kind alone")
-    parser.add_argument("--exchange", help="changes on this exchange alone")
-
-
-def _add_surroundings(
-    parser: argparse.ArgumentParser, *, has_sandbox: bool = True, has_quiet: bool = True
-) -> None:
-    parser.set_defaults(sandbox=False, sandbox_fault=None, quiet=False)
-    add = parser.add_argument
-    told = parser.add_mutually_exclusive_group()
-    level = f"log from this level on, also to standard error ({', '.join(LOG_LEVELS)})"
-    told.add_argument(
-        "--log-level", metavar="LEVEL", type=str.upper, choices=LOG_LEVELS, help=level
-    )
-    verbose = "tell also each request and SQL statement, with its seconds: --log-level DEBUG"
-    told.add_argument(
-        "--verbose", action="store_const", dest="log_level", const="DEBUG", help=verbose
-    )
-    if has_quiet:
-        quiet = "print nothing unless something is wrong"
-        told.add_argument("--quiet", action="store_true", help=quiet)
-    if has_sandbox:
-        sandbox = "use a PostgreSQL and a Kite of its own in .sandbox/, without credentials; "
-        sandbox += "each good run is the next trading day of a made-up market"
-        add("--sandbox", action="store_true", help=sandbox)
-        fault = f"let the sandbox's Kite misbehave: {', '.join(SANDBOX_FAULTS)}"
-        add("--sandbox-fault", metavar="FAULT", choices=SANDBOX_FAULTS, help=fault)
 
 
 def execute_dag_wrapper(
@@ -376,7 +308,11 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     from shared.console import say, say_table
 
     dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
-    options = RunOptions(arguments.dry_run, arguments.from_file, arguments.force)
+    options = RunOptions(
+        arguments.dry_run, arguments.from_file, arguments.force, dated=arguments.dated
+    )
+    if arguments.from_folder is not None:
+        return _import_folder(dags, options, arguments)
     plan = plan_runs(dags, options)
     if arguments.due:
         return _run_due(plan, arguments.log_file)
@@ -397,6 +333,32 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     if not options.dry_run:
         names = {dag.dag_id: dag.label for dag, _ in plan}
         notify.tell(notify.Report(names, errors, status, arguments.log_file))
+    return status
+
+
+def _import_folder(
+    dags: Sequence[DAG], options: RunOptions, arguments: argparse.Namespace
+) -> ExitStatus:
+    from shared import notify
+    from shared.console import say
+    from shared.folder_import import hold_folder_lock, import_lists, plan_import, show_plan
+
+    dag = only_one(dags, "--from-folder")
+    source = (arguments.from_folder, arguments.days)
+    if options.dry_run:
+        show_plan(plan_import(dag, options, *source))
+        return ExitStatus.SUCCESS
+    with hold_folder_lock(dag.dag_id):
+        plan = plan_import(dag, options, *source)
+        notify.ping_start()
+        is_verbose = arguments.log_level == "DEBUG"
+        errors = import_lists(plan, execute_dag_wrapper, is_verbose=is_verbose)
+    if errors and arguments.log_file is not None:
+        say(f"Details: {arguments.log_file}")
+    status = _exit_status(errors.values())
+    names = {dag.dag_id: dag.label}
+    idle = () if plan.waiting else names
+    notify.tell(notify.Report(names, errors, status, arguments.log_file, idle))
     return status
 
 

@@ -1,6 +1,7 @@
 """Saved payloads: each good one is kept for a while, and can be loaded again."""
 
 import gzip
+import hashlib
 import io
 import logging
 import os
@@ -65,6 +66,14 @@ def read_saved(feed: Feed, from_file: str) -> Payload:
     if feed.table.is_snapshot and not batch.rows and not batch.rejected:
         raise APIError(f"{what} is empty (a header and no rows).")
     return Payload(body, batch=batch)
+
+
+def hash_saved(from_file: str) -> str | None:
+    """The SHA-256 of what is in a saved file, unpacked; None if it cannot be read."""
+    try:
+        return hashlib.sha256(_unpack(_read(from_file))).hexdigest()
+    except (OSError, APIError):  # its run tells
+        return None
 
 
 def _read(from_file: str) -> bytes:

@@ -156,10 +156,13 @@ def hold_back(*, is_held: bool) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def make_display() -> Iterator[Display]:
-    """The display that suits standard output: live bars at a terminal that can, else lines."""
+def make_display(*, is_brief: bool = False) -> Iterator[Display]:
+    """The display that suits standard output: live bars at a terminal that can, else lines.
+
+    With `is_brief` the bars go at the end, and lines are for steps that take long alone.
+    """
     if not is_smart_terminal(sys.stdout):
-        yield _PlainDisplay()
+        yield _PlainDisplay(is_brief)
         return
     console = Console() if _can_draw() else _AsciiConsole()
     bar = [_BarColumn()] if console.width >= _STEP_COLUMNS else []
@@ -170,6 +173,7 @@ def make_display() -> Iterator[Display]:
         _SecondsColumn(),
         console=console,
         redirect_stderr=sys.stderr.isatty(),
+        transient=is_brief,
     )
     with progress:
         yield _LiveDisplay(progress)
@@ -178,7 +182,8 @@ def make_display() -> Iterator[Display]:
 class _PlainDisplay(Display):
     """A line for each finished step, and now and then one for a step that takes long."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_brief: bool) -> None:
+        self._is_brief = is_brief
         self._name = ""
         self._last_line = 0.0
 
@@ -191,7 +196,8 @@ class _PlainDisplay(Display):
             say(f"  {self._name}: {_progress(done, total, unit)}")
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
-        say(f"  {name}: {'done' if succeeded else 'failed'} in {seconds:.2f} s")
+        if not self._is_brief:
+            say(f"  {name}: {'done' if succeeded else 'failed'} in {seconds:.2f} s")
 
 
 class _LiveDisplay(Display):

@@ -49,9 +49,18 @@ def hold_alone(path: Path) -> Iterator[bool]:
         yield descriptor is None or _try_alone(descriptor) is not False
 
 
+def series_path(directory: Path, dag_id: int) -> Path:
+    """The file that a call holds alone while it runs a DAG many times."""
+    return directory / f"dag_{dag_id}_series.lock"
+
+
 def is_held(directory: Path, dag_id: int) -> bool:
-    """Whether a run of the DAG is under way here. False also where that cannot be known."""
-    return _is_free(_path(directory, dag_id)) is False
+    """Whether a run of the DAG, or a series of them, is under way here.
+
+    False also where that cannot be known.
+    """
+    paths = (_path(directory, dag_id), series_path(directory, dag_id))
+    return any(_is_free(path) is False for path in paths)
 
 
 def has_ended(host: str | None) -> bool:

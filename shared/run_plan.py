@@ -66,12 +66,19 @@ def plan_runs(dags: Sequence[DAG], options: RunOptions) -> Plan:
     """
     if options.from_file == "":
         raise ConfigurationError("--from-file: expected the path of a saved file, or -, got ''.")
-    if options.from_file is not None and len(dags) != 1:
+    if options.from_file is not None:
+        only_one(dags, "--from-file")
+    return [(dag, _make_call(dag, options)) for dag in in_order(dags)]
+
+
+def only_one(dags: Sequence[DAG], option: str) -> DAG:
+    """The DAG that an option is for. Raises ConfigurationError if there are several."""
+    if len(dags) != 1:
         ids = ", ".join(str(dag.dag_id) for dag in dags)
         raise ConfigurationError(
-            f"--from-file is for one DAG, and these would run: {ids}. Name one with --dag."
+            f"{option} is for one DAG, and these would run: {ids}. Name one with --dag."
         )
-    return [(dag, _make_call(dag, options)) for dag in in_order(dags)]
+    return dags[0]
 
 
 def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from psycopg2 import errors
@@ -71,7 +71,8 @@ class LastLoad(NamedTuple):
 
     `list_moment` is read in the session's time zone. `stored_rows` of the `rows` that the run
     stored are in the table now. `served_at` is when the API gave that list, to the last run that it
-    did; `first_run_id` is the first run that had its bytes, from wherever.
+    did; `first_run_id` is the first run that had its bytes, from wherever; those of
+    a dated file it had by the end of that day.
     """
 
     run_id: int
@@ -252,3 +253,9 @@ def read_last_good_run(cursor: Cursor, dag_id: int) -> LastRun | None:
     cursor.execute(SQL["read_last_good_run"], (dag_id,))
     row = cursor.fetchone()
     return None if row is None else LastRun(*row)
+
+
+def read_list_days(cursor: Cursor, dag_id: int) -> list[tuple[date, str | None]]:
+    """Of each good run of the DAG, the last one last: the day (India) of its list, and its hash."""
+    cursor.execute(SQL["read_list_days"], (dag_id,))
+    return [(moment.astimezone(IST).date(), sha256) for moment, sha256 in cursor.fetchall()]

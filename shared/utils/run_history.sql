@@ -122,11 +122,21 @@ SELECT run_id, source,
 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1;
 
+-- name: read_list_days
+-- The lists of a DAG's good runs: since when each counts (an older table does not say), its hash.
+SELECT CASE WHEN moment BETWEEN '0001-01-02' AND '9999-12-30' THEN moment
+            ELSE to_timestamp(0) END,
+       dump_sha256
+FROM ingestion_run AS run,
+     coalesce((to_jsonb(run) ->> 'valid_from')::timestamptz, started_at) AS moment
+WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id;
+
 -- name: read_last_load
 -- What a DAG has stored last ({zone} is that of the list's moment), how much of it is in the table
 -- now ({stored_rows}), and since when there are its bytes. The list of a replayed file is old,
 -- unless the API gave the very same one; so is a list that an earlier run had, even one that
--- failed. One statement: no run comes in between.
+-- failed; that of a dated file had come by the end of its day in India. One statement: no run comes
+-- in between.
 WITH last AS (
     SELECT *, CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30'
                    THEN list_moment END{zone} AS moment
@@ -145,8 +155,14 @@ LEFT JOIN LATERAL (
     ORDER BY run.run_id DESC LIMIT 1
 ) AS served ON true
 LEFT JOIN LATERAL (
-    SELECT run_id, started_at FROM ingestion_run AS run
+    SELECT run_id, least(
+               run.started_at,
+               date_trunc('day', (to_jsonb(run) ->> 'valid_from')::timestamptz
+                                 AT TIME ZONE INTERVAL '5:30') AT TIME ZONE INTERVAL '5:30'
+               + INTERVAL '1 day - 1 microsecond'
+           ) AS started_at
+    FROM ingestion_run AS run
     WHERE run.dag_id = last.dag_id
       AND (run.run_id = last.run_id OR run.dump_sha256 = last.dump_sha256)
-    ORDER BY run.started_at, run.run_id LIMIT 1
+    ORDER BY 2, run_id LIMIT 1
 ) AS first ON true;

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import execute_dags
+from shared.arguments import SANDBOX_FAULTS
 from shared.config.fields import DAG_FIELDS, REQUIRED, ROOT_FIELDS, Field
 from shared.feed import Feed
 from tests.conftest import PROJECT
@@ -111,7 +112,7 @@ def test_command_lines_of_the_documents_have_no_other_option(options: dict[str, 
 
 def test_every_sandbox_fault_is_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
-    assert [fault for fault in execute_dags.SANDBOX_FAULTS if f"`{fault}`" not in text] == []
+    assert [fault for fault in SANDBOX_FAULTS if f"`{fault}`" not in text] == []
 
 
 def test_exit_statuses() -> None:

@@ -167,6 +167,8 @@ def test_state_that_cannot_be_read_or_written(due: Due, cli: CommandLine) -> Non
 def test_what_runs_already_is_not_run_twice(due: Due, cli: CommandLine) -> None:
     with run_lock.hold(cli.folder / "logs", 1):
         assert due("08:40") == Result(0, "", "")
+    with run_lock.hold_alone(run_lock.series_path(cli.folder / "logs", 1)):  # of saved lists
+        assert due("08:40") == Result(0, "", "")
     with run_lock.hold_alone(cli.folder / "logs" / "due.lock") as is_alone:
         assert is_alone
         assert due("08:40") == Result(0, "", "")

@@ -108,6 +108,34 @@ def test_failure_and_the_first_good_run_after_it_are_told_once(
     assert pings(receiver) == [("/start", ""), ("", "exit status 0")]
 
 
+@pytest.mark.usefixtures("in_process")
+def test_folder_of_lists_is_told_and_pinged_once(
+    cli: CommandLine, receiver: Receiver, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for day, content in ((1, DUMP), (2, DUMP), (3, b"<html>"), (4, b"<html>")):
+        (folder / f"2025-08-0{day}.csv").write_bytes(content)
+    command = ("--dag", "1", "--from-folder", str(folder))
+    assert cli.run(*command, "--dry-run").status == 0
+    assert (receiver.messages(), pings(receiver)) == ([], [])
+
+    assert cli.run(*command).status == 1
+    [(kind, title, text)] = receiver.messages()
+    name = "DAG 1 import_instruments_from_kite"
+    assert (kind, title) == ("failure", f"Stock Ingestion on {HOST}: {name} failed")
+    assert f"{name} failed: list 3 of 4 (2025-08-03 2025-08-03.csv) failed. 2 of 4 lists" in text
+    assert "2025-08-03.csv cannot be used." in text
+    assert pings(receiver) == [("/start", ""), ("/fail", "exit status 1")]
+
+    for day in (3, 4):
+        (folder / f"2025-08-0{day}.csv").write_bytes(DUMP)
+    assert cli.run(*command).status == 0
+    [(kind, _, _)] = receiver.messages()
+    assert kind == "success"
+    assert pings(receiver) == [("/start", ""), ("", "exit status 0")]
+
+
 def test_addresses_of_the_documents_are_such_as_apprise_takes() -> None:
     (block,) = blocks_of("ini")
     values = dotenv_values(stream=io.StringIO(block.text))

@@ -273,6 +273,24 @@ def test_same_list_on_the_next_day_counts_until_its_new_one_must_be_there(
     )
 
 
+@pytest.mark.parametrize(
+    ("day", "verdict"),
+    [
+        pytest.param("2025-11-27", "STALE", id="yesterday's"),
+        pytest.param("2025-11-28", "FRESH", id="today's"),
+    ],
+)
+def test_list_of_a_dated_file_is_of_that_day_when_the_source_serves_it(
+    cli: CommandLine, saved: Callable[[bytes], str], day: str, verdict: str
+) -> None:
+    assert cli.run("--dag", "1", "--from-file", saved(GOOD), "--dated", day).status == 0
+    say_it_began(cli, "2025-11-28 08:20")
+    load_at(cli, "2025-11-28 08:35", GOOD)
+    said = verdict_of(status_at(cli, "2025-11-28 09:30"))
+    assert said.startswith(f"{verdict}: ")
+    assert ("It has the list of Thu 27 Nov 2025,\n" in said) == (verdict == "STALE")
+
+
 def test_list_of_an_earlier_day_that_came_back_is_stale_at_once(cli: CommandLine) -> None:
     load_at(cli, "2026-11-25 08:31", GOOD)
     load_at(cli, "2026-11-26 08:31", OTHER)

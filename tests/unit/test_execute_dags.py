@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 import execute_dags
 from execute_dags import ExitStatus, execute_dag_wrapper, main, parse_arguments
 from shared import __version__
+from shared.calendar import IST
+from shared.clock import use_clock
 from shared.config import logging_config
 from shared.exceptions import (
     DatabaseError,
@@ -147,6 +150,69 @@ def test_bad_usage_ends_with_2_and_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert re.fullmatch(r"execute_dags\.py( \w+)?: .+\n", refusal(monkeypatch, capsys, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dated 2026-08-03", "--dated needs --from-file: it says of which day that list is"),
+        (
+            "--dated 2026-08-04 --from-file x",
+            "argument --dated: 2026-08-04 is in the future: in India it is 2026-08-03",
+        ),
+        (
+            "--dated 2026-09 --from-file x",
+            "argument --dated: 2026-09-01 is in the future: in India it is 2026-08-03",
+        ),
+        (
+            "--dated 2026-02-30 --from-file x",
+            "argument --dated: expected a day as YYYY-MM-DD, got '2026-02-30'",
+        ),
+        (
+            "--dated 0205-08-18 --from-file x",
+            "argument --dated: expected a day since 1900-01-01, got 0205-08-18",
+        ),
+        ("--days x", "--days needs --from-folder"),
+        ("--from-folder=", "--from-folder: expected the path of a folder, got ''"),
+        (
+            "--from-folder x --from-file y",
+            "--from-folder takes no --from-file or --dated: its lists have days of their own",
+        ),
+        (
+            "--from-folder x --dated 2026-08-01",
+            "--from-folder takes no --from-file or --dated: its lists have days of their own",
+        ),
+        (
+            "--due --from-folder x",
+            "--due takes no --dry-run, --force, --from-file or --from-folder: leave it out",
+        ),
+        (
+            "--due --from-file x --dated 2026-08-01",
+            "--due takes no --dry-run, --force, --from-file or --from-folder: leave it out",
+        ),
+    ],
+    ids=lambda value: value if value.startswith("--") else "",
+)
+def test_options_that_do_not_go_together_are_refused(
+    arguments: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = datetime(2026, 8, 3, 0, 30, tzinfo=IST)  # 2 August in UTC
+    with use_clock(lambda: now):
+        said = refusal(monkeypatch, capsys, *arguments.split())
+    assert said == f"execute_dags.py: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "day"), [("2026-08-03", date(2026, 8, 3)), ("2026-08", date(2026, 8, 1))]
+)
+def test_day_of_a_list(written: str, day: date, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 8, 3, 0, 30, tzinfo=IST)
+    with use_clock(lambda: now):
+        arguments = parse(monkeypatch, "--from-file", "x", "--dated", written)
+    assert arguments.dated == day
 
 
 def call_python_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -589,15 +655,37 @@ def test_option_that_one_of_the_dags_does_not_have_runs_none(
     assert run(option, "--dag", "1") is ExitStatus.SUCCESS
 
 
-def test_from_file_is_for_one_dag(dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in ("dag_1_a", "dag_2_b"):
-        dags.add(folder, parameters="*, from_file=None")
-    assert run("--from-file", "x") is ExitStatus.USAGE_OR_CONFIGURATION
+def test_day_of_a_list_is_handed_on(dags: Dags, run: Run) -> None:
+    dags.add("dag_1_a", parameters="*, dated=None, from_file=None, dry_run=False")
+    assert run("--from-file", "x", "--dated", "2025-08") is ExitStatus.SUCCESS
+    assert dags.ran == ["a False"]
+
+
+def test_dag_that_takes_no_dated_lists_is_refused(
+    dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dags.add("dag_1_a", parameters="*, from_file=None")
+    assert run("--from-file", "x", "--dated", "2025-08") is ExitStatus.USAGE_OR_CONFIGURATION
+    assert run("--from-folder", "x") is ExitStatus.USAGE_OR_CONFIGURATION
     assert dags.ran == []
     assert capsys.readouterr().err == (
-        "ERROR: --from-file is for one DAG, and these would run: 1, 2. Name one with --dag.\n"
+        "ERROR: DAG 1 has no --dated: its function a takes no dated.\n"
+        "ERROR: DAG 1 has no --from-folder: it is no feed.\n"
     )
-    assert run("--from-file", "x", "--dag", "2") is ExitStatus.SUCCESS
+
+
+@pytest.mark.parametrize("option", ["--from-file", "--from-folder"])
+def test_saved_lists_are_for_one_dag(
+    option: str, dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("dag_1_a", "dag_2_b"):
+        dags.add(folder, parameters="*, from_file=None")
+    assert run(option, "x") is ExitStatus.USAGE_OR_CONFIGURATION
+    assert dags.ran == []
+    assert capsys.readouterr().err == (
+        f"ERROR: {option} is for one DAG, and these would run: 1, 2. Name one with --dag.\n"
+    )
+    assert option == "--from-folder" or run(option, "x", "--dag", "2") is ExitStatus.SUCCESS
 
 
 # --- order ---------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import psycopg2
 import pytest
 import requests
 
-import execute_dags
 from sandbox.dump_generator import MIN_ROWS
 from sandbox.kite_faults import HttpError
 from sandbox.session import DATABASE, FAULT_NAMES, SandboxSession, open_sandbox
+from shared.arguments import SANDBOX_FAULTS
 from shared.config.config_loader import ConfigLoader
 from shared.exceptions import ConfigurationError
 
@@ -129,7 +129,7 @@ def test_every_fault_is_offered_and_tried() -> None:
     """Here, and a download that is cut short in test_sandbox_command."""
     tried = {"429", "502", "expired-token", "bad-rows", "timeout", "truncated"}
     assert tried == set(FAULT_NAMES)
-    assert execute_dags.SANDBOX_FAULTS == FAULT_NAMES
+    assert SANDBOX_FAULTS == FAULT_NAMES
 
 
 def test_fault_timeout(folder: Path, tmp_path: Path) -> None:
