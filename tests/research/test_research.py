@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import subprocess
 import uuid
 from collections import Counter
@@ -37,6 +38,7 @@ from tests.research.page import (
 PYTHON = PROJECT / ".venv-research" / "bin" / "python"
 RUNNER = Path(__file__).with_name("run_blocks.py")
 
+PAGE_TEXT = PAGE.read_text(encoding="utf-8")
 ROWS = 3_000
 # As floats neither is exact; the strike has a call and no put.
 CALL = "12345601,48225,EURUSD26AUG1.085CE,EURUSD,0.0,2026-08-27,1.085,0.0025,1,CE,CDS-OPT,CDS\n"
@@ -62,8 +64,9 @@ NEWEST = rows_of(LISTS[-1])
 class Page:
     """Runs parts of the page in a folder with `.env` and `archive/`, as a role that may read."""
 
-    def __init__(self, folder: Path, cli: CommandLine) -> None:
+    def __init__(self, folder: Path, cli: CommandLine, role: str) -> None:
         self.folder = folder
+        self.role = role
         self.query = cli.query
 
     def run(self, blocks: list[str], part: str | None, *expressions: str, **given: str) -> Any:
@@ -104,7 +107,7 @@ def page(cli: CommandLine, server: Server, database: str, tmp_path: Path) -> Ite
         f"DB_USER={role}\nDB_PASSWORD='{PASSWORD}'\n",
         encoding="utf-8",
     )
-    yield Page(tmp_path, cli)
+    yield Page(tmp_path, cli, role)
     server.execute(f"DROP OWNED BY {role}", dbname=database)
     server.execute(f"DROP ROLE {role}")
 
@@ -228,7 +231,7 @@ def test_polars(page: Page) -> None:
 
 def test_polars_by_the_engine_of_pandas(page: Page) -> None:
     inline = 'pl.read_database("SELECT * FROM kite_option_chain", engine)'
-    assert f"`{inline}`" in PAGE.read_text(encoding="utf-8")
+    assert f"`{inline}`" in PAGE_TEXT
     [row] = page.run(
         [*python_blocks("Who may read", "pandas"), "import polars as pl"],
         None,
@@ -342,8 +345,21 @@ def test_parquet_is_the_same_in_all_three(page: Page) -> None:
 
 @pytest.mark.xfail(strict=True, reason="kite_instrument_as_of is not there yet")
 def test_list_of_another_day(page: Page) -> None:
-    headings = ("Who may read", "pandas", "polars", "Another day's list")
-    in_pandas, in_polars = page.run(
-        python_blocks(*headings), None, "len(pandas_then)", "polars_then.height"
+    """The moment that is shown is here the end of the first run."""
+    (grant,) = re.findall(r"`(GRANT SELECT ON kite_instrument_history TO )research`", PAGE_TEXT)
+    page.query(f"{grant}{page.role}")
+    ((moment,),) = page.query("SELECT min(ended_at)::text FROM ingestion_run")
+    shown = "2026-08-04 09:00+05:30"
+    blocks = python_blocks("Who may read", "pandas", "polars", "Another day's list")
+    assert sum(shown in block for block in blocks) == 2
+    rows, strikes, ids = page.run(
+        [block.replace(shown, moment) for block in blocks],
+        None,
+        "[len(pandas_then), polars_then.height]",
+        "[frame.item() for frame in (pandas_then.query(\"name == 'EURUSD'\").strike,"
+        " polars_then.filter(name='EURUSD')['strike'])]",
+        "[frame['instrument_id'].sum() for frame in (pandas_then, polars_then)]",
     )
-    assert in_pandas == in_polars == len(rows_of(LISTS[0]))
+    assert rows == [len(rows_of(LISTS[0]))] * 2
+    assert strikes == [STRIKE, "Decimal('1.0850000000')"]
+    assert ids[0] == f"np.int64({ids[1]})"
