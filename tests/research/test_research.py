@@ -165,11 +165,12 @@ def test_pandas(page: Page) -> None:
         f"{one}, dtype={{'put_token': 'Int64'}}).put_token.isna().sum().item()",
         f"str({one}).dtypes['put_token'])",
         "[[*map(str, r)] for r in zip(chain.strike, chain.expiry.dt.date, chain.call_token)]",
-        "[str(chain.dtypes[name]) for name in ('strike', 'expiry', 'call_token', 'put_token')]",
+        "[str(chain.dtypes[name]) for name in ('strike', 'expiry', 'call_token', 'put_token',"
+        " 'call_instrument_id', 'put_instrument_id')]",
     )
     assert (strike, expiry, nothing, plain) == (STRIKE, EXPIRY, 1, "float64")
     assert shown == [[*map(str, row)] for row in next_chain(page)] != []
-    assert days == ["object", "datetime64[s]", "Int64", "Int64"]
+    assert days == ["object", "datetime64[s]", *["Int64"] * 4]
 
     kinds, stored, started = page.run_part(
         "pandas",
@@ -343,7 +344,6 @@ def test_parquet_is_the_same_in_all_three(page: Page) -> None:
     assert (floats, as_frame) == ("float64", "Decimal(precision=15, scale=4)")
 
 
-@pytest.mark.xfail(strict=True, reason="kite_instrument_as_of is not there yet")
 def test_list_of_another_day(page: Page) -> None:
     """The moment that is shown is here the end of the first run."""
     (grant,) = re.findall(r"`(GRANT SELECT ON kite_instrument_history TO )research`", PAGE_TEXT)
@@ -352,14 +352,23 @@ def test_list_of_another_day(page: Page) -> None:
     shown = "2026-08-04 09:00+05:30"
     blocks = python_blocks("Who may read", "pandas", "polars", "Another day's list")
     assert sum(shown in block for block in blocks) == 2
-    rows, strikes, ids = page.run(
+    rows, strikes, ids, before = page.run(
         [block.replace(shown, moment) for block in blocks],
         None,
         "[len(pandas_then), polars_then.height]",
         "[frame.item() for frame in (pandas_then.query(\"name == 'EURUSD'\").strike,"
         " polars_then.filter(name='EURUSD')['strike'])]",
         "[frame['instrument_id'].sum() for frame in (pandas_then, polars_then)]",
+        "pl.read_database_uri(\"SELECT * FROM kite_instrument_as_of('2020-01-01')\", uri).height",
     )
     assert rows == [len(rows_of(LISTS[0]))] * 2
     assert strikes == [STRIKE, "Decimal('1.0850000000')"]
     assert ids[0] == f"np.int64({ids[1]})"
+    assert before == 0
+
+
+def test_instrument_id_that_is_not_known_makes_floats_of_the_others(page: Page) -> None:
+    id_type = "str(today.dtypes['instrument_id'])"
+    assert page.run_part("pandas", id_type) == ["int64"]
+    page.query("DELETE FROM kite_instrument_history WHERE name = 'EURUSD'")
+    assert page.run_part("pandas", id_type) == ["float64"]
