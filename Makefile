@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := benchmarks/.venv
+RESEARCH_VENV := .venv-research
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test coverage chaos mutation check lint types lock bench clean
+.PHONY: help sandbox test coverage chaos mutation check lint types lock bench research clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,15 @@ $(BENCH_VENV)/installed: requirements-run.txt requirements.txt benchmarks/requir
 bench: $(BENCH_VENV)/installed  ## measure speed and memory against others, 5 to 10 minutes; rewrites docs/benchmark.*
 	$(BENCH_VENV)/bin/python -m benchmarks
 
+# What docs/research.md says to install, and nothing else: its blocks run there, the test in .venv.
+$(RESEARCH_VENV)/installed: tests/research/requirements.txt
+	$(PYTHON) -m venv --clear $(RESEARCH_VENV)
+	$(RESEARCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/research/requirements.txt
+	touch $@
+
+research: $(VENV)/installed $(RESEARCH_VENV)/installed  ## run every block of docs/research.md (pandas, polars, DuckDB) and compare
+	$(BIN)/python -m pytest tests/research
+
 clean:  ## remove the virtual environments and all caches
-	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* mutants
+	rm -rf $(VENV) $(BENCH_VENV) $(RESEARCH_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
