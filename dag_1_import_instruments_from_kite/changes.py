@@ -8,14 +8,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from psycopg2 import sql
-
 from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.extras import ExtraTable
 from shared.utils.kite_csv import WrittenKey
 from shared.utils.merge_statements import DELTA_NAME, STAGE_NAME
-from shared.utils.sql import compose, fetch_one, load_sql
+from shared.utils.sql import Composable, compose, fetch_one, load_sql, raw, temporary
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +52,9 @@ _NO_HISTORY = """
 (SELECT NULL::text AS exchange, NULL::text AS tradingsymbol, NULL::text AS instrument_type,
         NULL::timestamptz AS valid_to WHERE false)
 """
-DELTA = sql.Identifier("pg_temp", DELTA_NAME)
-PAIR = sql.Identifier("pg_temp", "stock_ingestion_pair")
-STAGE = sql.Identifier("pg_temp", STAGE_NAME)
+DELTA = temporary(DELTA_NAME)
+PAIR = temporary("stock_ingestion_pair")
+STAGE = temporary(STAGE_NAME)
 
 
 def pair_rows(
@@ -64,13 +62,13 @@ def pair_rows(
     run: Run,
     day: date,
     *,
-    delta: sql.Identifier = DELTA,
-    pair: sql.Identifier = PAIR,
-    rows: sql.Identifier = STAGE,
+    delta: Composable = DELTA,
+    pair: Composable = PAIR,
+    rows: Composable = STAGE,
 ) -> None:
     """Find which rows of a delta are one instrument, for a list of `day` (India), `rows`."""
     cursor.execute(compose("DROP TABLE IF EXISTS {pair}", pair=pair))
-    history = run.versions.identifier if run.versions else sql.SQL(_NO_HISTORY)
+    history = run.versions.identifier if run.versions else raw(_NO_HISTORY)
     parts = {"delta": delta, "pair": pair, "list": rows, "history": history}
     statement = compose(SQL["pair"], official=official_changes(run), **parts)
     cursor.execute(statement, symbol_rules(day))
@@ -82,10 +80,10 @@ def symbol_rules(day: date) -> dict[str, Any]:
     return {"series": SERIES_SUFFIX, "suffixes": suffixes, "bond": BOND_SYMBOL, "day": day}
 
 
-def official_changes(run: Run) -> sql.Composable:
+def official_changes(run: Run) -> Composable:
     """NSE's list of symbol changes as what stands behind FROM, empty where it is not there."""
     found = run.reads.get(OFFICIAL.name)
-    return found.identifier if found else sql.SQL(_NO_OFFICIAL)
+    return found.identifier if found else raw(_NO_OFFICIAL)
 
 
 def read_day(cursor: Any, run: Run) -> date:

@@ -11,10 +11,6 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-from psycopg2 import sql
-from psycopg2.extensions import cursor as Cursor
-
 from dag_1_import_instruments_from_kite.changes import (
     DELTA,
     PAIR,
@@ -32,7 +28,17 @@ from shared.utils import run_history
 from shared.utils.extras import ExtraTable
 from shared.utils.merge_statements import LOOK_UP_KEYS
 from shared.utils.relations import only_own_functions
-from shared.utils.sql import compose, fetch_one, joined, listed, load_sql, settings
+from shared.utils.sql import (
+    Composable,
+    attempt,
+    compose,
+    fetch_one,
+    joined,
+    listed,
+    load_sql,
+    settings,
+    temporary,
+)
 from shared.utils.staged_merge import MergeResult
 
 logger = logging.getLogger(__name__)
@@ -46,9 +52,9 @@ HISTORY = ExtraTable(
 )
 
 _COLUMNS = INSTRUMENT_TABLE.column_names
-_LAST_LIST = sql.Identifier("pg_temp", "stock_ingestion_last_list")
-_FULL_DELTA = sql.Identifier("pg_temp", "stock_ingestion_full_delta")
-_FULL_PAIR = sql.Identifier("pg_temp", "stock_ingestion_full_pair")
+_LAST_LIST = temporary("stock_ingestion_last_list")
+_FULL_DELTA = temporary("stock_ingestion_full_delta")
+_FULL_PAIR = temporary("stock_ingestion_full_pair")
 _IS_UNVERSIONED = """
 d.new_instrument_token IS NOT NULL AND NOT EXISTS (
     SELECT FROM {history} AS o
@@ -65,7 +71,19 @@ def without_history(views: str) -> str:
     return plain.replace("h.instrument_id", "NULL::bigint AS instrument_id")
 
 
-def write_history(cursor: Cursor, run: Run, result: MergeResult) -> None:
+def look_for_others(cursor: Any, run: Run) -> None:
+    """Look whether something else has written rows of the last list. Sets `run.is_touched`.
+
+    Before the merge, which writes them all.
+    """
+    if run.versions is None or run.last is None or not (run.table and run.runs):
+        return
+    parts = {"table": run.table.identifier, "runs": run.runs.identifier}
+    values = {"moment": run.last_moment, "run_id": run.last.run_id}
+    (run.is_touched,) = fetch_one(cursor, compose(SQL["is_touched"], **parts), values)
+
+
+def write_history(cursor: Any, run: Run, result: MergeResult) -> None:
     """Bring the versions up to the list that the merge has stored. Sets `run.valid_from`.
 
     Where they are those of the last list, the merge's differences are enough; else they are
@@ -89,13 +107,13 @@ def write_history(cursor: Cursor, run: Run, result: MergeResult) -> None:
 class _Versions:
     """The table of versions within one transaction."""
 
-    def __init__(self, cursor: Cursor, run: Run, result: MergeResult) -> None:
+    def __init__(self, cursor: Any, run: Run, result: MergeResult) -> None:
         assert run.versions is not None
         self._cursor = cursor
         self._run = run
         self._result = result
         history = run.versions.identifier
-        self._parts: dict[str, sql.Composable] = {
+        self._parts: dict[str, Composable] = {
             "history": history,
             "official": official_changes(run),
             "stage": STAGE,
@@ -109,7 +127,7 @@ class _Versions:
                 for alias, side in (("l", "new"), ("h", "old"))
                 for name in _COLUMNS
             ),
-            "is_unversioned": sql.SQL(_IS_UNVERSIONED).format(history=history),
+            "is_unversioned": compose(_IS_UNVERSIONED, history=history),
         }
 
     def bring_up(self, at: datetime, before: datetime | None, day: date) -> None:
@@ -138,17 +156,20 @@ class _Versions:
         given = {"given": self._result.given}
         if self._run.last_moment is None:
             pair_rows(self._cursor, self._run, day)  # as nothing was classified
-        self._cursor.execute("SAVEPOINT versions")
-        try:
-            if self._is("is_in_step", DELTA, given):
+
+        def write() -> bool:
+            is_in_step = not self._run.is_touched and self._is("is_in_step", DELTA, given)
+            if is_in_step:
                 self._write(DELTA, PAIR, at, day)
-                return
-        except psycopg2.IntegrityError:  # versions that are no row's are in the way
-            self._cursor.execute("ROLLBACK TO SAVEPOINT versions")
+            return is_in_step
+
+        # Versions that are no row's may also be in the way.
+        if attempt(self._cursor, write):
+            return
         logger.info("the versions of instruments are not those of the last list: all are compared")
         self._compare_all(STAGE, at, day)
 
-    def _compare_all(self, rows: sql.Identifier, at: datetime, day: date) -> None:
+    def _compare_all(self, rows: Composable, at: datetime, day: date) -> None:
         """Write what is different between the open versions and `rows`, a list of `day`."""
         self._cursor.execute(compose("DROP TABLE IF EXISTS {delta}", delta=_FULL_DELTA))
         self._execute("compare_all", _FULL_DELTA, list=rows)
@@ -157,7 +178,7 @@ class _Versions:
         pair_rows(self._cursor, self._run, day, rows=rows, **full)
         self._write(_FULL_DELTA, _FULL_PAIR, at, day)
 
-    def _write(self, delta: sql.Identifier, pair: sql.Identifier, at: datetime, day: date) -> None:
+    def _write(self, delta: Composable, pair: Composable, at: datetime, day: date) -> None:
         values = {**symbol_rules(day), "at": at}
         if self._is("is_empty"):
             self._begin(delta, values)
@@ -169,12 +190,10 @@ class _Versions:
         with settings(self._cursor, **LOOK_UP_KEYS):
             self._begin(delta, values)
 
-    def _begin(self, delta: sql.Identifier, values: dict[str, Any]) -> None:
+    def _begin(self, delta: Composable, values: dict[str, Any]) -> None:
         """Begin what has no version by now, and look whether all is as it was written."""
         (values["newest"],) = self._fetch("newest_id", delta)
-        self._cursor.execute("SAVEPOINT numbers")
-        if not self._is("begin", delta, values):
-            self._cursor.execute("ROLLBACK TO SAVEPOINT numbers")
+        if not attempt(self._cursor, lambda: self._is("begin", delta, values)):
             self._execute("begin_numbered", delta, values)
         (lost,) = self._fetch("count_lost", delta)
         if lost:
@@ -198,22 +217,21 @@ class _Versions:
     def _execute(
         self,
         name: str,
-        delta: sql.Identifier = DELTA,
+        delta: Composable = DELTA,
         values: Mapping[str, Any] | None = None,
-        **parts: sql.Composable,
+        **parts: Composable,
     ) -> None:
         statement = compose(SQL[name], delta=delta, **self._parts, **parts)
         self._cursor.execute(statement, values or {})
 
     def _fetch(
-        self, name: str, delta: sql.Identifier = DELTA, values: Mapping[str, Any] | None = None
+        self, name: str, delta: Composable = DELTA, values: Mapping[str, Any] | None = None
     ) -> tuple[Any, ...]:
         self._execute(name, delta, values)
-        row = self._cursor.fetchone()
-        assert row is not None
+        row: tuple[Any, ...] = self._cursor.fetchone()
         return row
 
     def _is(
-        self, name: str, delta: sql.Identifier = DELTA, values: Mapping[str, Any] | None = None
+        self, name: str, delta: Composable = DELTA, values: Mapping[str, Any] | None = None
     ) -> bool:
         return self._fetch(name, delta, values) == (True,)

@@ -55,6 +55,12 @@ FROM (SELECT coalesce(%(last_version)s::timestamptz, CASE
 -- name: is_empty
 SELECT NOT EXISTS (SELECT FROM {history});
 
+-- name: is_touched
+-- Whether anything but the last run has written a row of its list: each was written in that run's
+-- transaction, as was its own record.
+SELECT EXISTS (SELECT FROM {table} AS t WHERE last_updated = %(moment)s
+               AND xmin <> (SELECT xmin FROM {runs} WHERE run_id = %(run_id)s));
+
 -- name: is_in_step
 -- Whether the open versions are the rows of the last list: as many, and where the table differs
 -- from the new list the same.
@@ -66,6 +72,8 @@ SELECT (SELECT count(*) FROM {history} WHERE valid_to IS NULL)
             SELECT FROM {history} AS h
             WHERE h.exchange = d.old_exchange AND h.instrument_token = d.old_instrument_token
               AND valid_to IS NULL AND ({h_columns}) IS NOT DISTINCT FROM ({old_columns}))) = 0
+   AND count(*) FILTER (WHERE NOT was_current AND NOT ({is_unversioned})
+                          AND new_instrument_token IS NOT NULL) = 0
 FROM {delta} AS d;
 
 -- name: compare_all

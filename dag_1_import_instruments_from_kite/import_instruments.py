@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dag_1_import_instruments_from_kite.changes import CHANGES, OFFICIAL, classify_changes
-from dag_1_import_instruments_from_kite.history import HISTORY, without_history, write_history
+from dag_1_import_instruments_from_kite.history import (
+    HISTORY,
+    look_for_others,
+    without_history,
+    write_history,
+)
 from shared.config.fields import Field, days_or_never, exchanges
 from shared.exceptions import ValidationError
 from shared.feed import Batch, Feed, Payload, RejectedRow, Run
@@ -73,6 +78,12 @@ def prepare(run: Run, batch: Batch) -> list[dict[str, Any]]:
         part = slice(start, start + _TRANSFORMED_AT_ONCE)
         valid[part] = transform_instruments(valid[part])
     return valid
+
+
+def before_merge(cursor: Any, run: Run) -> None:
+    """Tell what the list changes, and whether something else has changed what it changes."""
+    classify_changes(cursor, run)
+    look_for_others(cursor, run)
 
 
 def create_kite_instrument_master_table(db_manager: DatabaseManager) -> None:
@@ -218,7 +229,7 @@ FEED = Feed(
     ),
     views=VIEWS,
     changes=CHANGES,
-    before_merge=classify_changes,
+    before_merge=before_merge,
     versions=HISTORY,
     after_merge=write_history,
     plain_views=without_history(VIEWS),

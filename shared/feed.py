@@ -257,13 +257,14 @@ class Run:
     run_id: int | None = None  # in the history, from the start on
     table: Relation | None = None  # where the feed's table is
     changes: Relation | None = None  # where that of its changes is, if it can be read
-    runs: Relation | None = None  # where the history is, if `changes` is there
+    runs: Relation | None = None  # where the history is, if it can be read
     last: LastRun | None = None  # the last good run before
     last_moment: datetime | None = None  # what the rows of the last list have in last_updated
     versions: Relation | None = None  # where the table of versions is, if it can be written
     reads: Mapping[str, Relation] = field(default_factory=dict)  # those of the feed, by name
     valid_from: datetime | None = None  # since when the list counts, in the table of versions
     is_compared_with_newest_rows: bool = False  # there is no run on record
+    is_touched: bool = False  # something else has written rows of the last list since
     day_off: str | None = None  # why there is no trading, of a snapshot that brought nothing new
     scope: Sequence[str] = ()  # the values of count_by's first column that it speaks of; all
     figures: Figures = field(default_factory=Figures)

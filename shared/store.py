@@ -71,7 +71,7 @@ class _Transaction:
         run.last = run_history.read_last_good_run(cursor, feed.dag_id) if has_runs else None
         has_changes = self._history.changes or (has_runs and is_readable(cursor, table_of(feed)))
         run.changes = find_relation(cursor, table_of(feed).name) if has_changes else None
-        run.runs = find_relation(cursor, run_history.TABLE.name) if has_changes else None
+        run.runs = find_relation(cursor, run_history.TABLE.name) if has_runs else None
         run.table = find_relation(cursor, feed.table.name)
         run.versions = None
         if feed.versions is not None and self._history.versions:

@@ -205,11 +205,19 @@ class Days:
         force: bool = False,
         dry_run: bool = False,
         source: str = "api",
+        dated: date | None = None,
+        retire_after_days: int | None = None,
     ) -> Figures:
         """A run with these rows."""
         key = RunKey(1, "import_instruments_from_kite", source, datetime.now().astimezone())
-        parameters = {"exchanges": exchanges, "max_drop_percent": 50.0, "batch_size": 1000}
-        run = Run(FEED, key, RunOptions(dry_run=dry_run, force=force), parameters=parameters)
+        parameters = {
+            "exchanges": exchanges,
+            "max_drop_percent": 50.0,
+            "batch_size": 1000,
+            "retire_after_days": retire_after_days,
+        }
+        options = RunOptions(dry_run=dry_run, force=force, dated=dated)
+        run = Run(FEED, key, options, parameters=parameters)
         wanted = [dict(row) for row in rows if not exchanges or row["exchange"] in exchanges]
         instruments = transform_instruments(validate_instruments(wanted, run.figures.rejected))
         run.figures.counts["exchange"] = Counter(row["exchange"] for row in instruments)

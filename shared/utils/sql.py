@@ -1,13 +1,28 @@
 """Small parts of statements that several modules need."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
+from psycopg2.sql import Composable
+
+__all__ = [
+    "Composable",
+    "attempt",
+    "compose",
+    "fetch_one",
+    "joined",
+    "listed",
+    "load_sql",
+    "raw",
+    "settings",
+    "temporary",
+]
 
 _READ_SETTING = "SELECT pg_catalog.current_setting(%s)"
 _CHANGE_SETTING = "SELECT pg_catalog.set_config(%s, %s, true)"
@@ -20,6 +35,16 @@ def load_sql(module: str | Path) -> dict[str, str]:
     """The statements of a module's file of SQL by name: each begins with a line `-- name: ...`."""
     _, *parts = _NAME.split(Path(module).with_suffix(".sql").read_text(encoding="utf-8"))
     return {name: text.strip().rstrip(";") for name, text in zip(parts[::2], parts[1::2])}
+
+
+def raw(text: str) -> Composable:
+    """A part of a statement as it is."""
+    return sql.SQL(text)
+
+
+def temporary(name: str) -> Composable:
+    """The name of a temporary table."""
+    return sql.Identifier("pg_temp", name)
 
 
 def joined(parts: Iterable[sql.Composable]) -> sql.Composed:
@@ -40,6 +65,17 @@ def compose(statement: str, **parts: Sequence[str] | sql.Composable) -> sql.Comp
             for name, part in parts.items()
         }
     )
+
+
+def attempt(cursor: Cursor, work: Callable[[], bool]) -> bool:
+    """What `work` returns; if that is False, or it breaks a constraint, all it did is undone."""
+    cursor.execute("SAVEPOINT attempt")
+    try:
+        succeeded = work()
+    except psycopg2.IntegrityError:
+        succeeded = False
+    cursor.execute(f"{'' if succeeded else 'ROLLBACK TO SAVEPOINT attempt; '}RELEASE attempt")
+    return succeeded
 
 
 def fetch_one(cursor: Cursor, query: Any, params: Any = None) -> tuple[Any, ...]:
