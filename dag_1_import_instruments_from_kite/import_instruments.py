@@ -14,6 +14,7 @@ from typing import Any
 
 from dag_1_import_instruments_from_kite.changes import CHANGES, OFFICIAL, classify_changes
 from dag_1_import_instruments_from_kite.history import HISTORY, without_history, write_history
+from dag_1_import_instruments_from_kite.lookup_commands import COMMANDS
 from shared.config.fields import Field, days_or_never, exchanges
 from shared.exceptions import ValidationError
 from shared.feed import Batch, Feed, Payload, RejectedRow, Run
@@ -223,6 +224,7 @@ FEED = Feed(
     after_merge=write_history,
     plain_views=without_history(VIEWS),
     reads=(OFFICIAL,),
+    commands=COMMANDS,
     due_from=time(8, 0),  # IST; fetched earlier, the list is that of the day before
     changes_daily=True,
     empty_note=", as it is on some holidays",
