@@ -180,7 +180,7 @@ def _lay_out(
     rows = [_cells(option, names, has_lots) for option in options]
     if _fits([header, *rows]):
         return header, rows
-    header = ["call token", "strike", "put token", "symbol", *lot]
+    header = ["call", "strike", "put", "symbol", *lot]
     names = ["call_token", "strike", "put_token", "symbol"]
     merged = [{**option, "symbol": _merge_symbols(option)} for option in options]
     return header, [_cells(option, names, has_lots) for option in merged]
