@@ -15,12 +15,15 @@ WHERE attrelid = %s AND attname = 'instrument_id' AND NOT attisdropped;
 SELECT {instrument_id} AS instrument_id, instrument_token, exchange, tradingsymbol, exchange_token,
        instrument_type, name, segment, expiry, pg_catalog.trim_scale(strike),
        pg_catalog.trim_scale(tick_size), lot_size, pg_catalog.count(*) OVER ()
-FROM (SELECT *,
-             pg_catalog.replace(pg_catalog.upper(tradingsymbol::text COLLATE "C"), ' ', '') AS s,
-             coalesce(pg_catalog.replace(pg_catalog.upper(name::text COLLATE "C"), ' ', ''), '')
-                 AS n
-      FROM {source} AS list) AS list
-WHERE {condition}
+FROM (SELECT *
+      FROM (SELECT *,
+                   pg_catalog.replace(
+                       pg_catalog.upper(tradingsymbol::text COLLATE "C"), ' ', '') AS s,
+                   coalesce(pg_catalog.replace(
+                       pg_catalog.upper(name::text COLLATE "C"), ' ', ''), '') AS n
+            FROM {source} AS list) AS list
+      WHERE {condition}
+      OFFSET 0) AS found  -- s and n are worked out once
 ORDER BY {phrase}, {rank},
          -- Shares and indices, futures, options.
          CASE WHEN expiry IS NULL THEN 0 WHEN instrument_type::text = 'FUT' THEN 1 ELSE 2 END,

@@ -172,13 +172,15 @@ def _make_text(index: str, typed: str) -> Word:
     literal = re.sub(r"([\\%_])", r"\\\1", text)
     params = {f"{name}p": f"%{literal}%", f"{name}b": f"{literal}%", f"{name}w": f"% {literal}%"}
     condition = f"s LIKE %({name}p)s OR n LIKE %({name}p)s"
-    begins = f"s LIKE %({name}b)s OR n LIKE %({name}b)s"
+    begins = f"s LIKE %({name}b)s"
     if text in INDICES:
         params[f"{name}i"] = INDICES[text].replace(" ", "")
         condition += f" OR s = %({name}i)s"
         begins += f" OR s = %({name}i)s"
     later = f'pg_catalog.upper(name::text COLLATE "C") LIKE %({name}w)s'
-    rank = f"CASE WHEN {begins} THEN 0 WHEN {later} THEN 1 ELSE 2 END"
+    rank = (
+        f"CASE WHEN {begins} THEN 0 WHEN n LIKE %({name}b)s THEN 1 WHEN {later} THEN 2 ELSE 3 END"
+    )
     return Word(typed, condition, params, rank, text)
 
 

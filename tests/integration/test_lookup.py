@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from dag_1_import_instruments_from_kite.import_instruments import (
     validate_instruments,
 )
 from sandbox.dump_generator import generate_dump
+from shared import console
 from shared.calendar import IST
 from shared.clock import use_clock
 from shared.exceptions import NotListedError
@@ -28,7 +30,8 @@ from shared.utils.db_manager import DatabaseManager
 from shared.utils.kite_csv import parse_dump
 from tests.change_model import Days
 from tests.command_line import CommandLine, Result
-from tests.conftest import NO_WAIT, Project, Server
+from tests.conftest import NO_WAIT, Project, Server, environment_for
+from tests.documents import Block, blocks_of
 from tests.instruments import instrument, to_csv
 
 NOON = datetime(2026, 8, 3, 12, tzinfo=IST)  # of the sandbox's first day
@@ -448,7 +451,7 @@ def test_no_cell_is_folded(
 def test_call_and_put_are_one_symbol_in_a_narrow_terminal(
     listed: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup_commands, "console_width", lambda: 50)
+    monkeypatch.setattr(lookup_commands, "console_width", lambda: 40)
     rows = table(listed.run("chain", "infy", "--around", "1000"))
     assert rows[0] == ["1000", "1000", "1001", "INFY26AUG1000CE/PE"]
     rows = table(listed.run("chain", "infy", "--exchange", "bfo"))
@@ -556,3 +559,41 @@ def test_lists_of_other_days_are_not_kept(listed: CommandLine) -> None:
     result = listed.run("find", "infy", "--as-of", "2026-08-03")
     assert result.status == 1
     assert "no function kite_instrument_as_of" in result.stdout
+
+
+# What docs/lookup.md shows
+
+
+@pytest.fixture
+def asked(
+    full: Days, server: Server, module_database: str, kite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration names the database with the whole list."""
+    for name, value in environment_for(server, module_database, kite).items():
+        monkeypatch.setenv(name, value)
+
+
+SHOWN = [block for block in blocks_of("text") if block.document == "lookup.md"]
+
+
+@pytest.mark.parametrize("block", SHOWN, ids=lambda block: block.text.splitlines()[0])
+def test_output_in_the_documents_is_real(
+    asked: None,
+    block: Block,
+    monkeypatch: pytest.MonkeyPatch,
+    kite: Any,
+    tmp_path: Path,
+) -> None:
+    line, _, shown = block.text.partition("\n")
+    words = shlex.split(line.removeprefix("$ .venv/bin/python execute_dags.py "))
+    monkeypatch.setattr(console, "_can_draw", lambda: True)
+    said = CommandLine(kite, tmp_path, None, monkeypatch, now=NOON).run(*words).stdout
+    assert [each.rstrip() for each in said.splitlines()] == shown.splitlines()
+
+
+def test_python_in_the_documents_runs(asked: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in blocks_of("python") if block.document == "lookup.md"]
+    exec(block.text, {})
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+ 15 NIFTY2680425000CE 2026-08-04", first)
+    assert last.startswith("NFO [")
