@@ -133,6 +133,12 @@ def test_row_has_the_values_of_the_list(full: Days) -> None:
     )
     assert tuple(row) == lookup.COLUMNS
     assert list(row.values())[1:] == list(stored[:11])
+    [(identity,)] = full.query(
+        "SELECT instrument_id FROM kite_instrument_today WHERE instrument_token = %s"
+        " AND exchange = 'NFO'",
+        row["instrument_token"],
+    )
+    assert row["instrument_id"] == identity
     assert isinstance(row["strike"], Decimal)
     assert str(row["strike"]) == "24500"
 
@@ -503,59 +509,68 @@ def test_in_a_pipe_lines_are_whole_and_a_reader_may_go(
 
 # The list of another day
 
-AS_OF = """
-CREATE TABLE kite_instrument_history AS
-SELECT row_number() OVER ()::bigint AS instrument_id, instrument_token, exchange, tradingsymbol,
-       exchange_token, instrument_type, name, segment, expiry, strike, tick_size, lot_size,
-       '2026-08-03 08:30+05:30'::timestamptz AS valid_from,
-       '2026-08-04 08:30+05:30'::timestamptz AS valid_to
-FROM kite_instrument_master;
-CREATE FUNCTION kite_instrument_as_of(moment timestamptz) RETURNS SETOF kite_instrument_history
-LANGUAGE sql STABLE AS $$
-    SELECT * FROM kite_instrument_history WHERE valid_from <= moment AND moment < valid_to
-$$;
-"""
-
 
 @pytest.fixture
 def earlier(listed: CommandLine) -> CommandLine:
-    """The list of one day alone is kept."""
-    listed.query(AS_OF)
-    listed.now = datetime(2026, 11, 27, 12, tzinfo=IST)
+    """The list of 3 August, as if loaded then; a contract that left it on the next day."""
+    listed.now = None
+    assert listed.load(to_csv(LIST[:1] + LIST[3:])).status == 0
+    listed.query(
+        "UPDATE kite_instrument_history SET valid_from = '2026-08-03 08:30+05:30',"
+        " valid_to = CASE WHEN valid_to IS NOT NULL THEN '2026-08-04 08:30+05:30'::timestamptz END"
+    )
+    listed.now = NOON
     return listed
 
 
 def test_list_of_another_day(earlier: CommandLine) -> None:
-    result = earlier.run("find", "infy", "1001", "ce", "--as-of", "2026-08-03", "--json")
-    assert [row["tradingsymbol"] for row in json.loads(result.stdout)["instruments"]] == [
-        "INFY26AUG1001CE"
-    ]
-    assert json.loads(result.stdout)["instruments"][0]["instrument_id"]
-    result = earlier.run("chain", "infy", "--as-of", "2026-08-03")
-    assert result.stdout.startswith("INFY on NFO, Thu 27 Aug 2026")
+    for day, symbols in (("2026-08-03", ["INFY26AUG1000CE"]), ("2026-08-04", [])):
+        result = earlier.run("find", "infy", "1000", "ce", "aug", "--as-of", day, "--json")
+        rows = json.loads(result.stdout)["instruments"]
+        assert [row["tradingsymbol"] for row in rows] == symbols
+        assert all(row["instrument_id"] for row in rows)
+    for day, strikes in (("2026-08-03", 40), ("2026-08-04", 39)):
+        result = earlier.run("chain", "infy", "--as-of", day, "--json")
+        assert len(json.loads(result.stdout)["strikes"]) == strikes
+    assert len(earlier.run("chain", "infy", "--csv").stdout.splitlines()) == 40
 
 
-@pytest.mark.parametrize("day", ["2026-08-02", "2026-08-04"], ids=["before", "after"])
+def test_day_is_the_end_of_it(earlier: CommandLine) -> None:
+    earlier.query(
+        "UPDATE kite_instrument_history SET valid_to = '2026-08-04 00:00+05:30'"
+        " WHERE valid_to IS NOT NULL"
+    )
+    assert earlier.run("find", "infy26aug1000ce", "--as-of", "2026-08-03").status == 0
+    assert earlier.run("find", "infy26aug1000ce", "--as-of", "2026-08-04").status == 1
+
+
 @pytest.mark.parametrize("command", ["find infy", "chain infy"])
-def test_day_without_a_list(earlier: CommandLine, command: str, day: str) -> None:
-    result = earlier.run(*command.split(), "--as-of", day)
+def test_day_without_a_list(earlier: CommandLine, command: str) -> None:
+    result = earlier.run(*command.split(), "--as-of", "2026-08-02")
     assert (result.status, result.stderr) == (1, "")
-    assert result.stdout == f"There is no list of {day}: the first is of 2026-08-03.\n"
+    assert result.stdout == "There is no list of 2026-08-02: the first is of 2026-08-03.\n"
 
 
 def test_moment(earlier: CommandLine, server: Server, database: str) -> None:
     with DatabaseManager(server.config(database), retry=NO_WAIT) as db:
         moment = datetime(2026, 8, 4, 8, 29, tzinfo=IST)
-        assert lookup.token(db, "NSE:INFY", as_of=moment) == 408065
-        assert lookup.token(db, "NSE:INFY", as_of=date(2026, 8, 3)) == 408065
-        assert lookup.expiries(db, "INFY", as_of=moment)
+        key = "NFO:INFY26AUG1000CE"
+        assert lookup.token(db, key, as_of=moment) == 1000
+        assert lookup.token(db, key, as_of=date(2026, 8, 3)) == 1000
+        assert lookup.token(db, key, as_of=moment.replace(hour=9)) is None
+        calls = [
+            lookup.expiries(db, "INFY", exchange="NFO", as_of=at)[0]["calls"]
+            for at in (moment, moment.replace(hour=9))
+        ]
+        assert calls == [40, 39]
         with pytest.raises(NotListedError):
-            lookup.token(db, "NSE:INFY", as_of=moment.replace(hour=9))
+            lookup.token(db, key, as_of=datetime(2026, 8, 3, 8, 29, tzinfo=IST))
         with pytest.raises(ValueError, match="as_of: expected a day, or a moment with a time zone"):
             lookup.find(db, "infy", as_of=moment.replace(tzinfo=None))
 
 
 def test_lists_of_other_days_are_not_kept(listed: CommandLine) -> None:
+    listed.query("DROP FUNCTION kite_instrument_as_of")
     result = listed.run("find", "infy", "--as-of", "2026-08-03")
     assert result.status == 1
     assert "no function kite_instrument_as_of" in result.stdout
