@@ -23,6 +23,10 @@ INDICES = {
     "NIFTYNXT50": "NIFTY NEXT 50",
 }
 
+# What is in a name that a symbol begins with, as a contract's does, is in the symbol: not to make
+# its `n` halves the time.
+_NAME_IS_MORE = "NOT pg_catalog.starts_with(tradingsymbol::text, name::text)"
+
 _OPTION = "instrument_type::text IN ('CE', 'PE')"
 _INDEX = "pg_catalog.right(segment::text, 7) = 'INDICES'"
 _SHARE = f"instrument_type::text = 'EQ' AND NOT coalesce({_INDEX}, false)"
@@ -146,8 +150,9 @@ def _make_number(index: str, typed: str) -> Word:
     params: dict[str, Any] = {name: Decimal(digits), f"{name}p": f"%{digits}%", f"{name}r": whole}
     meanings = [
         f"{_OPTION} AND strike = %({name})s",
-        f"n LIKE %({name}p)s AND n ~ %({name}r)s",
-        f"expiry IS NULL AND s LIKE %({name}p)s AND s ~ %({name}r)s",
+        f"name::text LIKE %({name}p)s AND name::text ~ %({name}r)s",
+        f"expiry IS NULL AND tradingsymbol::text LIKE %({name}p)s"
+        f" AND tradingsymbol::text ~ %({name}r)s",
     ]
     exact = []
     if digits.isdecimal() and int(digits) <= _LAST_TOKEN:
@@ -171,7 +176,7 @@ def _make_text(index: str, typed: str) -> Word:
     name, text = f"w{index}", capitals(typed)
     literal = re.sub(r"([\\%_])", r"\\\1", text)
     params = {f"{name}p": f"%{literal}%", f"{name}b": f"{literal}%", f"{name}w": f"% {literal}%"}
-    condition = f"s LIKE %({name}p)s OR n LIKE %({name}p)s"
+    condition = f"s LIKE %({name}p)s OR {_NAME_IS_MORE} AND n LIKE %({name}p)s"
     begins = f"s LIKE %({name}b)s"
     if text in INDICES:
         params[f"{name}i"] = INDICES[text].replace(" ", "")
