@@ -85,7 +85,7 @@ RETURNS TABLE (
     exchange_token VARCHAR, instrument_type VARCHAR, name VARCHAR, segment VARCHAR, expiry DATE,
     strike NUMERIC, tick_size NUMERIC, lot_size INTEGER,
     valid_from TIMESTAMPTZ, valid_to TIMESTAMPTZ)
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE AS $$
     SELECT h.instrument_id, h.instrument_token, h.exchange, h.tradingsymbol, h.exchange_token,
            h.instrument_type, h.name, h.segment, h.expiry, h.strike, h.tick_size, h.lot_size,
            h.valid_from, h.valid_to
