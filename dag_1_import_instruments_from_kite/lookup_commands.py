@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 NOTHING_FOUND = 1  # the exit status, as grep's
 SHOWN = 20  # rows of find, strikes of a chain
-_LONGEST_NAME = 30
+_LONGEST_NAME = 28
 _GAP = 3  # columns between two cells of a table
 _SOME = 6  # so many further expiries are told
 
-# The columns of find, and which go first where a terminal is narrow.
+# The columns of find, and which go first where a terminal is narrow: of contracts, of others.
 _FIND_COLUMNS = ("instrument", "token", "type", "expiry", "strike", "lot", "name")
-_DISPENSABLE = ("type", "name", "strike", "lot")
+_DISPENSABLE = {True: ("type", "name", "strike", "lot"), False: ("type", "lot", "name")}
 
 
 def find(arguments: argparse.Namespace) -> int:
@@ -104,7 +104,7 @@ def _tell_unlisted(work: Callable[[], Any], is_data: bool) -> Any:
 def _say_found(rows: Sequence[dict[str, Any]], total: int) -> None:
     cells = [_describe_row(row) for row in rows]
     columns = [name for name in _FIND_COLUMNS if any(each[name] for each in cells)]
-    for name in _DISPENSABLE:
+    for name in _DISPENSABLE["expiry" in columns]:
         if name in columns and not _fits([columns, *([e[c] for c in columns] for e in cells)]):
             columns.remove(name)
     say_table(columns, [[each[name] for name in columns] for each in cells])

@@ -149,7 +149,7 @@ def _make_number(index: str, typed: str) -> Word:
     whole = rf"(^|[^0-9.]){re.escape(digits)}([^0-9.]|$)"
     params: dict[str, Any] = {name: Decimal(digits), f"{name}p": f"%{digits}%", f"{name}r": whole}
     meanings = [
-        f"{_OPTION} AND strike = %({name})s",
+        f"{_OPTION} AND strike = %({name})s::numeric",
         f"name::text LIKE %({name}p)s AND name::text ~ %({name}r)s",
         f"expiry IS NULL AND tradingsymbol::text LIKE %({name}p)s"
         f" AND tradingsymbol::text ~ %({name}r)s",

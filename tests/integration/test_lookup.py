@@ -454,6 +454,18 @@ def test_no_cell_is_folded(
     assert max(len(line) for line in lines if line.startswith(("|", "+"))) <= width
 
 
+def test_names_of_bonds_stay_in_a_narrow_terminal(
+    full: Days, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lookup_commands, "console_width", lambda: 60)
+    lookup_commands._say_found(rows := lookup.find(full.manager, "mfl"), rows.total)
+    lines = capsys.readouterr().out.splitlines()
+    header = next(line for line in lines if "instrument" in line)
+    assert header.replace("|", " ").split() == ["instrument", "token", "name"]
+    assert max(map(len, lines)) <= 60
+    assert any("..." in line for line in lines)
+
+
 def test_call_and_put_are_one_symbol_in_a_narrow_terminal(
     listed: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
