@@ -19,6 +19,7 @@ from dag_1_import_instruments_from_kite.history import (
     without_history,
     write_history,
 )
+from dag_1_import_instruments_from_kite.lookup_commands import COMMANDS
 from shared.config.fields import Field, days_or_never, exchanges
 from shared.exceptions import ValidationError
 from shared.feed import Batch, Feed, Payload, RejectedRow, Run
@@ -234,6 +235,7 @@ FEED = Feed(
     after_merge=write_history,
     plain_views=without_history(VIEWS),
     reads=(OFFICIAL,),
+    commands=COMMANDS,
     due_from=time(8, 0),  # IST; fetched earlier, the list is that of the day before
     changes_daily=True,
     empty_note=", as it is on some holidays",

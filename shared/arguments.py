@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The arguments in `words`. Bad usage ends the program with status 2."""
-        arguments, unknown = self.parse_known_args(words)
+        arguments, unknown = self.parse_known_intermixed_args(words)
         if unknown:
             self.refuse(unknown[0])
         return arguments

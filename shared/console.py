@@ -1,5 +1,6 @@
 """Progress on standard output: a live bar at a terminal, plain lines elsewhere (ruling 11)."""
 
+import csv
 import io
 import json
 import locale
@@ -65,6 +66,15 @@ def write_json(document: Mapping[str, Any]) -> None:
     write_data(json.dumps(document, indent=1, default=_as_text))
 
 
+def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV under their header, as write_data does. None is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_data(text.getvalue().removesuffix("\n"))
+
+
 def _as_text(value: object) -> str:
     if not isinstance(value, datetime):
         return str(value)
@@ -122,9 +132,13 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(escape_line(redact(cell))) for cell in row))
     text = io.StringIO()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED_COLUMNS
-    Console(file=text, width=width).print(table)
+    Console(file=text, width=console_width()).print(table)
     say_lines("\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n"))
+
+
+def console_width() -> int:
+    """How many columns a line of a table may have."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED_COLUMNS
 
 
 def _can_draw() -> bool:

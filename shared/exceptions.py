@@ -8,6 +8,7 @@ StockIngestionError
 ├── APIError                       stop
 │   └── TransientAPIError          try again (also a TransientError)
 │       └── TooManyRequestsError   ask less often
+├── NotListedError                 what was asked for is not in the list; exit status 1
 ├── DatabaseError                  stop, the transaction is rolled back
 │   └── TransientDatabaseError     try again (also a TransientError)
 └── TransientError                 what may pass by itself: the retry policy retries only this
@@ -55,6 +56,10 @@ class TransientAPIError(TransientError, APIError):
 
 class TooManyRequestsError(TransientAPIError):
     """The source asks for fewer requests (HTTP 429): everybody who asks it has to wait."""
+
+
+class NotListedError(StockIngestionError):
+    """What a look-up asked for is not in the list, or there is no such list."""
 
 
 class DatabaseError(StockIngestionError):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shared import console
-from shared.console import make_display, say, say_table
+from shared.console import make_display, say, say_table, write_csv
 from tests.clock import Clock
 from tests.command_line import ESCAPE
 from tests.conftest import PROJECT
@@ -153,3 +153,8 @@ def test_what_was_held_back_and_finds_a_full_disk_is_dropped() -> None:
             text=True,
         )
     assert (done.returncode, done.stderr) == (0, "went on")
+
+
+def test_csv_is_exact_and_quoted_where_it_must_be(capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(("a", "b"), [(1, None), ('x,"y"', "line\nbreak\x1b")])
+    assert capsys.readouterr().out == 'a,b\n1,\n"x,""y""","line\nbreak\x1b"\n'

@@ -319,7 +319,7 @@ def test_parse_arguments_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-COMMANDS = ("login", "check", "status", "changes", "list")
+COMMANDS = ("login", "check", "status", "changes", "list", "find", "chain")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
