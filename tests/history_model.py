@@ -14,7 +14,7 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from shared.calendar import IST
-from tests.change_model import SERIES, Row, _is_another, _pair_series, _split_series
+from tests.change_model import SERIES, Row, _is_another, _is_bond, _pair_series, _split_series
 
 COLUMNS = (
     "instrument_token",
@@ -358,7 +358,7 @@ def _listed(
 
 
 def _shares(rows: Sequence[Row]) -> dict[Symbol, list[Row]]:
-    """NSE's shares by their symbol without the series."""
+    """NSE's shares (no bonds such as 642AS43) by their symbol without the series."""
     shares: dict[Symbol, list[Row]] = defaultdict(list)
     for row in rows:
         symbol = share_symbol(row)
@@ -371,7 +371,7 @@ def share_symbol(row: Row) -> Symbol | None:
     if row["exchange"] != SYMBOL_CHANGES_OF or row["instrument_type"] != "EQ":
         return None
     base, series = _split_series(row["tradingsymbol"])
-    return base if series in SHARE_SERIES else None
+    return base if series in SHARE_SERIES and not _is_bond(row["tradingsymbol"]) else None
 
 
 def _newest(versions: list[Version]) -> Version | None:

@@ -36,6 +36,7 @@ from tests.property.test_changes_machine import (
     keys,
     symbols,
 )
+from tests.symbol_changes import SYMBOL_CHANGES, write_symbol_change
 
 FIRST_CHANGE, SECOND_CHANGE = date(2020, 1, 1), date(2020, 6, 1)
 
@@ -200,11 +201,7 @@ class HistoryMachine(ChangesMachine):
         self.days.load(rows)
 
     def write_official(self, old: str, new: str, changed_on: date) -> None:
-        self.days.manager.execute_query(
-            "INSERT INTO nse_symbol_change (company, old_symbol, new_symbol, changed_on)"
-            " VALUES ('A LTD', %s, %s, %s)",
-            (old, new, changed_on),
-        )
+        write_symbol_change(self.days.manager, old, new, changed_on)
 
     def read_clock(self) -> datetime:
         moment: datetime = self.days.query("SELECT clock_timestamp()")[0][0]
@@ -233,6 +230,7 @@ def machine(server: Server, module_database: str) -> Iterator[type[HistoryMachin
     with DatabaseManager(server.config(module_database), retry=NO_WAIT) as manager:
         days = Days(manager, connection)
         days.prepare()
+        manager.execute_query(SYMBOL_CHANGES)
         yield type("Machine", (HistoryMachine,), {"days": days})
     connection.close()
 
