@@ -54,17 +54,18 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
 ), vanished AS (
     SELECT b.* FROM symbol_before AS b LEFT JOIN token_moved AS m USING (exchange, symbol)
     WHERE m.symbol IS NULL
-), official (old_base, new_base, changed_on) AS (   -- what NSE says became of these symbols
-    SELECT old_symbol, new_symbol, changed_on FROM {official} AS listed
+), official (old_base, new_base, changed_on, between) AS (  -- what NSE says they became
+    SELECT old_symbol::text, new_symbol::text, changed_on, '{{}}'::text[] FROM {official} AS listed
     WHERE changed_on <= %(day)s AND old_symbol <> new_symbol
       AND old_symbol IN (SELECT regexp_replace(symbol, '-..$', '') FROM symbol_before
                          WHERE exchange = 'NSE' UNION ALL
                          SELECT base FROM symbol_before WHERE exchange = 'NSE')
     UNION
-    SELECT o.old_base, c.new_symbol, c.changed_on
+    SELECT o.old_base, c.new_symbol, c.changed_on, o.between || o.new_base
     FROM official AS o JOIN {official} AS c
-      ON c.old_symbol = o.new_base AND c.changed_on > o.changed_on   -- on one day it is a shift
-    WHERE c.changed_on <= %(day)s AND c.old_symbol <> c.new_symbol
+      ON c.old_symbol = o.new_base AND c.changed_on >= o.changed_on
+    WHERE c.changed_on <= %(day)s AND c.new_symbol <> c.old_symbol
+      AND c.new_symbol <> o.old_base AND c.new_symbol <> ALL (o.between)
 ), share_before AS (
     SELECT * FROM vanished
     WHERE exchange = 'NSE' AND type = 'EQ' AND symbol !~ %(bond)s
@@ -75,15 +76,15 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
     SELECT old_base, new_base FROM (
         SELECT *, count(*) OVER (PARTITION BY old_base) AS ways,
                count(*) OVER (PARTITION BY new_base) AS origins
-        FROM (SELECT old_base, new_base, max(changed_on) AS changed_on FROM official
+        FROM (SELECT DISTINCT ON (old_base, new_base) * FROM official
               WHERE old_base IN (SELECT base FROM share_before)
                 AND new_base IN (SELECT base FROM share_now)
-              GROUP BY old_base, new_base) AS found) AS counted
+              ORDER BY old_base, new_base, changed_on DESC, between) AS found) AS counted
     WHERE ways = 1 AND origins = 1
-      AND NOT EXISTS (      -- the old one goes on in another series
-        SELECT FROM {list} AS l
-        WHERE l.exchange = 'NSE' AND l.instrument_type = 'EQ'
-          AND l.tradingsymbol IN (SELECT old_base || suffix FROM unnest(%(suffixes)s) AS suffix))
+      AND NOT EXISTS (      -- the old one goes on in another series, or one between is another's
+        SELECT FROM unnest(between || old_base) AS base CROSS JOIN unnest(%(suffixes)s) AS suffix
+        JOIN {list} AS l ON l.exchange = 'NSE' AND l.tradingsymbol = base || suffix
+        WHERE l.instrument_type = 'EQ')
       AND NOT EXISTS (      -- a change counts once: the new one was in a list from its day on
         SELECT FROM unnest(%(suffixes)s) AS suffix JOIN {history} AS h
           ON h.exchange = 'NSE' AND h.tradingsymbol = new_base || suffix

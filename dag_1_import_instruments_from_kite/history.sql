@@ -144,15 +144,17 @@ WITH RECURSIVE share AS (
     FROM {delta} AS d
     WHERE new_exchange = 'NSE' AND new_instrument_type = 'EQ' AND new_tradingsymbol !~ %(bond)s
       AND {is_unversioned}
-), origin (new_base, base, last_on, changed_on) AS (
-    SELECT new_symbol, old_symbol, changed_on, changed_on FROM {official} AS listed
+), origin (new_base, base, last_on, changed_on, between) AS (
+    SELECT new_symbol::text, old_symbol::text, changed_on, changed_on, '{{}}'::text[]
+    FROM {official} AS listed
     WHERE changed_on <= %(day)s AND old_symbol <> new_symbol
       AND new_symbol IN (SELECT base FROM share)
     UNION
-    SELECT o.new_base, c.old_symbol, o.last_on, c.changed_on
+    SELECT o.new_base, c.old_symbol, o.last_on, c.changed_on, o.between || o.base
     FROM origin AS o JOIN {official} AS c
-      ON c.new_symbol = o.base AND c.changed_on < o.changed_on
+      ON c.new_symbol = o.base AND c.changed_on <= o.changed_on
     WHERE c.old_symbol <> c.new_symbol
+      AND c.old_symbol <> o.new_base AND c.old_symbol <> ALL (o.between)
 ), name AS (
     SELECT base, base || suffix AS symbol
     FROM (SELECT base FROM origin UNION SELECT new_base FROM origin) AS known
@@ -167,18 +169,20 @@ WITH RECURSIVE share AS (
     WHERE valid_to IS NOT NULL AND instrument_type = 'EQ'
 ), candidate AS (
     SELECT v.instrument_id, s.token, rank() OVER (PARTITION BY s.token ORDER BY v.valid_to DESC) AS n
-    FROM (SELECT new_base, base, max(last_on) AS last_on FROM origin GROUP BY new_base, base) AS o
+    FROM (SELECT DISTINCT ON (new_base, base) * FROM origin
+          ORDER BY new_base, base, last_on DESC, between) AS o
     JOIN share AS s ON s.base = o.new_base
-    JOIN version AS v ON v.base = o.base AND v.valid_to <= %(at)s
+    JOIN version AS v ON v.base = o.base AND v.valid_to < %(at)s
     WHERE v.valid_from = (
         SELECT max(valid_from) FROM {history} AS same WHERE same.instrument_id = v.instrument_id)
-      AND o.base NOT IN (SELECT base FROM share)
+      AND NOT EXISTS (SELECT FROM share WHERE base = o.base OR base = ANY (o.between))
       AND NOT EXISTS (
         SELECT FROM version AS other
-        WHERE other.instrument_id <> v.instrument_id
-          AND (other.base = o.base AND other.valid_to >= v.valid_to
-            OR other.base = o.new_base
-               AND other.valid_to > o.last_on::timestamp AT TIME ZONE 'Asia/Kolkata'))
+        WHERE other.base = o.base AND other.instrument_id <> v.instrument_id
+          AND other.valid_to >= v.valid_to
+           OR other.base = ANY (o.between) AND other.valid_to = 'infinity'
+           OR other.base = o.new_base
+          AND other.valid_to > o.last_on::timestamp AT TIME ZONE 'Asia/Kolkata')
 ), clear AS (
     SELECT *, count(*) OVER (PARTITION BY token) AS olds,
            count(*) OVER (PARTITION BY instrument_id) AS news
