@@ -15,8 +15,10 @@ from shared.utils.extras import (
     find_extra,
     find_stale,
     find_upgrades,
+    render_table,
     render_version,
 )
+from shared.utils.relations import find_relation
 from shared.utils.table_check import FoundTable, find_added, find_narrow, read_table
 from shared.utils.table_setup import ensure_table
 from shared.utils.versions import describe_newer, read_version
@@ -78,7 +80,10 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
             f"Not made, or of an earlier version: {'; '.join(views)}. Rename what is in the way, "
             "or let the table's owner run this DAG once."
         )
-    scripts = [table.script for table in older] + [view.script for view in lacking]
+    scripts = [table.script for table in older]
+    if no_versions and feed.versions and not find_relation(cursor, feed.versions.name).exists:
+        scripts.append(render_table(cursor, feed.versions))
+    scripts += [view.script for view in lacking]
     has_versions = feed.versions is not None and no_versions is None
     return History(runs=True, changes=no_changes is None, versions=has_versions), Lacking(
         " ".join(faults), "\n".join(filter(None, scripts))
@@ -172,6 +177,9 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
         else:  # views may read them; the catalogs alone are written
             for statement in find_added(feed.table, found).values():
                 attempt(cursor, statement)
+        if feed.versions and (runs := find_extra(cursor, run_history.TABLE)) is not None:
+            for statement in find_upgrades(run_history.TABLE, runs):
+                attempt(cursor, statement)
         script = _views_script(cursor, feed, _read_tables(cursor, feed))
         before = [view.name for view in find_stale(cursor, script) if view.is_there]
         _, lacking = prepare_extras(cursor, feed, upgrade=False)
@@ -183,7 +191,7 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
 
 
 def _views_script(cursor: Any, feed: Feed, tables: Sequence[_Table]) -> str:
-    """What makes the views, of those with versions where that table is there.
+    """What makes the views; where something else has the name of the table of versions, without it.
 
     It has its full name in them: what a function reads is looked for only when it is called.
 
@@ -193,9 +201,10 @@ def _views_script(cursor: Any, feed: Feed, tables: Sequence[_Table]) -> str:
     there = {table.found.place.name: table.found for table in tables}
     views = feed.views
     if feed.versions is not None:
+        place = find_relation(cursor, feed.versions.name)
         views = feed.plain_views
-        if (versions := there.get(feed.versions.name)) is not None:
-            full_name = versions.place.identifier.as_string(cursor)
+        if feed.versions.name in there or not place.exists:
+            full_name = place.identifier.as_string(cursor)
             views = re.sub(rf"\b{feed.versions.name} AS\b", f"{full_name} AS", feed.views)
     found = there.get(feed.table.name)
     column = found and found.columns.get(feed.table.last_updated)

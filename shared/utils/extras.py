@@ -33,6 +33,7 @@ _COLUMN = re.compile(
     r"(?! GENERATED| DEFAULT)( NOT NULL)?",
     re.M,
 )
+_LATER_COLUMNS = 2  # that a view has got since there are versions in comments, at most
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)
 _NAME = re.compile(r"CREATE (?:OR REPLACE )?(VIEW|INDEX|FUNCTION) (?:IF NOT EXISTS )?(\S+)")
 _SOURCE = re.compile(r"""\b(?:FROM|JOIN) ("[^"]+"\."[^"]+"|\w[\w.]*)""")
@@ -99,8 +100,7 @@ def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = Tru
     )
     if found is None:
         lock_name(cursor, table.name)  # another run may be making it
-        mark = write_version(cursor, "TABLE", table.name, "", table.version)
-        refused = attempt(cursor, f"{table.script};\n{mark}")
+        refused = attempt(cursor, _script_of(cursor, table))
         if isinstance(refused, errors.InsufficientPrivilege):
             return no_right
         return f"{table.name} cannot be made ({_said(refused)})" if refused else None
@@ -109,6 +109,20 @@ def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = Tru
     if upgrade and found.is_owner:
         _bring_up(cursor, table, found)
     return None
+
+
+def render_table(cursor: Cursor, table: ExtraTable) -> str:
+    """The statements with which an owner makes the table for the session's role."""
+    cursor.execute("SELECT pg_catalog.quote_ident(current_user)")
+    [(role,)] = cursor.fetchall()
+    rights = f"GRANT {', '.join(table.privileges)} ON {table.name} TO {role}"
+    return f"{_script_of(cursor, table)};\n{rights};"
+
+
+def _script_of(cursor: Cursor, table: ExtraTable) -> str:
+    """What makes the table, and says its version."""
+    mark = write_version(cursor, "TABLE", table.name, "", table.version)
+    return f"{table.script};\n{mark}"
 
 
 def _bring_up(cursor: Cursor, table: ExtraTable, found: FoundTable) -> None:
@@ -172,7 +186,9 @@ def ensure_views(cursor: Cursor, script: str) -> list[LackingView]:
             reason = "something else has its name, rename that"
         elif refused := attempt(cursor, stale.script):
             reason = _said(refused)
-            for_owner = stale.script if isinstance(refused, errors.InsufficientPrivilege) else ""
+            # A table that it reads may be one that the role could not make.
+            owners = (errors.InsufficientPrivilege, errors.UndefinedTable)
+            for_owner = stale.script if isinstance(refused, owners) else ""
         if reason and stale.kind == "INDEX":  # without it the same is found, later
             logger.info("the index %s is not made: %s", stale.name, reason)
         if reason:
@@ -246,7 +262,9 @@ def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
                 is_right and is_of(comment, version, fingerprint) and reads_these
             ):
                 continue
-            is_ours = read_version(comment) is not None or columns == _columns_of(cursor, statement)
+            is_ours = read_version(comment) is not None or _are_of(
+                columns, _columns_of(cursor, statement)
+            )
             is_taken = not (is_right and is_ours)
         made = statement
         if kind != "INDEX":
@@ -261,6 +279,13 @@ def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
             is_taken=is_taken,
             newer="" if is_taken else describe_newer(read_version(comment), version),
         )
+
+
+def _are_of(columns: Sequence[str] | None, wanted: Sequence[str]) -> bool:
+    """Whether these are the wanted columns, but for those that came at their end."""
+    if columns is None or len(wanted) - len(columns) > _LATER_COLUMNS:
+        return False
+    return bool(columns) and list(columns) == list(wanted[: len(columns)])
 
 
 def _columns_of(cursor: Cursor, statement: str) -> list[str]:

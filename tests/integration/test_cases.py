@@ -82,7 +82,7 @@ def test_row_security_without_a_policy_for_updates(
         for line in (CASES / "F01_rls_no_update_policy.sql").read_text("utf-8").splitlines()
     ]
     as_role(
-        "GRANT ALL ON ingestion_run, kite_instrument_change TO {role}",
+        "GRANT ALL ON ingestion_run, kite_instrument_change, kite_instrument_history TO {role}",
         *(line for line in statements if line and "OWNER" not in line),
     )
     cases.assert_unchanged("day2.csv", "Nothing was stored: ", "row security on public.kite_")

@@ -231,7 +231,7 @@ def become_importer(
         cli.query(
             "REVOKE CREATE ON SCHEMA public FROM PUBLIC;"
             "GRANT SELECT, INSERT, UPDATE, DELETE ON kite_instrument_master,"
-            f" kite_instrument_change, ingestion_run TO {role}"
+            f" kite_instrument_change, kite_instrument_history, ingestion_run TO {role}"
         )
         monkeypatch.setenv("DB_USER", role)
         monkeypatch.setenv("DB_PASSWORD", "Role-Secret-3f9")
@@ -374,7 +374,7 @@ def test_views_use_no_function_that_another_role_made_for_their_types(
     cli.query("DROP VIEW kite_instrument_today CASCADE")
     cli.query(OVERLOADS)
     history, _ = db_manager.run_in_transaction(lambda cursor: prepare_extras(cursor, FEED))
-    assert history == (True, True)
+    assert history == (True, True, True)
     assert all(comments(cli))
     used = (
         "SELECT DISTINCT w.ev_class::regclass::text, d.refobjid FROM pg_rewrite AS w"

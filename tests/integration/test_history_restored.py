@@ -41,7 +41,7 @@ def test_run_whose_history_has_its_sequence_behind(
         role = make_role()
         cli.query(
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON kite_instrument_master TO {role};"
-            f"GRANT SELECT, INSERT, UPDATE ON ingestion_run TO {role};"
+            f"GRANT SELECT, INSERT, UPDATE ON ingestion_run, kite_instrument_history TO {role};"
             f"GRANT SELECT, INSERT ON kite_instrument_change TO {role}"
         )
         monkeypatch.setenv("DB_USER", role)

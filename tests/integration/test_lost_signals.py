@@ -112,10 +112,10 @@ def test_signal_that_the_dag_swallows_before_it_waits_for_ever(
 def test_handler_that_a_dag_leaves_behind(project: Project, add_dag: AddDAG) -> None:
     for number, code in (
         (2, "signal.signal(signal.SIGTERM, lambda *_: print('handled by another'))"),
-        (3, "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait(30)"),
+        (4, "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait(30)"),
     ):
         add_dag(number, "go", f"import os, signal, threading\ndef go(): {code}\n")
-    result = project.run("--dag", "2", "--dag", "3")
+    result = project.run("--dag", "2", "--dag", "4")
     assert (result.returncode, result.stderr.count("\n")) == (143, 1)
     assert "handled by another" not in result.stdout
 

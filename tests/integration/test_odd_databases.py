@@ -46,7 +46,7 @@ def own_nothing(cli: CommandLine, as_role: Callable[..., str]) -> Callable[..., 
 
     def become(lost: str = "") -> str:
         role = as_role()
-        for name in (*TABLES[1:], *VIEWS):
+        for name in (*TABLES[1:], "kite_instrument_history", *VIEWS):
             cli.query(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}")
         if lost:
             cli.query(f"REVOKE {lost} FROM {role}")
@@ -409,7 +409,7 @@ def test_row_that_row_security_hides_from_the_proof(
         " WHEN (NEW.exchange <> 'OWN') EXECUTE FUNCTION spoil()"
     )
     as_role(
-        "GRANT ALL ON ingestion_run, kite_instrument_change TO {role}",
+        "GRANT ALL ON ingestion_run, kite_instrument_change, kite_instrument_history TO {role}",
         f"ALTER TABLE {MASTER} ENABLE ROW LEVEL SECURITY",
         f"CREATE POLICY p ON {MASTER} USING (exchange <> 'OWN')",
     )
@@ -448,7 +448,7 @@ def test_row_that_a_cascade_writes_behind_row_security(
         f" {MASTER} (instrument_token, exchange, last_updated) ON UPDATE CASCADE"
     )
     as_role(
-        "GRANT ALL ON ingestion_run, kite_instrument_change TO {role}",
+        "GRANT ALL ON ingestion_run, kite_instrument_change, kite_instrument_history TO {role}",
         f"ALTER TABLE {MASTER} ENABLE ROW LEVEL SECURITY",
         f"CREATE POLICY p ON {MASTER} USING (exchange <> 'OWN') WITH CHECK (true)",
     )

@@ -262,7 +262,7 @@ def test_rule_that_suppresses_updates(first: CommandLine) -> None:
 
 
 HISTORY = (
-    "GRANT ALL ON ingestion_run, kite_instrument_change TO {role}",
+    "GRANT ALL ON ingestion_run, kite_instrument_change, kite_instrument_history TO {role}",
     "ALTER TABLE kite_instrument_master ENABLE ROW LEVEL SECURITY",
     "CREATE POLICY i ON kite_instrument_master FOR INSERT WITH CHECK (true)",
     "CREATE POLICY d ON kite_instrument_master FOR DELETE USING (true)",

@@ -44,9 +44,9 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     result = cli.load(dump)
     ended = now()
     assert result.status == 0
-    [(run, started_at, ended_at, list_moment)] = cli.query(
-        "SELECT to_jsonb(r) - '{started_at,ended_at,list_moment}'::text[],"
-        " started_at, ended_at, list_moment FROM ingestion_run AS r"
+    [(run, started_at, ended_at, list_moment, valid_from)] = cli.query(
+        "SELECT to_jsonb(r) - '{started_at,ended_at,list_moment,valid_from}'::text[],"
+        " started_at, ended_at, list_moment, valid_from FROM ingestion_run AS r"
     )
     assert began <= started_at < ended_at <= ended
     durations = run.pop("durations")
@@ -59,6 +59,8 @@ def test_good_run_is_recorded_with_all_its_figures(cli: CommandLine) -> None:
     assert all(f"\n  {step}: done in " in result.stdout for step in durations)
     [(moment,)] = cli.query("SELECT DISTINCT last_updated FROM kite_instrument_master")
     assert list_moment == moment
+    assert cli.query("SELECT DISTINCT valid_from FROM kite_instrument_history") == [(valid_from,)]
+    assert cli.query("SELECT %s::timestamptz = %s", list_moment, valid_from) == [(True,)]
     assert run.pop("host").endswith("/logs/dag_1.lock")
     assert run == {
         "run_id": 1,
@@ -412,7 +414,7 @@ def test_role_that_may_not_keep_a_history_imports_with_one_warning(
 
 
 GRANTED = (
-    "GRANT SELECT, INSERT, UPDATE ON ingestion_run TO {role}",
+    "GRANT SELECT, INSERT, UPDATE ON ingestion_run, kite_instrument_history TO {role}",
     "GRANT SELECT, INSERT ON kite_instrument_change TO {role}",
 )
 

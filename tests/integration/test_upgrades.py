@@ -40,7 +40,8 @@ FORMS = {
     "1_table": [],
     "2_history": ["ingestion_run", "kite_instrument_change", *VIEWS],
     "3_key_of_changes": ["ingestion_run", *VIEWS],
-    "4_host_of_runs": VIEWS,
+    "4_host_of_runs": ["ingestion_run", *VIEWS],
+    "5_numbers_of_versions": ["ingestion_run", *VIEWS],
 }
 # The last list, but for one that is gone, one that is new, and another lot size.
 LIST = [
@@ -167,7 +168,7 @@ def test_run_brings_up_what_an_earlier_version_made(
 def test_role_that_owns_nothing_goes_on_and_is_told_what_its_owner_runs(
     cli: CommandLine, fresh: Schema, as_role: Callable[..., str]
 ) -> None:
-    data = make(cli, "2_history")
+    data = make(cli, "3_key_of_changes")
     before = set(cli.query(SCHEMA))
     as_role("GRANT SELECT, INSERT, UPDATE ON ingestion_run, kite_instrument_change TO {role}")
     result = cli.load(to_csv(LIST))
@@ -201,7 +202,7 @@ def test_what_a_newer_program_made_is_left_as_it_is(cli: CommandLine) -> None:
     schema, before = cli.query(SCHEMA), cli.query(WRITES)
     words = (
         "Made by a newer version of this program, and left as it is: ingestion_run (version 77, "
-        "here 2), kite_underlying (version 78, here 4). Upgrade this one."
+        "here 3), kite_underlying (version 78, here 5). Upgrade this one."
     )
     assert words in cli.run("check").stdout
     result = cli.load(to_csv(LIST))
@@ -222,8 +223,8 @@ def test_comment_of_a_user_stays_before_the_version_and_so_do_rights_and_views_o
     for _ in range(2):
         assert cli.load(to_csv(LIST)).status == 0
         table, view = (row[0] for row in cli.query(comments, ["ingestion_run", "kite_expiry"]))
-        assert table == f"{words}\nMade by stock_ingestion, version 2"
-        assert view.startswith(f"{words}\nMade by stock_ingestion, version 4 ")
+        assert table == f"{words}\nMade by stock_ingestion, version 3"
+        assert view.startswith(f"{words}\nMade by stock_ingestion, version 5 ")
         assert view.count("Made by") == 1
     assert cli.query("SELECT relacl::text FROM pg_class WHERE relname = 'kite_expiry'") == rights
     assert cli.query("SELECT count(*) FROM mine") == cli.query("SELECT count(*) FROM kite_expiry")
@@ -281,7 +282,10 @@ def test_column_that_the_role_may_not_add_is_told_before_kite_is_asked(
 
 
 def scripts_of(feed: Feed) -> dict[str, tuple[int, str]]:
-    tables = {table.name: table for table in (run_history.TABLE, CHANGES, table_of(feed))}
+    assert feed.versions is not None
+    tables = {
+        table.name: table for table in (run_history.TABLE, CHANGES, table_of(feed), feed.versions)
+    }
     return {
         feed.table.name: (feed.table.version, read_schema(feed)),
         **{name: (table.version, table.script) for name, table in tables.items()},
@@ -297,8 +301,9 @@ def test_version_is_raised_with_what_it_is_of() -> None:
     }
     assert found == {
         "kite_instrument_master": (1, "271a996a"),
-        "ingestion_run": (2, "d39953de"),
+        "ingestion_run": (3, "d13e132e"),
         "ingestion_change": (1, "1cdc89b5"),
         "kite_instrument_change": (2, "4a3bd9ea"),
-        "views.sql": (4, "5994e848"),
+        "kite_instrument_history": (1, "c8f1a087"),
+        "views.sql": (5, "9ae90638"),
     }

@@ -55,14 +55,14 @@ def test_instrument_today_is_the_newest_list_whole(full: Days, lists: list[Rows]
     assert everything > len(stored)  # there is something that it leaves out
 
 
-def test_instrument_today_has_the_columns_of_the_table(full: Days) -> None:
+def test_instrument_today_has_the_columns_of_the_table_and_the_identity(full: Days) -> None:
     columns = (
         "SELECT attname, atttypid, atttypmod FROM pg_attribute"
-        " WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY 1"
+        " WHERE attrelid = %s::regclass AND attnum > 0"
     )
-    assert full.query(columns, "kite_instrument_today") == full.query(
-        columns, "kite_instrument_master"
-    )
+    *of_the_table, identity = full.query(f"{columns} ORDER BY attnum", "kite_instrument_today")
+    assert sorted(of_the_table) == full.query(f"{columns} ORDER BY 1", "kite_instrument_master")
+    assert identity[0] == "instrument_id"
 
 
 def test_token_map_has_every_token_and_its_quote_key(full: Days, lists: list[Rows]) -> None:
