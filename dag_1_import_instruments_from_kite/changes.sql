@@ -135,7 +135,8 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
                    AND (new_tradingsymbol ~ %(bond)s OR old_tradingsymbol ~ %(bond)s)
                    AND (n.digits || n.series IS DISTINCT FROM o.digits || o.series
                         OR n.digits = '')
-                   AND NOT (new_exchange = 'NSE' AND n.series = o.series
+                   AND NOT (new_exchange = 'NSE'
+                            AND (n.series = o.series OR ARRAY[n.series, o.series] <@ %(suffixes)s)
                             AND (o.base, n.base) IN (SELECT old_base, new_base FROM official)))
                OR b.symbol IS NOT NULL     -- the symbol was another token's
                OR source.old_symbol IS NOT NULL OR target.new_symbol IS NOT NULL) AS is_another

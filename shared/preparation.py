@@ -94,8 +94,7 @@ def _ensure_versions(cursor: Any, feed: Feed, *, upgrade: bool) -> str | None:
     """Make the table of versions, if the feed has one. Returns why it cannot be used, or None."""
     if feed.versions is None:
         return None
-    runs = find_extra(cursor, run_history.TABLE)
-    if runs is None or "valid_from" not in runs.columns:
+    if not run_history.has_versions(cursor):
         return f"{run_history.TABLE.name} has no column valid_from"
     return ensure_extra_table(cursor, feed.versions, upgrade=upgrade)
 

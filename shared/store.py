@@ -12,7 +12,7 @@ from shared.feed import Run, Stage
 from shared.gate import Plausibility
 from shared.preparation import History
 from shared.utils import run_history
-from shared.utils.changes import count_last, count_staged, find_changes, keep_changes, table_of
+from shared.utils.changes import count_last, find_changes, keep_changes, table_of
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import is_readable
 from shared.utils.operation import advance
@@ -162,7 +162,7 @@ def _refuse_undatable(run: Run) -> None:
 def _compare(cursor: Any, run: Run, *, is_recorded: bool) -> None:
     """Find what changed since the last snapshot. Raises ValidationError if too much is missing."""
     plausibility = Plausibility(run)
-    now = count_staged(cursor, run.feed)
+    now = _count_rows(run)
     run.scope = plausibility.find_scope(now)
     find_changes(cursor, run)
     before = count_last(cursor, run.feed, now)
@@ -170,6 +170,14 @@ def _compare(cursor: Any, run: Run, *, is_recorded: bool) -> None:
     run.is_compared_with_newest_rows = run.last is None
     if (is_recorded and run.last is None) or (run.last is not None and not before.total()):
         run.figures.changes = None  # what the table holds is not the list of a run
+
+
+def _count_rows(run: Run) -> Counter[str]:
+    """The snapshot's rows by the value of the first column to count by; all as one without it."""
+    if not run.feed.count_by:
+        return Counter({"": run.figures.stored})
+    counts = run.figures.counts[run.feed.count_by[0]]
+    return Counter({"" if value is None else str(value): n for value, n in counts.items()})
 
 
 def _find_remark(run: Run, history: History) -> str | None:

@@ -85,13 +85,11 @@ def keep_changes(cursor: Cursor, feed: Feed, changes: Relation, run_id: int) -> 
         )
 
 
-def count_staged(cursor: Cursor, feed: Feed) -> Counter[str]:
-    """The staged rows by the value of the feed's first column to count by."""
-    return _count(cursor, compose(SQL["count_staged"], group=_group(feed)))
-
-
 def count_last(cursor: Cursor, feed: Feed, staged: Counter[str]) -> Counter[str]:
-    """The same of the rows of the last list, told from those that are staged."""
+    """The rows of the last list by the value of the feed's first column to count by.
+
+    Told from those that are staged, `staged`.
+    """
     key = [f"new_{feed.table.key[0]}"]
     old, new = _group(feed, "old_"), _group(feed, "new_")
     return staged + _count(cursor, compose(SQL["count_losses"], key=key, old=old, new=new))

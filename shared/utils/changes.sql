@@ -27,9 +27,6 @@ SELECT count(*) FROM (
     SELECT {columns} FROM pg_temp.stock_ingestion_change
     EXCEPT ALL SELECT {columns} FROM {changes} WHERE run_id = %s) AS lost;
 
--- name: count_staged
-SELECT {group}, count(*) FROM pg_temp.stock_ingestion_stage GROUP BY 1;
-
 -- name: count_losses
 -- By value: the rows of the last list, less those of the payload, where they differ: a row may have
 -- gone from one value to another. Counting the last list itself would read the whole table.

@@ -215,6 +215,11 @@ def update_run(
         raise DatabaseError(_NOT_RECORDED)
 
 
+def has_versions(cursor: Cursor) -> bool:
+    """Whether the history, which is there, is of a version that has `valid_from`."""
+    return fetch_one(cursor, SQL["has_versions"]) == (True,)
+
+
 def read_newest_version(cursor: Cursor, dag_id: int) -> datetime | None:
     """The newest `valid_from` of the DAG's good runs; None if versions were never kept."""
     newest: datetime | None

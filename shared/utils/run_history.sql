@@ -29,6 +29,10 @@ ALTER TABLE ingestion_run ADD COLUMN host TEXT;
 -- name: add_valid_from
 ALTER TABLE ingestion_run ADD COLUMN valid_from TIMESTAMPTZ;
 
+-- name: has_versions
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('ingestion_run')::oid
+               AND attname = 'valid_from' AND NOT attisdropped);
+
 -- name: newest_version
 SELECT max(valid_from) FROM ingestion_run WHERE dag_id = %s AND status = 'succeeded';
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ __all__ = [
     "temporary",
 ]
 
-_READ_SETTING = "SELECT pg_catalog.current_setting(%s)"
-_CHANGE_SETTING = "SELECT pg_catalog.set_config(%s, %s, true)"
+_READ_SETTING = "pg_catalog.current_setting(%s)"
+_CHANGE_SETTING = "pg_catalog.set_config(%s, %s, true)"
 
 # Comments below it explain the statement, and are not sent.
 _NAME = re.compile(r"^-- name: (\w+)\n(?:--.*\n)*", re.M)
@@ -92,9 +93,11 @@ def settings(cursor: Cursor, **values: str) -> Iterator[None]:
 
     After an error they stay: the transaction, or its savepoint, has to be rolled back anyway.
     """
-    before = {name: fetch_one(cursor, _READ_SETTING, (name,))[0] for name in values}
-    for setting in values.items():
-        cursor.execute(_CHANGE_SETTING, setting)
+    if not values:
+        yield
+        return
+    read, change = (", ".join([part] * len(values)) for part in (_READ_SETTING, _CHANGE_SETTING))
+    before = dict(zip(values, fetch_one(cursor, f"SELECT {read}", tuple(values))))
+    cursor.execute(f"SELECT {change}", tuple(chain.from_iterable(values.items())))
     yield
-    for setting in before.items():
-        cursor.execute(_CHANGE_SETTING, setting)
+    cursor.execute(f"SELECT {change}", tuple(chain.from_iterable(before.items())))

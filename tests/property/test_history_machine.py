@@ -239,7 +239,7 @@ def test_history_is_the_models(machine: Callable[[], RuleBasedStateMachine]) -> 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=settings().max_examples,
+            max_examples=settings().max_examples // 4,  # of many days each
             stateful_step_count=25,
             suppress_health_check=[HealthCheck.too_slow],
         ),
