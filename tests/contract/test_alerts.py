@@ -165,12 +165,13 @@ def test_way_out_after_a_clock_that_was_ahead(cli: CommandLine) -> None:
     listed = "SELECT tradingsymbol FROM kite_instrument_today ORDER BY 1"
     assert cli.query(listed) == [("A",), ("C",)]
 
-    assert cli.query(MOVE_BACK) == [(3, 2)]
-    assert cli.query(listed) == [("A",), ("C",)]
-    assert cli.query(MOVE_BACK) == [(0, 0)]
+    assert cli.query(MOVE_BACK) == [(3, 2, 2)]
+    as_of_now = "SELECT tradingsymbol FROM kite_instrument_as_of(now()) ORDER BY 1"
+    assert cli.query(listed) == cli.query(as_of_now) == [("A",), ("C",)]
+    assert cli.query(MOVE_BACK) == [(0, 0, 0)]
     assert cli.load(GOOD).status == 0
     assert cli.run("status").status == 0
-    assert cli.query(listed) == [("A",), ("B",)]
+    assert cli.query(listed) == cli.query(as_of_now) == [("A",), ("B",)]
     assert not is_stale(cli, BY_HISTORY)
     assert not is_stale(cli, BY_ROWS)
 
@@ -178,7 +179,7 @@ def test_way_out_after_a_clock_that_was_ahead(cli: CommandLine) -> None:
 def test_way_out_where_nothing_is_ahead_changes_nothing(cli: CommandLine) -> None:
     cli.load(GOOD)
     stored = cli.query("TABLE kite_instrument_master")
-    assert cli.query(MOVE_BACK) == [(0, 0)]
+    assert cli.query(MOVE_BACK) == [(0, 0, 0)]
     assert cli.query("TABLE kite_instrument_master") == stored
 
 
