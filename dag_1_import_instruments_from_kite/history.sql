@@ -144,6 +144,8 @@ WITH RECURSIVE share AS (
     FROM {delta} AS d
     WHERE new_exchange = 'NSE' AND new_instrument_type = 'EQ' AND new_tradingsymbol !~ %(bond)s
       AND {is_unversioned}
+      AND NOT EXISTS (SELECT FROM {pair} AS p     -- nothing of it was in the list before
+                      WHERE p.exchange = 'NSE' AND p.new_symbol = d.new_tradingsymbol)
 ), origin (new_base, base, last_on, changed_on, between) AS (
     SELECT new_symbol::text, old_symbol::text, changed_on, changed_on, '{{}}'::text[]
     FROM {official} AS listed

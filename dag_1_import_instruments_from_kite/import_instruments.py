@@ -20,7 +20,7 @@ from dag_1_import_instruments_from_kite.history import (
     write_history,
 )
 from dag_1_import_instruments_from_kite.lookup_commands import COMMANDS
-from shared.config.fields import Field, days_or_never, exchanges
+from shared.config.fields import Field, exchanges, integer, or_null
 from shared.exceptions import ValidationError
 from shared.feed import Batch, Feed, Payload, RejectedRow, Run
 from shared.foreign_text import shorten
@@ -226,7 +226,7 @@ FEED = Feed(
     only="exchanges",
     fields=(
         Field("parameters.exchanges", exchanges, None),
-        Field("parameters.retire_after_days", days_or_never, None, is_extra=True),
+        Field("parameters.retire_after_days", or_null(integer(1, 36_500)), None, is_extra=True),
     ),
     views=VIEWS,
     changes=CHANGES,

@@ -124,14 +124,16 @@ def exchanges(value: Any) -> list[str]:
     return codes([] if value is None else value)
 
 
-def days_or_never(value: Any) -> int | None:
-    """A number of days from 1 on, or null: never."""
-    if value is None:
-        return None
-    try:
-        return integer(1, 36_500)(value)
-    except ValueError as exc:
-        raise ValueError("expected a number of days from 1 to 36500, or null") from exc
+def or_null(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What `convert` gives; null is None."""
+
+    def convert_or_not(value: Any) -> Any:
+        try:
+            return None if value is None else convert(value)
+        except ValueError as exc:
+            raise ValueError(f"{exc}, or null") from exc
+
+    return convert_or_not
 
 
 dates = list_of(date.fromisoformat, 'dates such as ["2026-01-26"]')
