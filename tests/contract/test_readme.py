@@ -206,7 +206,7 @@ def test_shipped_files_agree_with_the_defaults() -> None:
             assert value is None, path
         elif path != "description":
             convert = fields[path].convert
-            assert convert(value) == convert([] if default is None else default), path
+            assert convert(value) == convert(default), path
 
 
 @pytest.mark.parametrize("folder", dag_folders(enabled=False), ids=lambda folder: folder.name)
