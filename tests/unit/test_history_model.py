@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from shared.calendar import IST
-from tests import history_measure
 from tests.history_model import History, SymbolChange
 from tests.instruments import instrument
 
@@ -286,20 +285,3 @@ def test_officially_renamed_while_it_was_away(lists: list[list[str]], is_same: b
     newest = load(*rows, official=[("A", "B", MAY)]).versions[-1]
     assert newest.why == ("officially renamed while it was away" if is_same else "new")
     assert not is_same or newest.instrument_id == 1
-
-
-# Real lists
-
-
-@pytest.fixture(scope="module")
-def lists() -> history_measure.Lists:
-    if not (history_measure.DATA / history_measure.CHANGES).exists():
-        pytest.skip("the real lists are not on this machine")
-    return history_measure.Lists()
-
-
-def test_official_changes_between_real_lists_keep_their_ids(lists: history_measure.Lists) -> None:
-    history, found = history_measure.measure(lists)
-    assert [pair for one in found for pair in one.possible if pair not in one.kept] == []
-    assert sum(len(one.kept) for one in found) == 187
-    assert len({version.key for version in history.open()}) == len(history.open())
