@@ -1,7 +1,8 @@
 """Random days in sequence: the database's identities and versions are the model's.
 
 The days are those of the machine of changes, with official symbol changes, shares that wander
-under them, and instruments that come back as they left. The ids of model and database are paired once and for all, so that one that is used again shows.
+under them, and instruments that come back as they left. The ids of model and database are paired
+once and for all, so that one that is used again shows.
 """
 
 from __future__ import annotations
