@@ -21,7 +21,7 @@ from dag_1_import_instruments_from_kite.changes import (
     symbol_rules,
 )
 from shared.calendar import IST
-from shared.exceptions import DatabaseError
+from shared.exceptions import ConfigurationError, DatabaseError
 from shared.feed import Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
@@ -100,7 +100,12 @@ def write_history(cursor: Any, run: Run, result: MergeResult) -> None:
             "newest": newest,
         }
         at, before = fetch_one(cursor, SQL["choose_moments"], moments)
-        _Versions(cursor, run, result).bring_up(at, before, day)
+        at = _Versions(cursor, run, result).bring_up(at, before, day)
+        if dated is not None and (first_day := at.astimezone(IST).date()) != dated:
+            raise ConfigurationError(
+                f"--dated {dated}: {run.table} or {run.versions} has rows of {first_day} already, "
+                "and history is written forwards. Import lists of earlier days into a new database."
+            )
         run.valid_from = at
 
 
@@ -130,8 +135,8 @@ class _Versions:
             "is_unversioned": compose(_IS_UNVERSIONED, history=history),
         }
 
-    def bring_up(self, at: datetime, before: datetime | None, day: date) -> None:
-        """Write the versions of the new list, of `day`, from `at` on.
+    def bring_up(self, at: datetime, before: datetime | None, day: date) -> datetime:
+        """Write the versions of the new list, of `day`, from `at` on, or later. Returns from when.
 
         `before` is since when the last list counts, if no version tells; None: there was none.
         """
@@ -144,14 +149,15 @@ class _Versions:
         if before is None and is_empty:
             self._begin(DELTA, {"at": at})
         else:
-            self._write_whole(at, day)
+            at = self._write_whole(at, day)
         if is_empty:
             assert self._run.table is not None
             values = {"moment": self._result.moment, "days": None}
             self._execute("keep_left", DELTA, values, table=self._run.table.identifier)
         self._retire()
+        return at
 
-    def _write_whole(self, at: datetime, day: date) -> None:
+    def _write_whole(self, at: datetime, day: date) -> datetime:
         """Write what the merge has found, or, where that does not fit, what a look at all finds."""
         given = {"given": self._result.given}
         if self._run.last_moment is None:
@@ -165,18 +171,23 @@ class _Versions:
 
         # Versions that are no row's may also be in the way.
         if attempt(self._cursor, write):
-            return
+            return at
         logger.info("the versions of instruments are not those of the last list: all are compared")
-        self._compare_all(STAGE, at, day)
+        return self._compare_all(STAGE, at, day)
 
-    def _compare_all(self, rows: Composable, at: datetime, day: date) -> None:
-        """Write what is different between the open versions and `rows`, a list of `day`."""
+    def _compare_all(self, rows: Composable, at: datetime, day: date) -> datetime:
+        """Write what is different between the open versions and `rows`, a list of `day`.
+
+        From `at` on, or after all that there is: its run may be on record no more.
+        """
+        (at,) = self._fetch("begin_after_all", values={"at": at})
         self._cursor.execute(compose("DROP TABLE IF EXISTS {delta}", delta=_FULL_DELTA))
         self._execute("compare_all", _FULL_DELTA, list=rows)
         self._execute("analyze", _FULL_DELTA)
         full = {"delta": _FULL_DELTA, "pair": _FULL_PAIR}
         pair_rows(self._cursor, self._run, day, rows=rows, **full)
         self._write(_FULL_DELTA, _FULL_PAIR, at, day)
+        return at
 
     def _write(self, delta: Composable, pair: Composable, at: datetime, day: date) -> None:
         values = {**symbol_rules(day), "at": at}

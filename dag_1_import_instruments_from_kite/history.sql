@@ -76,6 +76,10 @@ SELECT (SELECT count(*) FROM {history} WHERE valid_to IS NULL)
                           AND new_instrument_token IS NOT NULL) = 0
 FROM {delta} AS d;
 
+-- name: begin_after_all
+SELECT greatest(%(at)s::timestamptz, max(greatest(valid_from, valid_to)) + interval '1 microsecond')
+FROM {history};
+
 -- name: compare_all
 -- The differences between the open versions and {list}.
 CREATE TEMPORARY TABLE {delta} ON COMMIT DROP AS

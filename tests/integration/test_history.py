@@ -395,6 +395,27 @@ def test_list_of_a_day_before_the_last_is_refused(kept: Kept) -> None:
     assert kept.versions() == [Version(1, 512, "A", 1)]
 
 
+def test_dated_list_is_refused_where_rows_that_no_run_tells_of_are_newer(kept: Kept) -> None:
+    kept.load(A)
+    kept.days.manager.execute_query("TRUNCATE ingestion_run CASCADE")
+    with pytest.raises(ConfigurationError, match="already, and history is written forwards"):
+        kept.load(B, dated=date(2025, 8, 18))
+    stored = kept.query("SELECT tradingsymbol FROM kite_instrument_history ORDER BY 1")
+    assert stored == [("A",), ("INFY",)]
+
+
+def test_list_whose_run_was_taken_off_the_record_is_imported_again(kept: Kept) -> None:
+    first, second = date(2025, 8, 18), date(2025, 8, 19)
+    kept.load(A, dated=first)
+    kept.load(share(512, "WRONG"), dated=second)
+    kept.days.manager.execute_query(
+        "DELETE FROM ingestion_run WHERE run_id = (SELECT max(run_id) FROM ingestion_run)"
+    )
+    assert kept.load(share(512, "RIGHT"), dated=second) > midnight(second)
+    assert kept.as_of(midnight(date(2025, 8, 20))) == values_of(share(512, "RIGHT"))
+    assert kept.query("SELECT count(DISTINCT instrument_id) FROM kite_instrument_history") == [(2,)]
+
+
 def test_expired_is_what_had_expired_on_the_day_of_the_list(kept: Kept) -> None:
     contract = instrument(512, "X", expiry=date(2025, 8, 28))
     later = instrument(768, "Y", expiry=date(2025, 9, 25))
