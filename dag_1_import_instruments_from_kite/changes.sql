@@ -66,14 +66,15 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
       ON c.old_symbol = o.new_base AND c.changed_on >= o.changed_on
     WHERE c.changed_on <= %(day)s AND c.new_symbol <> c.old_symbol
       AND c.new_symbol <> o.old_base AND c.new_symbol <> ALL (o.between)
+      AND cardinality(o.between) < 6    -- no real chain is as long
 ), share_before AS (
     SELECT * FROM vanished
     WHERE exchange = 'NSE' AND type = 'EQ' AND symbol !~ %(bond)s
 ), share_now AS (
     SELECT * FROM appeared
     WHERE exchange = 'NSE' AND type = 'EQ' AND symbol !~ %(bond)s
-), led AS (             -- from one base to one other; where there are several it is unclear
-    SELECT old_base, new_base FROM (
+), clear AS (           -- from one base to one other; where there are several it is unclear
+    SELECT * FROM (
         SELECT *, count(*) OVER (PARTITION BY old_base) AS ways,
                count(*) OVER (PARTITION BY new_base) AS origins
         FROM (SELECT DISTINCT ON (old_base, new_base) * FROM official
@@ -81,15 +82,29 @@ WITH RECURSIVE symbol_before AS (   -- the symbols that a token had in the last 
                 AND new_base IN (SELECT base FROM share_now)
               ORDER BY old_base, new_base, changed_on DESC, between) AS found) AS counted
     WHERE ways = 1 AND origins = 1
-      AND NOT EXISTS (      -- the old one goes on in another series, or one between is another's
-        SELECT FROM unnest(between || old_base) AS base CROSS JOIN unnest(%(suffixes)s) AS suffix
-        JOIN {list} AS l ON l.exchange = 'NSE' AND l.tradingsymbol = base || suffix
-        WHERE l.instrument_type = 'EQ')
-      AND NOT EXISTS (      -- a change counts once: the new one was in a list from its day on
-        SELECT FROM unnest(%(suffixes)s) AS suffix JOIN {history} AS h
-          ON h.exchange = 'NSE' AND h.tradingsymbol = new_base || suffix
-        WHERE h.instrument_type = 'EQ' AND coalesce(h.valid_to, 'infinity'::timestamptz)
-              > changed_on::timestamp AT TIME ZONE 'Asia/Kolkata')
+), standing AS MATERIALIZED (   -- of these bases and those between, which the new list has
+    SELECT DISTINCT named.base
+    FROM (SELECT base, base || suffix AS symbol
+          FROM clear CROSS JOIN unnest(between || old_base) AS base
+          CROSS JOIN unnest(%(suffixes)s) AS suffix) AS named
+    JOIN {list} AS l ON l.tradingsymbol = named.symbol
+    WHERE l.exchange = 'NSE' AND l.instrument_type = 'EQ'
+), led AS (
+    SELECT old_base, new_base FROM clear AS c
+    WHERE NOT EXISTS (      -- the old one goes on in another series, or one between is another's
+        SELECT FROM standing AS s WHERE s.base = ANY (between || old_base))
+      AND (      -- a change counts once: the new one was in a list from its day on
+        SELECT count(*) FROM unnest(%(suffixes)s) AS suffix CROSS JOIN LATERAL (
+            SELECT h.valid_to FROM {history} AS h
+            WHERE h.exchange = 'NSE' AND h.tradingsymbol = new_base || suffix
+              AND h.instrument_type = 'EQ' AND h.valid_to IS NULL
+            UNION ALL
+            SELECT h.valid_to FROM {history} AS h
+            WHERE h.exchange = 'NSE' AND h.tradingsymbol = new_base || suffix
+              AND h.instrument_type = 'EQ' AND h.valid_to IS NOT NULL
+            OFFSET 0) AS v
+        WHERE coalesce(v.valid_to, 'infinity'::timestamptz)
+              > changed_on::timestamp AT TIME ZONE 'Asia/Kolkata') = 0
 ), renamed AS (         -- the n-th that vanished of a base became the n-th that appeared of another
     SELECT v.exchange, v.symbol AS old_symbol, v.token AS old_token,
            a.symbol AS new_symbol, a.token AS new_token

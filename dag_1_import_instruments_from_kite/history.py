@@ -7,7 +7,7 @@ Which rows are one instrument is told by changes.sql; the statements are in hist
 import logging
 import re
 from collections.abc import Mapping
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from shared.feed import Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils import run_history
 from shared.utils.extras import ExtraTable
-from shared.utils.merge_statements import LOOK_UP_KEYS
 from shared.utils.relations import only_own_functions
 from shared.utils.sql import (
     Composable,
@@ -36,7 +35,6 @@ from shared.utils.sql import (
     joined,
     listed,
     load_sql,
-    settings,
     temporary,
 )
 from shared.utils.staged_merge import MergeResult
@@ -56,10 +54,17 @@ _LAST_LIST = temporary("stock_ingestion_last_list")
 _FULL_DELTA = temporary("stock_ingestion_full_delta")
 _FULL_PAIR = temporary("stock_ingestion_full_pair")
 _IS_UNVERSIONED = """
-d.new_instrument_token IS NOT NULL AND NOT EXISTS (
-    SELECT FROM {history} AS o
+d.new_instrument_token IS NOT NULL AND (
+    SELECT instrument_id FROM {history} AS o
     WHERE o.exchange = d.new_exchange AND o.instrument_token = d.new_instrument_token
-      AND o.valid_to IS NULL)
+      AND o.valid_to IS NULL
+    LIMIT 1) IS NULL
+"""
+# Of an instrument of which no version is open, and none began later than this one, h.
+_IS_LAST = """
+(SELECT count(*) FROM {history} AS same
+ WHERE same.instrument_id = h.instrument_id
+   AND (same.valid_to IS NULL OR same.valid_from > h.valid_from)) = 0
 """
 _HISTORY_JOIN = re.compile(r"\nLEFT JOIN kite_instrument_history AS h.*?\n(?=WHERE|\))", re.S)
 _FUNCTION = re.compile(r"CREATE OR REPLACE FUNCTION .*?;\n", re.S)
@@ -132,7 +137,9 @@ class _Versions:
                 for alias, side in (("l", "new"), ("h", "old"))
                 for name in _COLUMNS
             ),
+            "o_columns": listed(_COLUMNS, "o"),
             "is_unversioned": compose(_IS_UNVERSIONED, history=history),
+            "is_last": compose(_IS_LAST, history=history),
         }
 
     def bring_up(self, at: datetime, before: datetime | None, day: date) -> datetime:
@@ -145,9 +152,10 @@ class _Versions:
         if before is not None and (is_empty or last is None or last.valid_from is None):
             # The first run with a history, or one after others that could not write it.
             self._execute("last_list", DELTA, list=_LAST_LIST)
-            self._compare_all(_LAST_LIST, before, before.astimezone(IST).date())
+            before = self._compare_all(_LAST_LIST, before, before.astimezone(IST).date())
+            at = max(at, before + timedelta(microseconds=1))
         if before is None and is_empty:
-            self._begin(DELTA, {"at": at})
+            self._fill(DELTA, at)
         else:
             at = self._write_whole(at, day)
         if is_empty:
@@ -190,23 +198,24 @@ class _Versions:
         return at
 
     def _write(self, delta: Composable, pair: Composable, at: datetime, day: date) -> None:
-        values = {**symbol_rules(day), "at": at}
         if self._is("is_empty"):
-            self._begin(delta, values)
+            self._fill(delta, at)
             return
-        with settings(self._cursor, **LOOK_UP_KEYS):
-            self._execute("end_versions", delta, values)
-        for name in ("go_on", "come_back", "come_back_renamed"):
+        (newest,) = self._fetch("newest_id")
+        values = {**symbol_rules(day), "at": at, "newest": newest}
+        for name in ("end_versions", "go_on", "come_back", "come_back_renamed"):
             self._execute(name, delta, values, pair=pair)
-        with settings(self._cursor, **LOOK_UP_KEYS):
-            self._begin(delta, values)
-
-    def _begin(self, delta: Composable, values: dict[str, Any]) -> None:
-        """Begin what has no version by now, and look whether all is as it was written."""
-        (values["newest"],) = self._fetch("newest_id", delta)
         if not attempt(self._cursor, lambda: self._is("begin", delta, values)):
             self._execute("begin_numbered", delta, values)
-        (lost,) = self._fetch("count_lost", delta)
+        self._refuse_lost("count_lost", delta)
+
+    def _fill(self, delta: Composable, at: datetime) -> None:
+        """Begin the first versions that there are."""
+        self._execute("fill", delta, {"at": at})
+        self._refuse_lost("count_unfilled", delta)
+
+    def _refuse_lost(self, count: str, delta: Composable) -> None:
+        (lost,) = self._fetch(count, delta)
         if lost:
             raise DatabaseError(
                 f"Nothing was stored: {lost:,} versions of instruments are not in "

@@ -102,19 +102,27 @@ SELECT {old_columns} FROM {delta} AS d WHERE was_current;
 ANALYZE {delta};
 
 -- name: end_versions
+-- OFFSET 0: each row of the delta is looked up by an index, whatever the planner expects of a table
+-- that may not have been analysed yet. So it is in what follows.
 UPDATE {history} AS h SET valid_to = %(at)s
-FROM {delta} AS d
-WHERE h.exchange = d.old_exchange AND h.instrument_token = d.old_instrument_token
-  AND h.valid_to IS NULL AND ({new_columns}) IS DISTINCT FROM ({h_columns});
+FROM {delta} AS d CROSS JOIN LATERAL (
+    SELECT ctid AS place, {h_columns} FROM {history} AS h
+    WHERE h.exchange = d.old_exchange AND h.instrument_token = d.old_instrument_token
+      AND h.valid_to IS NULL
+    OFFSET 0) AS o
+WHERE h.ctid = o.place AND ({new_columns}) IS DISTINCT FROM ({o_columns});
 
 -- name: go_on
 -- The next version of what has just ended.
 INSERT INTO {history} (instrument_id, {columns}, valid_from)
-SELECT h.instrument_id, {new_columns}, %(at)s
+SELECT o.instrument_id, {new_columns}, %(at)s
 FROM {pair} AS p
 JOIN {delta} AS d ON d.new_exchange = p.exchange AND d.new_instrument_token = p.new_token
-JOIN {history} AS h ON h.exchange = p.exchange AND h.instrument_token = p.old_token
- AND h.valid_to = %(at)s
+CROSS JOIN LATERAL (
+    SELECT instrument_id FROM {history} AS h
+    WHERE h.exchange = p.exchange AND h.instrument_token = p.old_token AND h.valid_to = %(at)s
+      AND h.valid_to IS NOT NULL
+    OFFSET 0) AS o
 WHERE p.is_same;
 
 -- name: come_back
@@ -131,8 +139,7 @@ CROSS JOIN LATERAL (
 WHERE (h.tradingsymbol, h.instrument_type, h.expiry)
       IS NOT DISTINCT FROM (d.new_tradingsymbol, d.new_instrument_type, d.new_expiry)
   AND {is_unversioned}
-  AND h.valid_from = (
-    SELECT max(valid_from) FROM {history} AS same WHERE same.instrument_id = h.instrument_id)
+  AND {is_last}
   AND h.instrument_id = (
     SELECT instrument_id FROM {history} AS ended
     WHERE ended.exchange = h.exchange AND ended.tradingsymbol = h.tradingsymbol
@@ -161,31 +168,34 @@ WITH RECURSIVE share AS (
       ON c.new_symbol = o.base AND c.changed_on <= o.changed_on
     WHERE c.old_symbol <> c.new_symbol
       AND c.old_symbol <> o.new_base AND c.old_symbol <> ALL (o.between)
+      AND cardinality(o.between) < 6    -- no real chain is as long
 ), name AS (
     SELECT base, base || suffix AS symbol
     FROM (SELECT base FROM origin UNION SELECT new_base FROM origin) AS known
     CROSS JOIN unnest(%(suffixes)s) AS suffix
 ), version AS MATERIALIZED (    -- all that ever had one of these names
-    SELECT base, instrument_id, valid_from, 'infinity'::timestamptz AS valid_to
-    FROM name JOIN {history} AS h ON h.tradingsymbol = symbol AND h.exchange = 'NSE'
-    WHERE valid_to IS NULL AND instrument_type = 'EQ'
-    UNION ALL
-    SELECT base, instrument_id, valid_from, valid_to
-    FROM name JOIN {history} AS h ON h.tradingsymbol = symbol AND h.exchange = 'NSE'
-    WHERE valid_to IS NOT NULL AND instrument_type = 'EQ'
+    SELECT base, v.*
+    FROM name CROSS JOIN LATERAL (
+        SELECT instrument_id, valid_from, 'infinity'::timestamptz AS valid_to FROM {history} AS h
+        WHERE h.tradingsymbol = symbol AND h.exchange = 'NSE' AND instrument_type = 'EQ'
+          AND h.valid_to IS NULL
+        UNION ALL
+        SELECT instrument_id, valid_from, valid_to FROM {history} AS h
+        WHERE h.tradingsymbol = symbol AND h.exchange = 'NSE' AND instrument_type = 'EQ'
+          AND h.valid_to IS NOT NULL
+        OFFSET 0) AS v
 ), candidate AS (
-    SELECT v.instrument_id, s.token, rank() OVER (PARTITION BY s.token ORDER BY v.valid_to DESC) AS n
+    SELECT h.instrument_id, s.token, rank() OVER (PARTITION BY s.token ORDER BY h.valid_to DESC) AS n
     FROM (SELECT DISTINCT ON (new_base, base) * FROM origin
           ORDER BY new_base, base, last_on DESC, between) AS o
     JOIN share AS s ON s.base = o.new_base
-    JOIN version AS v ON v.base = o.base AND v.valid_to < %(at)s
-    WHERE v.valid_from = (
-        SELECT max(valid_from) FROM {history} AS same WHERE same.instrument_id = v.instrument_id)
+    JOIN version AS h ON h.base = o.base AND h.valid_to < %(at)s
+    WHERE {is_last}
       AND NOT EXISTS (SELECT FROM share WHERE base = o.base OR base = ANY (o.between))
       AND NOT EXISTS (
         SELECT FROM version AS other
-        WHERE other.base = o.base AND other.instrument_id <> v.instrument_id
-          AND other.valid_to >= v.valid_to
+        WHERE other.base = o.base AND other.instrument_id <> h.instrument_id
+          AND other.valid_to >= h.valid_to
            OR other.base = ANY (o.between) AND other.valid_to = 'infinity'
            OR other.base = o.new_base
           AND other.valid_to > o.last_on::timestamp AT TIME ZONE 'Asia/Kolkata')
@@ -203,13 +213,20 @@ WHERE olds = 1 AND news = 1;
 -- name: newest_id
 SELECT coalesce(max(instrument_id), 0) FROM {history};
 
+-- name: fill
+-- The first versions, of all, where there is none at all.
+INSERT INTO {history} ({columns}, valid_from)
+SELECT {new_columns}, %(at)s FROM {delta} AS d WHERE new_instrument_token IS NOT NULL;
+
 -- name: begin
--- The first version of all that has none by now. Says whether their numbers are new.
+-- The first version of all that has none by now. Says whether their numbers are new. (ORDER BY:
+-- all are looked up before the first is there, however small the table is expected to be.)
 WITH begun AS (
     INSERT INTO {history} ({columns}, valid_from)
     SELECT {new_columns}, %(at)s
     FROM {delta} AS d
     WHERE {is_unversioned}
+    ORDER BY new_exchange, new_instrument_token
     RETURNING instrument_id
 )
 SELECT coalesce(min(instrument_id), %(newest)s + 1) > %(newest)s FROM begun;
@@ -217,20 +234,32 @@ SELECT coalesce(min(instrument_id), %(newest)s + 1) > %(newest)s FROM begun;
 -- name: begin_numbered
 -- The same where the sequence of numbers is behind, as after a restore of the rows alone.
 INSERT INTO {history} (instrument_id, {columns}, valid_from)
-SELECT %(newest)s + row_number() OVER (), {new_columns}, %(at)s
+SELECT %(newest)s + row_number() OVER (ORDER BY new_exchange, new_instrument_token),
+       {new_columns}, %(at)s
 FROM {delta} AS d
 WHERE {is_unversioned};
 
 -- name: count_lost
 -- The rows of the list that are not open as they are, and the others that are.
-SELECT (SELECT count(*) FROM {delta} AS d
-        WHERE new_instrument_token IS NOT NULL AND NOT EXISTS (
-            SELECT FROM {history} AS h
-            WHERE h.exchange = d.new_exchange AND h.instrument_token = d.new_instrument_token
-              AND valid_to IS NULL AND ({h_columns}) IS NOT DISTINCT FROM ({new_columns})))
-     + (SELECT count(*) FROM {delta} AS d JOIN {history} AS h
-          ON h.exchange = d.old_exchange AND h.instrument_token = d.old_instrument_token
-        WHERE new_instrument_token IS NULL AND valid_to IS NULL);
+SELECT count(*) FILTER (WHERE new_instrument_token IS NOT NULL AND (
+           SELECT instrument_id FROM {history} AS h
+           WHERE h.exchange = d.new_exchange AND h.instrument_token = d.new_instrument_token
+             AND valid_to IS NULL AND ({h_columns}) IS NOT DISTINCT FROM ({new_columns})
+           LIMIT 1) IS NULL)
+     + count(*) FILTER (WHERE new_instrument_token IS NULL AND (
+           SELECT instrument_id FROM {history} AS h
+           WHERE h.exchange = d.old_exchange AND h.instrument_token = d.old_instrument_token
+             AND valid_to IS NULL
+           LIMIT 1) IS NOT NULL)
+FROM {delta} AS d;
+
+-- name: count_unfilled
+-- The same after the first versions, which are many.
+SELECT count(*) FROM {delta} AS d
+WHERE new_instrument_token IS NOT NULL AND NOT EXISTS (
+    SELECT FROM {history} AS h
+    WHERE h.exchange = d.new_exchange AND h.instrument_token = d.new_instrument_token
+      AND valid_to IS NULL AND ({h_columns}) IS NOT DISTINCT FROM ({new_columns}));
 
 -- name: keep_left
 -- What had left before there was a history: a version of no length.
