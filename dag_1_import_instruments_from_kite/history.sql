@@ -265,7 +265,8 @@ WHERE new_instrument_token IS NOT NULL AND NOT EXISTS (
 -- What had left before there was a history: a version of no length.
 INSERT INTO {history} ({columns}, valid_from, valid_to)
 SELECT {columns}, moment, moment
-FROM (SELECT t.*, coalesce(last_updated, created_at, %(moment)s)::timestamptz AS moment
+FROM (SELECT {columns},
+             coalesce(last_updated, created_at, %(moment)s)::timestamptz AS moment
       FROM {table} AS t
       WHERE last_updated IS DISTINCT FROM %(moment)s
         AND (%(days)s IS NULL OR last_updated < %(moment)s - %(days)s * interval '1 day')) AS t

@@ -269,6 +269,7 @@ def _render_find(source: _Source, words: Sequence[Word]) -> tuple[sql.Composed, 
     statement = source.render(
         "find",
         instrument_id=sql.SQL("instrument_id" if source.has_id else "NULL::bigint"),
+        searched=source.render("searched"),
         condition=sql.SQL(" AND ".join(f"({word.condition})" for word in words)),
         phrase=sql.SQL(f"CASE {' '.join(cases) or 'WHEN false THEN 0'} ELSE 99 END"),
         rank=sql.SQL(" + ".join(["0", *(f"({word.rank})" for word in words)])),
@@ -279,7 +280,11 @@ def _render_find(source: _Source, words: Sequence[Word]) -> tuple[sql.Composed, 
 def _find_unmatched(cursor: Cursor, source: _Source, words: Sequence[Word]) -> list[str]:
     if len(words) == 1:
         return [words[0].typed]
-    asked = [source.render("is_met", condition=sql.SQL(word.condition)) for word in words]
+    searched = source.render("searched")
+    asked = [
+        source.render("is_met", searched=searched, condition=sql.SQL(word.condition))
+        for word in words
+    ]
     params = dict(source.params)
     for word in words:
         params |= word.params

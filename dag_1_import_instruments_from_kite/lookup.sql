@@ -11,17 +11,18 @@ WHERE p.oid = pg_catalog.to_regprocedure('kite_instrument_as_of(timestamp with t
 SELECT 1 FROM pg_catalog.pg_attribute
 WHERE attrelid = %s AND attname = 'instrument_id' AND NOT attisdropped;
 
+-- name: searched
+-- The list, with symbol and name as words are looked for in them: in capitals, without blanks.
+SELECT *, pg_catalog.replace(pg_catalog.upper(tradingsymbol::text COLLATE "C"), ' ', '') AS s,
+       coalesce(pg_catalog.replace(pg_catalog.upper(name::text COLLATE "C"), ' ', ''), '') AS n
+FROM {source} AS list;
+
 -- name: find
 SELECT {instrument_id} AS instrument_id, instrument_token, exchange, tradingsymbol, exchange_token,
        instrument_type, name, segment, expiry, pg_catalog.trim_scale(strike),
        pg_catalog.trim_scale(tick_size), lot_size, pg_catalog.count(*) OVER ()
 FROM (SELECT *
-      FROM (SELECT *,
-                   pg_catalog.replace(
-                       pg_catalog.upper(tradingsymbol::text COLLATE "C"), ' ', '') AS s,
-                   coalesce(pg_catalog.replace(
-                       pg_catalog.upper(name::text COLLATE "C"), ' ', ''), '') AS n
-            FROM {source} AS list) AS list
+      FROM ({searched}) AS list
       WHERE {condition}
       OFFSET 0) AS found  -- s and n are worked out once
 ORDER BY {phrase}, {rank},
@@ -40,13 +41,7 @@ LIMIT %(limit)s;
 -- Whether any row of the list meets a condition.
 EXISTS (
     SELECT 1
-    FROM (SELECT *,
-                 pg_catalog.replace(pg_catalog.upper(tradingsymbol::text COLLATE "C"), ' ', '')
-                     AS s,
-                 coalesce(
-                     pg_catalog.replace(pg_catalog.upper(name::text COLLATE "C"), ' ', ''), '')
-                     AS n
-          FROM {source} AS list) AS list
+    FROM ({searched}) AS list
     WHERE {condition});
 
 -- name: token

@@ -14,21 +14,10 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from shared.calendar import IST
+from shared.models.instrument import INSTRUMENT_TABLE
 from tests.change_model import SERIES, Row, _is_another, _is_bond, _pair_series, _split_series
 
-COLUMNS = (
-    "instrument_token",
-    "exchange",
-    "tradingsymbol",
-    "exchange_token",
-    "instrument_type",
-    "name",
-    "segment",
-    "expiry",
-    "strike",
-    "tick_size",
-    "lot_size",
-)
+COLUMNS = INSTRUMENT_TABLE.column_names
 SYMBOL_CHANGES_OF = "NSE"
 SHARE_SERIES = ("", *SERIES)
 

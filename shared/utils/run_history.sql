@@ -99,7 +99,7 @@ SELECT EXISTS (SELECT FROM ingestion_run
 -- The last runs; with only_last, of each DAG the last one of each status.
 SELECT run_id, dag_id, source, status, started_at, ended_at,
        rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name,
-       to_jsonb(ingestion_run) ->> 'host',  -- which an older table lacks
+       pg_catalog.to_jsonb(ingestion_run) ->> 'host',  -- which an older table lacks
        durations
 FROM ingestion_run
 WHERE (%(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s))
@@ -122,7 +122,7 @@ SELECT run_id, source,
        dump_sha256,
        CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30' THEN list_moment END,
        coalesce(rows_inserted::bigint + rows_updated, 0),
-       (to_jsonb(ingestion_run) ->> 'valid_from')::timestamptz  -- which an older table lacks
+       (pg_catalog.to_jsonb(ingestion_run) ->> 'valid_from')::timestamptz  -- which an older table lacks
 FROM ingestion_run
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1;
 
@@ -132,7 +132,7 @@ SELECT CASE WHEN moment BETWEEN '0001-01-02' AND '9999-12-30' THEN moment
             ELSE to_timestamp(0) END,
        dump_sha256
 FROM ingestion_run AS run,
-     coalesce((to_jsonb(run) ->> 'valid_from')::timestamptz, started_at) AS moment
+     coalesce((pg_catalog.to_jsonb(run) ->> 'valid_from')::timestamptz, started_at) AS moment
 WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id;
 
 -- name: read_last_load
@@ -161,7 +161,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT run_id, least(
                run.started_at,
-               date_trunc('day', (to_jsonb(run) ->> 'valid_from')::timestamptz
+               date_trunc('day', (pg_catalog.to_jsonb(run) ->> 'valid_from')::timestamptz
                                  AT TIME ZONE INTERVAL '5:30') AT TIME ZONE INTERVAL '5:30'
                + INTERVAL '1 day - 1 microsecond'
            ) AS started_at

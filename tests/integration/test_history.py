@@ -21,16 +21,11 @@ from shared.utils.db_manager import DatabaseManager
 from tests.change_model import Days, Row
 from tests.command_line import CommandLine
 from tests.instruments import instrument, to_csv
+from tests.symbol_changes import SYMBOL_CHANGES, write_symbol_change
 
 pytestmark = pytest.mark.usefixtures("trading_today")
 
 COLUMNS = INSTRUMENT_TABLE.column_names
-OFFICIAL = """
-CREATE TABLE IF NOT EXISTS nse_symbol_change (
-    company VARCHAR(255), old_symbol VARCHAR(50) NOT NULL, new_symbol VARCHAR(50) NOT NULL,
-    changed_on DATE NOT NULL, last_updated TIMESTAMP, created_at TIMESTAMP,
-    PRIMARY KEY (old_symbol, new_symbol, changed_on))
-"""
 
 
 class Version(NamedTuple):
@@ -98,11 +93,7 @@ class Kept:
 
     def add_official(self, *changes: tuple[str, str, str]) -> None:
         for old, new, day in changes:
-            self.days.manager.execute_query(
-                "INSERT INTO nse_symbol_change (old_symbol, new_symbol, changed_on)"
-                " VALUES (%s, %s, %s)",
-                (old, new, day),
-            )
+            write_symbol_change(self.days.manager, old, new, date.fromisoformat(day))
 
 
 def values_of(*rows: Row) -> set[tuple[Any, ...]]:
@@ -113,7 +104,9 @@ def values_of(*rows: Row) -> set[tuple[Any, ...]]:
 def kept(emptied_manager: DatabaseManager, module_connection: Any) -> Iterator[Kept]:
     days = Days(emptied_manager, module_connection)
     assert days.prepare().versions
-    emptied_manager.execute_query(f"TRUNCATE ingestion_run, {HISTORY.name} CASCADE; {OFFICIAL}")
+    emptied_manager.execute_query(
+        f"TRUNCATE ingestion_run, {HISTORY.name} CASCADE; {SYMBOL_CHANGES}"
+    )
     emptied_manager.execute_query("TRUNCATE nse_symbol_change")
     yield Kept(days)
     emptied_manager.execute_query("DROP TABLE nse_symbol_change")
@@ -351,7 +344,7 @@ def test_what_is_no_official_list_is_not_used(kept: Kept, other: str) -> None:
     kept.load(share(768, "NEW"))
     assert kept.versions() == [Version(1, 512, "OLD-BE", 1, 2), Version(2, 768, "NEW", 2)]
     kind = "VIEW" if "VIEW" in other else "TABLE"
-    kept.days.manager.execute_query(f"DROP {kind} IF EXISTS nse_symbol_change; {OFFICIAL}")
+    kept.days.manager.execute_query(f"DROP {kind} IF EXISTS nse_symbol_change; {SYMBOL_CHANGES}")
 
 
 # --- lists of other days -----------------------------------------------------------------------

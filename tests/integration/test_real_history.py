@@ -22,7 +22,7 @@ from shared.utils.kite_csv import parse_dump
 from tests.change_model import Days
 from tests.conftest import PROJECT
 from tests.documents import section
-from tests.integration.test_history import OFFICIAL
+from tests.symbol_changes import SYMBOL_CHANGES
 
 LoadRealDump = Callable[[str], bytes]
 Row = Mapping[str, Any]
@@ -53,7 +53,7 @@ def days(emptied_manager: DatabaseManager, module_connection: Any) -> Iterator[D
     days = Days(emptied_manager, module_connection)
     days.prepare()
     emptied_manager.execute_query("TRUNCATE ingestion_run, kite_instrument_history CASCADE")
-    emptied_manager.execute_query(OFFICIAL)
+    emptied_manager.execute_query(SYMBOL_CHANGES)
     yield days
     emptied_manager.execute_query("DROP TABLE nse_symbol_change")
 
