@@ -29,12 +29,12 @@ from shared.utils.extras import ExtraTable
 from shared.utils.relations import only_own_functions
 from shared.utils.sql import (
     Composable,
-    attempt,
     compose,
     fetch_one,
     joined,
     listed,
     load_sql,
+    succeeds,
     temporary,
 )
 from shared.utils.staged_merge import MergeResult
@@ -178,7 +178,7 @@ class _Versions:
             return is_in_step
 
         # Versions that are no row's may also be in the way.
-        if attempt(self._cursor, write):
+        if succeeds(self._cursor, write):
             return at
         logger.info("the versions of instruments are not those of the last list: all are compared")
         return self._compare_all(STAGE, at, day)
@@ -205,7 +205,7 @@ class _Versions:
         values = {**symbol_rules(day), "at": at, "newest": newest}
         for name in ("end_versions", "go_on", "come_back", "come_back_renamed"):
             self._execute(name, delta, values, pair=pair)
-        if not attempt(self._cursor, lambda: self._is("begin", delta, values)):
+        if not succeeds(self._cursor, lambda: self._is("begin", delta, values)):
             self._execute("begin_numbered", delta, values)
         self._refuse_lost("count_lost", delta)
 

@@ -51,6 +51,9 @@ class Found(list[dict[str, Any]]):
     unmatched: Sequence[str] = ()
 
 
+_MOST_WORDS = 30
+
+
 def find(
     db: DatabaseManager,
     words: str | Iterable[str],
@@ -61,11 +64,11 @@ def find(
     """The instruments that meet every word, in any order and case; exact matches come first.
 
     At most `limit` of them; None: all. `instrument_id` is None where the list has none. Raises
-    ValueError if there is no word.
+    ValueError if there is no word, or more than 30.
     """
     wanted = parse_words([words] if isinstance(words, str) else words)
-    if not wanted:
-        raise ValueError("words: expected one at least")
+    if not 0 < len(wanted) <= _MOST_WORDS:
+        raise ValueError(f"words: expected 1 to {_MOST_WORDS}, got {len(wanted):,}")
 
     def work(cursor: Cursor, source: _Source) -> Found:
         statement, params = _render_find(source, wanted)

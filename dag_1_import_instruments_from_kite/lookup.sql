@@ -5,7 +5,8 @@
 -- Where the list of another day comes from; no row if there is no such function.
 SELECT n.nspname
 FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-WHERE p.oid = pg_catalog.to_regprocedure('kite_instrument_as_of(timestamp with time zone)');
+WHERE p.oid = pg_catalog.to_regprocedure('kite_instrument_as_of(timestamp with time zone)')
+  AND 'tradingsymbol' = ANY (p.proargnames);  -- else it is somebody else's
 
 -- name: has_id
 SELECT 1 FROM pg_catalog.pg_attribute

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shared.arguments import read_day
 from shared.config.config_loader import ConfigLoader
 from shared.console import console_width, say, say_table, write_csv, write_json
-from shared.exceptions import NotListedError
+from shared.exceptions import ConfigurationError, NotListedError
 from shared.feed import Command
 
 if TYPE_CHECKING:
@@ -39,9 +39,13 @@ def find(arguments: argparse.Namespace) -> int:
     is_data = arguments.json or arguments.csv
     limit = None if is_data else SHOWN
     with _open_database() as db:
-        found = _tell_unlisted(
-            lambda: lookup.find(db, arguments.words, as_of=arguments.as_of, limit=limit), is_data
-        )
+        try:
+            found = _tell_unlisted(
+                lambda: lookup.find(db, arguments.words, as_of=arguments.as_of, limit=limit),
+                is_data,
+            )
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
     if found is None:
         return NOTHING_FOUND
     if arguments.json:

@@ -14,7 +14,7 @@ from psycopg2.sql import Composable
 
 __all__ = [
     "Composable",
-    "attempt",
+    "succeeds",
     "compose",
     "fetch_one",
     "joined",
@@ -68,14 +68,14 @@ def compose(statement: str, **parts: Sequence[str] | sql.Composable) -> sql.Comp
     )
 
 
-def attempt(cursor: Cursor, work: Callable[[], bool]) -> bool:
+def succeeds(cursor: Cursor, work: Callable[[], bool]) -> bool:
     """What `work` returns; if that is False, or it breaks a constraint, all it did is undone."""
-    cursor.execute("SAVEPOINT attempt")
+    cursor.execute("SAVEPOINT work")
     try:
         succeeded = work()
     except psycopg2.IntegrityError:
         succeeded = False
-    cursor.execute(f"{'' if succeeded else 'ROLLBACK TO SAVEPOINT attempt; '}RELEASE attempt")
+    cursor.execute(f"{'' if succeeded else 'ROLLBACK TO SAVEPOINT work; '}RELEASE work")
     return succeeded
 
 

@@ -5,6 +5,7 @@ tests/property/test_history_machine.py has random days, test_real_history.py the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dag_1_import_instruments_from_kite.history import HISTORY
+from dag_1_import_instruments_from_kite.history import DELTA, HISTORY, SQL, _Versions
 from shared.calendar import IST
 from shared.exceptions import ConfigurationError, DatabaseError
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.sql import compose
 from tests.change_model import Days, Row
 from tests.command_line import CommandLine
 from tests.instruments import instrument, to_csv
@@ -694,6 +696,31 @@ def test_function_is_no_barrier_to_conditions(kept: Kept) -> None:
     )
     assert "Function Scan" not in plan
     assert "kite_instrument_history" in plan
+
+
+def test_each_change_is_looked_up_by_an_index_before_the_history_is_analysed(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after a first load, as in a folder of lists, nothing is known of the table."""
+    rows = [share(512 + 256 * n, f"S{n}") for n in range(3000)]
+    kept.load(*rows)
+    plans: dict[str, str] = {}
+    execute = _Versions._execute
+
+    def explain(
+        self: _Versions, name: str, delta: Any = DELTA, values: Any = None, **parts: Any
+    ) -> None:
+        if name in ("end_versions", "go_on", "come_back", "begin", "count_lost"):
+            statement = compose(SQL[name], delta=delta, **self._parts, **parts)
+            self._cursor.execute(compose("EXPLAIN {it}", it=statement), values or {})
+            plans[name] = "\n".join(line for (line,) in self._cursor.fetchall())
+        execute(self, name, delta, values, **parts)
+
+    monkeypatch.setattr(_Versions, "_execute", explain)
+    kept.load(*({**row, "lot_size": 7} for row in rows[:300]), *rows[300:2900], share(9, "NEW"))
+    assert len(plans) == 5
+    for name, plan in plans.items():
+        assert not re.search("Seq Scan on kite_instrument_history|Materialize", plan), (name, plan)
 
 
 def test_dry_run_writes_no_versions(kept: Kept) -> None:

@@ -154,7 +154,7 @@ def test_how_many_more_there_are(full: Days) -> None:
 
 
 def test_no_word(full: Days) -> None:
-    with pytest.raises(ValueError, match="words: expected one at least"):
+    with pytest.raises(ValueError, match="words: expected 1 to 30, got 0"):
         lookup.find(full.manager, " ")
 
 
@@ -624,3 +624,26 @@ def test_python_in_the_documents_runs(asked: None, capsys: pytest.CaptureFixture
     first, *_, last = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\d+ 15 NIFTY2680425000CE 2026-08-04", first)
     assert last.startswith("NFO [")
+
+
+def test_more_words_than_anybody_means(cli: CommandLine) -> None:
+    result = cli.run("find", *map(str, range(3000)))
+    assert result.status == 2
+    assert "words: expected 1 to 30, got 3,000" in result.stderr
+
+
+def test_function_of_somebody_elses_is_not_asked(listed: CommandLine) -> None:
+    listed.query(
+        "ALTER FUNCTION kite_instrument_as_of(timestamptz) RENAME TO ours;"
+        "CREATE FUNCTION kite_instrument_as_of(timestamptz) RETURNS TABLE (mine INTEGER)"
+        " LANGUAGE sql STABLE AS 'SELECT 7'"
+    )
+    try:
+        result = listed.run("find", "infy", "--as-of", "2026-01-01")
+    finally:
+        listed.query(
+            "DROP FUNCTION kite_instrument_as_of(timestamptz);"
+            "ALTER FUNCTION ours(timestamptz) RENAME TO kite_instrument_as_of"
+        )
+    assert result.status == 1
+    assert "there is no function kite_instrument_as_of" in result.stdout
