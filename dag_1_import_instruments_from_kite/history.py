@@ -203,8 +203,10 @@ class _Versions:
             return
         (newest,) = self._fetch("newest_id")
         values = {**symbol_rules(day), "at": at, "newest": newest}
-        for name in ("end_versions", "go_on", "come_back", "come_back_renamed"):
+        for name in ("end_versions", "go_on", "come_back"):
             self._execute(name, delta, values, pair=pair)
+        if self._run.reads:  # the official list is there
+            self._execute("come_back_renamed", delta, values, pair=pair)
         if not succeeds(self._cursor, lambda: self._is("begin", delta, values)):
             self._execute("begin_numbered", delta, values)
         self._refuse_lost("count_lost", delta)

@@ -1,7 +1,9 @@
 """What a run prepares: its table, what it writes beside that, and the views, of this version."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from shared.exceptions import ConfigurationError
@@ -48,17 +50,24 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
     Returns what can be recorded, and what is lacking. A role that may not is no error (ruling 23).
     Without `upgrade` tables that are there stay as they are.
     """
-    if reason := ensure_extra_table(cursor, run_history.TABLE, upgrade=upgrade):
+    seen: dict[str, FoundTable] = {}
+    ensure = partial(ensure_extra_table, cursor, upgrade=upgrade, seen=seen)
+    if reason := ensure(run_history.TABLE):
         return History(runs=False, changes=False), Lacking(
             f"The history of runs and changes is not kept: {reason}. The views that go by it then "
             "show, among today's rows, also what earlier lists had."
         )
     changes = table_of(feed)
-    no_changes = ensure_extra_table(cursor, changes, upgrade=upgrade)
+    no_changes = ensure(changes)
     faults = [f"What changes is not kept: {no_changes}."] if no_changes else []
-    if no_versions := _ensure_versions(cursor, feed, upgrade=upgrade):
+    no_versions = None
+    if feed.versions is not None:
+        has_column = run_history.has_versions(cursor)
+        lacking_column = f"{run_history.TABLE.name} has no column valid_from"
+        no_versions = ensure(feed.versions) if has_column else lacking_column
+    if no_versions:
         faults.append(f"The versions of rows are not kept: {no_versions}.")
-    tables = _read_tables(cursor, feed)
+    tables = _read_tables(cursor, feed, seen)
     script = _views_script(cursor, feed, tables)
     stale = list(find_stale(cursor, script))
     older = [table for table in tables if table.script and not table.found.is_owner]
@@ -90,15 +99,6 @@ def prepare_extras(cursor: Any, feed: Feed, *, upgrade: bool = True) -> tuple[Hi
     )
 
 
-def _ensure_versions(cursor: Any, feed: Feed, *, upgrade: bool) -> str | None:
-    """Make the table of versions, if the feed has one. Returns why it cannot be used, or None."""
-    if feed.versions is None:
-        return None
-    if not run_history.has_versions(cursor):
-        return f"{run_history.TABLE.name} has no column valid_from"
-    return ensure_extra_table(cursor, feed.versions, upgrade=upgrade)
-
-
 class _Table(NamedTuple):
     """A table that is there; `script` brings it up ("": it lacks nothing)."""
 
@@ -110,8 +110,10 @@ class _Table(NamedTuple):
         return self.found.place.name
 
 
-def _read_tables(cursor: Any, feed: Feed) -> list[_Table]:
-    """The feed's table, and those beside it, as far as they are there."""
+def _read_tables(
+    cursor: Any, feed: Feed, seen: Mapping[str, FoundTable] = MappingProxyType({})
+) -> list[_Table]:
+    """The feed's table, and those beside it, as far as they are there; `seen` need no look."""
     tables = []
     if (found := read_table(cursor, feed.table.name)) is not None:
         narrow = find_narrow(feed.table, found).values()
@@ -119,7 +121,7 @@ def _read_tables(cursor: Any, feed: Feed) -> list[_Table]:
         statements += find_added(feed.table, found).values()
         tables.append(_describe(cursor, found, feed.table.version, statements))
     for table in (run_history.TABLE, table_of(feed), feed.versions):
-        if table and (found := find_extra(cursor, table)) is not None:
+        if table and (found := seen.get(table.name) or find_extra(cursor, table)) is not None:
             statements = find_upgrades(table, found)
             tables.append(_describe(cursor, found, table.version, statements))
     return tables

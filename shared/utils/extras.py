@@ -89,8 +89,17 @@ def is_readable(cursor: Cursor, table: ExtraTable) -> bool:
     return found is not None and "SELECT" not in found.lacking
 
 
-def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = True) -> str | None:
-    """Make the table if it is not there. Returns why it cannot be used, or None."""
+def ensure_extra_table(
+    cursor: Cursor,
+    table: ExtraTable,
+    *,
+    upgrade: bool = True,
+    seen: dict[str, FoundTable] | None = None,
+) -> str | None:
+    """Make the table if it is not there. Returns why it cannot be used, or None.
+
+    What was found, and needed nothing, is put into `seen` under its name.
+    """
     found, fault = _look_up(cursor, table)
     if fault:
         return fault
@@ -106,7 +115,10 @@ def ensure_extra_table(cursor: Cursor, table: ExtraTable, *, upgrade: bool = Tru
         return f"{table.name} cannot be made ({_said(refused)})" if refused else None
     if set(table.privileges) & set(found.lacking):
         return no_right
-    if upgrade and found.is_owner:
+    lacks = find_upgrades(table, found) or (read_version(found.comment) or 0) < table.version
+    if seen is not None and not lacks:
+        seen[table.name] = found
+    if upgrade and found.is_owner and lacks:
         _bring_up(cursor, table, found)
     return None
 
