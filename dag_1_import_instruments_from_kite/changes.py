@@ -8,12 +8,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from psycopg2 import sql
+
 from shared.feed import RejectedRow, Run
 from shared.models.instrument import INSTRUMENT_TABLE
 from shared.utils.extras import ExtraTable
 from shared.utils.kite_csv import WrittenKey
 from shared.utils.merge_statements import DELTA_NAME, STAGE_NAME
-from shared.utils.sql import Composable, compose, fetch_one, load_sql, raw, temporary
+from shared.utils.sql import compose, fetch_one, load_sql, temporary
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +64,13 @@ def pair_rows(
     run: Run,
     day: date,
     *,
-    delta: Composable = DELTA,
-    pair: Composable = PAIR,
-    rows: Composable = STAGE,
+    delta: sql.Composable = DELTA,
+    pair: sql.Composable = PAIR,
+    rows: sql.Composable = STAGE,
 ) -> None:
     """Find which rows of a delta are one instrument, for a list of `day` (India), `rows`."""
     cursor.execute(compose("DROP TABLE IF EXISTS {pair}", pair=pair))
-    history = run.versions.identifier if run.versions else raw(_NO_HISTORY)
+    history = run.versions.identifier if run.versions else sql.SQL(_NO_HISTORY)
     parts = {"delta": delta, "pair": pair, "list": rows, "history": history}
     statement = compose(SQL["pair"], official=official_changes(run), **parts)
     cursor.execute(statement, symbol_rules(day))
@@ -80,10 +82,10 @@ def symbol_rules(day: date) -> dict[str, Any]:
     return {"series": SERIES_SUFFIX, "suffixes": suffixes, "bond": BOND_SYMBOL, "day": day}
 
 
-def official_changes(run: Run) -> Composable:
+def official_changes(run: Run) -> sql.Composable:
     """NSE's list of symbol changes as what stands behind FROM, empty where it is not there."""
     found = run.reads.get(OFFICIAL.name)
-    return found.identifier if found else raw(_NO_OFFICIAL)
+    return found.identifier if found else sql.SQL(_NO_OFFICIAL)
 
 
 def read_day(cursor: Any, run: Run) -> date:

@@ -11,6 +11,8 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from psycopg2 import sql
+
 from dag_1_import_instruments_from_kite.changes import (
     DELTA,
     PAIR,
@@ -28,7 +30,6 @@ from shared.utils import run_history
 from shared.utils.extras import ExtraTable
 from shared.utils.relations import only_own_functions
 from shared.utils.sql import (
-    Composable,
     compose,
     fetch_one,
     joined,
@@ -123,7 +124,7 @@ class _Versions:
         self._run = run
         self._result = result
         history = run.versions.identifier
-        self._parts: dict[str, Composable] = {
+        self._parts: dict[str, sql.Composable] = {
             "history": history,
             "official": official_changes(run),
             "stage": STAGE,
@@ -183,7 +184,7 @@ class _Versions:
         logger.info("the versions of instruments are not those of the last list: all are compared")
         return self._compare_all(STAGE, at, day)
 
-    def _compare_all(self, rows: Composable, at: datetime, day: date) -> datetime:
+    def _compare_all(self, rows: sql.Composable, at: datetime, day: date) -> datetime:
         """Write what is different between the open versions and `rows`, a list of `day`.
 
         From `at` on, or after all that there is: its run may be on record no more.
@@ -197,7 +198,7 @@ class _Versions:
         self._write(_FULL_DELTA, _FULL_PAIR, at, day)
         return at
 
-    def _write(self, delta: Composable, pair: Composable, at: datetime, day: date) -> None:
+    def _write(self, delta: sql.Composable, pair: sql.Composable, at: datetime, day: date) -> None:
         if self._is("is_empty"):
             self._fill(delta, at)
             return
@@ -211,12 +212,12 @@ class _Versions:
             self._execute("begin_numbered", delta, values)
         self._refuse_lost("count_lost", delta)
 
-    def _fill(self, delta: Composable, at: datetime) -> None:
+    def _fill(self, delta: sql.Composable, at: datetime) -> None:
         """Begin the first versions that there are."""
         self._execute("fill", delta, {"at": at})
         self._refuse_lost("count_unfilled", delta)
 
-    def _refuse_lost(self, count: str, delta: Composable) -> None:
+    def _refuse_lost(self, count: str, delta: sql.Composable) -> None:
         (lost,) = self._fetch(count, delta)
         if lost:
             raise DatabaseError(
@@ -239,21 +240,21 @@ class _Versions:
     def _execute(
         self,
         name: str,
-        delta: Composable = DELTA,
+        delta: sql.Composable = DELTA,
         values: Mapping[str, Any] | None = None,
-        **parts: Composable,
+        **parts: sql.Composable,
     ) -> None:
         statement = compose(SQL[name], delta=delta, **self._parts, **parts)
         self._cursor.execute(statement, values or {})
 
     def _fetch(
-        self, name: str, delta: Composable = DELTA, values: Mapping[str, Any] | None = None
+        self, name: str, delta: sql.Composable = DELTA, values: Mapping[str, Any] | None = None
     ) -> tuple[Any, ...]:
         self._execute(name, delta, values)
         row: tuple[Any, ...] = self._cursor.fetchone()
         return row
 
     def _is(
-        self, name: str, delta: Composable = DELTA, values: Mapping[str, Any] | None = None
+        self, name: str, delta: sql.Composable = DELTA, values: Mapping[str, Any] | None = None
     ) -> bool:
         return self._fetch(name, delta, values) == (True,)

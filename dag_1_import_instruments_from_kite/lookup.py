@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 COLUMNS = ("instrument_id", *INSTRUMENT_TABLE.column_names)
 OPTION_COLUMNS = ("strike", "call_symbol", "call_token", "put_symbol", "put_token", "lot_size")
+_MOST_WORDS = 30
 _NEAR = 5  # so many expiries or names are told instead of one that is not there
 
 
@@ -49,9 +50,6 @@ class Found(list[dict[str, Any]]):
 
     total: int = 0
     unmatched: Sequence[str] = ()
-
-
-_MOST_WORDS = 30
 
 
 def find(

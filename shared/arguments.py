@@ -22,7 +22,6 @@ from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import Command, Feed
 from shared.foreign_text import escape_line
 from shared.program import PROGRAM, command
-from shared.saved_lists import check_day
 
 # Those of sandbox/session.py, which is imported for a sandbox only; a test compares them.
 SANDBOX_FAULTS = ("429", "502", "timeout", "truncated", "expired-token", "bad-rows")
@@ -69,6 +68,8 @@ def read_day(text: str) -> date:
 
 def read_list_day(text: str) -> date:
     """The day of a list, not in the future; a month alone (YYYY-MM) counts as its 1st."""
+    from shared.saved_lists import check_day  # not for each call
+
     day = read_day(f"{text}-01" if re.fullmatch(r"\d{4}-\d{2}", text) else text)
     try:
         return check_day(day, clock.now().astimezone(IST).date())

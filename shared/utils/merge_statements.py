@@ -19,7 +19,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.models.table import Column, Table
 from shared.utils.relations import Relation
-from shared.utils.sql import compose, joined, listed, load_sql, settings
+from shared.utils.sql import compose, joined, listed, load_sql, settings, temporary
 
 STAGE_NAME = "stock_ingestion_stage"
 DELTA_NAME = "stock_ingestion_delta"
@@ -77,8 +77,8 @@ class MergeStatements:
             for part in columns
         } | {
             "table": self.relation.identifier,
-            "stage": sql.Identifier("pg_temp", STAGE_NAME),
-            "delta": sql.Identifier("pg_temp", DELTA_NAME),
+            "stage": temporary(STAGE_NAME),
+            "delta": temporary(DELTA_NAME),
             "last_updated": sql.Identifier(self.table.last_updated),
             "created_at": sql.Identifier(self.table.created_at),
             "definitions": joined(map(_define, self.table.columns)),

@@ -10,20 +10,6 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor
-from psycopg2.sql import Composable
-
-__all__ = [
-    "Composable",
-    "succeeds",
-    "compose",
-    "fetch_one",
-    "joined",
-    "listed",
-    "load_sql",
-    "raw",
-    "settings",
-    "temporary",
-]
 
 _READ_SETTING = "pg_catalog.current_setting(%s)"
 _CHANGE_SETTING = "pg_catalog.set_config(%s, %s, true)"
@@ -38,12 +24,7 @@ def load_sql(module: str | Path) -> dict[str, str]:
     return {name: text.strip().rstrip(";") for name, text in zip(parts[::2], parts[1::2])}
 
 
-def raw(text: str) -> Composable:
-    """A part of a statement as it is."""
-    return sql.SQL(text)
-
-
-def temporary(name: str) -> Composable:
+def temporary(name: str) -> sql.Identifier:
     """The name of a temporary table."""
     return sql.Identifier("pg_temp", name)
 
