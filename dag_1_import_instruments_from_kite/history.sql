@@ -214,9 +214,10 @@ WHERE olds = 1 AND news = 1;
 SELECT coalesce(max(instrument_id), 0) FROM {history};
 
 -- name: fill
--- The first versions, of all, where there is none at all.
+-- The first versions, of all, where there is none at all: numbered in one order, as later ones are.
 INSERT INTO {history} ({columns}, valid_from)
-SELECT {new_columns}, %(at)s FROM {delta} AS d WHERE new_instrument_token IS NOT NULL;
+SELECT {new_columns}, %(at)s FROM {delta} AS d WHERE new_instrument_token IS NOT NULL
+ORDER BY new_exchange, new_instrument_token;
 
 -- name: begin
 -- The first version of all that has none by now. Says whether their numbers are new. (ORDER BY:
