@@ -1,0 +1,265 @@
+"""The transaction of an answer: compared with what is stored, merged, and noted as covered.
+
+Takes a cursor inside a transaction and never commits. After it the table holds the answer exactly,
+which is looked at before it is said (ruling 29).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from io import BytesIO
+from typing import IO, Any, NamedTuple
+
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor
+
+from dag_2_import_candles_from_kite.answers import Candle, render
+from dag_2_import_candles_from_kite.candles import CANDLES
+from dag_2_import_candles_from_kite.compare import Comparison, compare
+from dag_2_import_candles_from_kite.intervals import Interval
+from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, is_final
+from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
+from dag_2_import_candles_from_kite.universe import Target
+from shared.exceptions import DatabaseError
+from shared.utils.extras import ensure_extra_table
+from shared.utils.merge_proof import find_hooks
+from shared.utils.relations import find_relation
+from shared.utils.sql import compose, fetch_one, joined, load_sql
+from shared.utils.staged_merge import MergeResult, lock_name
+
+SQL = load_sql(__file__)
+
+
+class Series(NamedTuple):
+    """The candles of one instrument in one interval."""
+
+    target: Target
+    interval: Interval
+
+    @property
+    def name(self) -> str:
+        """What messages call it: "NSE:INFY day"."""
+        return f"{self.target.name} {self.interval.name}"
+
+
+class Adjustment(NamedTuple):
+    """A factor that Kite has multiplied a history with, and the candles that showed it."""
+
+    factor: Decimal
+    compared: Span
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the tables are. `hooks` are what may change rows on their way: then all are read back."""
+
+    candles: sql.Identifier
+    coverage: sql.Identifier
+    adjustments: sql.Identifier
+    hooks: Sequence[str] = ()
+
+    @classmethod
+    def open(cls, cursor: Cursor, *, make: bool = True) -> "Store":
+        """The tables, made where they are not there yet and `make` says so.
+
+        Raises DatabaseError if they cannot be made or used.
+        """
+        for table in (COVERAGE, ADJUSTMENTS) if make else ():
+            if reason := ensure_extra_table(cursor, table):
+                raise DatabaseError(f"Candles cannot be stored without {table.name}: {reason}.")
+        names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
+        places = [find_relation(cursor, name) for name in names]
+        hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
+        return cls(*(place.identifier for place in places), hooks=hooks)
+
+    def read_coverage(
+        self, cursor: Cursor, instrument_ids: Sequence[int], interval: Interval
+    ) -> dict[int, list[Covered]]:
+        """What was answered for these instruments, by their ids."""
+        params = (list(instrument_ids), interval.name)
+        cursor.execute(self._render("read_coverage"), params)
+        found: dict[int, list[Covered]] = {}
+        for instrument_id, *row in cursor.fetchall():
+            found.setdefault(instrument_id, []).append(Covered(*row))
+        return found
+
+    def read_overlaps(
+        self, cursor: Cursor, wanted: Sequence[tuple[int, datetime]], interval: Interval, count: int
+    ) -> dict[tuple[int, datetime], datetime | None]:
+        """Where the last `count` candles of an instrument before a moment begin; None: none are.
+
+        Candles more than half of a request's longest span before it do not count.
+        """
+        if not wanted:
+            return {}
+        reach = timedelta(days=interval.longest_days) / 2
+        befores = [before for _, before in wanted]
+        begins = [before - reach for before in befores]
+        params = {
+            "interval": interval.name,
+            "instrument_ids": [instrument_id for instrument_id, _ in wanted],
+            "begins": begins,
+            "befores": befores,
+            "begin": min(begins),
+            "end": max(befores),
+            "count": count,
+        }
+        cursor.execute(self._render("read_overlaps"), params)
+        return dict(zip(wanted, (begin for (begin,) in cursor.fetchall())))
+
+    def merge(
+        self,
+        cursor: Cursor,
+        series: Series,
+        span: Span,
+        answered: Sequence[Candle],
+        now: datetime,
+        is_accepted: Callable[[Comparison], bool],
+    ) -> tuple[Comparison, MergeResult | None]:
+        """Store an answer that was asked for all of `span`, in place of what is stored there.
+
+        What was final and is off is told by the comparison: unless it `is_accepted` nothing is
+        stored, and there is no result. Candles before the answer's first one stay.
+        """
+        covered = self._begin(cursor, series)
+        stored = self._read_candles(cursor, series, span)
+        comparison = compare([c for c in stored if is_final(covered, c[0])], answered)
+        if comparison.off and not is_accepted(comparison):
+            return comparison, None
+        every = compare(stored, answered)
+        kept = {old[0] for old in every.compared}.difference(old[0] for old, _ in every.off)
+        new = [candle for candle in answered if candle[0] not in kept]
+        self._delete(cursor, series, span, [old[0] for old, _ in every.off])
+        if new:
+            lines = render(new, series.target.instrument_id, series.interval.name)
+            self._copy(cursor, BytesIO(lines))
+        self._prove(cursor, series, span, len(stored) - len(every.off) + len(new), answered)
+        self._cover(cursor, series, add_covered(covered, span, now))
+        changed = sum(candle is not None for _, candle in every.off)
+        result = MergeResult(
+            inserted=len(new) - changed, updated=len(kept) + changed, changed=changed
+        )
+        return comparison, result
+
+    def replace(
+        self,
+        cursor: Cursor,
+        series: Series,
+        span: Span,
+        history: IO[bytes],
+        first: datetime,
+        count: int,
+        now: datetime,
+        adjustment: Adjustment | None,
+    ) -> MergeResult:
+        """Put the whole history, which was asked anew for `span`, in place of what is stored.
+
+        `history` has `count` candles in COPY's form, the first of which begins at `first`. What is
+        stored before that is kept; after an adjustment it is multiplied by the factor.
+        """
+        covered = self._begin(cursor, series)
+        reached = Span(first, span.end)
+        cursor.execute(self._render("delete_span"), self._params(series, reached))
+        before = cursor.rowcount
+        if adjustment is not None:
+            self._adjust(cursor, series, Span(span.begin, first), now, adjustment)
+        history.seek(0)
+        self._copy(cursor, history)
+        self._prove(cursor, series, reached, count, None)
+        self._cover(cursor, series, add_covered(covered, span, now))
+        changed = min(before, count)
+        return MergeResult(inserted=count - changed, updated=changed, changed=changed)
+
+    def close(self, cursor: Cursor, series: Series, span: Span, now: datetime) -> None:
+        """Note that Kite no longer answers for this span."""
+        self._cover(cursor, series, add_covered(self._begin(cursor, series), span, now))
+
+    def _begin(self, cursor: Cursor, series: Series) -> list[Covered]:
+        """Wait for other runs, find no functions but PostgreSQL's own, and read what is covered."""
+        lock_name(cursor, CANDLES.name)
+        cursor.execute(SQL["only_own_functions"])
+        instrument_id = series.target.instrument_id
+        coverage = self.read_coverage(cursor, [instrument_id], series.interval)
+        return coverage.get(instrument_id, [])
+
+    def _adjust(
+        self, cursor: Cursor, series: Series, unreached: Span, now: datetime, found: Adjustment
+    ) -> None:
+        params = self._params(series, unreached)
+        scaled = 0
+        if unreached.begin < unreached.end:
+            factor = {"factor": found.factor}
+            cursor.execute(self._render("scale_candles"), {**params, **factor})
+            scaled = cursor.rowcount
+        row = {
+            **params,
+            "factor": found.factor,
+            "found_at": now,
+            "compared_from": found.compared.begin,
+            "compared_to": found.compared.end,
+            "scaled_before": unreached.end if scaled else None,
+        }
+        cursor.execute(self._render("insert_adjustment"), row)
+
+    def _read_candles(self, cursor: Cursor, series: Series, span: Span) -> list[Candle]:
+        cursor.execute(self._render("read_candles"), self._params(series, span))
+        return cursor.fetchall()
+
+    def _delete(
+        self, cursor: Cursor, series: Series, span: Span, moments: Sequence[datetime]
+    ) -> None:
+        if moments:
+            params = {**self._params(series, span), "moments": list(moments)}
+            cursor.execute(self._render("delete_candles"), params)
+
+    def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
+        cursor.copy_expert(self._render("copy_candles"), lines, 1 << 16)
+
+    def _prove(
+        self,
+        cursor: Cursor,
+        series: Series,
+        span: Span,
+        expected: int,
+        answered: Sequence[Candle] | None,
+    ) -> None:
+        """Look whether the table holds what was sent, before anybody is told that it does."""
+        (found,) = fetch_one(cursor, self._render("count_candles"), self._params(series, span))
+        is_exact = True
+        if self.hooks and answered is not None:
+            stored = set(self._read_candles(cursor, series, span))
+            is_exact = stored.issuperset(answered)
+        if found == expected and is_exact:
+            return
+        suspects = f" Here that may be: {', '.join(self.hooks)}." if self.hooks else ""
+        raise DatabaseError(
+            f"Nothing of {series.name} was stored: {expected:,} candles were to be in "
+            f"{CANDLES.name}, and {found:,} are there, or others, after they were written. "
+            f"Triggers, rules and row security do such things.{suspects} Take away, or change, "
+            "what keeps candles from being stored as they are."
+        )
+
+    def _cover(self, cursor: Cursor, series: Series, rows: Iterable[Covered]) -> None:
+        key = (series.target.instrument_id, series.interval.name)
+        cursor.execute(self._render("delete_coverage"), key)
+        values = [(*key, *row) for row in rows]
+        places = joined([sql.SQL("%s")] * len(values))
+        cursor.execute(self._render("insert_coverage", rows=places), values)
+
+    def _params(self, series: Series, span: Span) -> dict[str, Any]:
+        return {
+            "instrument_id": series.target.instrument_id,
+            "interval": series.interval.name,
+            "begin": span.begin,
+            "end": span.end,
+        }
+
+    def _render(self, name: str, **parts: sql.Composable) -> sql.Composed:
+        return compose(
+            SQL[name],
+            candles=self.candles,
+            coverage=self.coverage,
+            adjustments=self.adjustments,
+            **parts,
+        )
