@@ -94,6 +94,9 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
             option = f"--{name.replace('_', '-')}"
             fault = f"its function {dag.name} takes no {name}"
             raise ConfigurationError(f"DAG {dag.dag_id} has no {option}: {fault}.")
+    if feed and feed.load and options.from_file:
+        fault = "it asks and stores by itself"
+        raise ConfigurationError(f"DAG {dag.dag_id} has no --from-file: {fault}.")
     if feed and feed.versions is None and options.dated:
         raise ConfigurationError(f"DAG {dag.dag_id} has no --dated: it keeps no versions.")
     call = partial(function, **given)  # of a feed it records its run itself

@@ -77,7 +77,8 @@ def _in_few_words(run: Run) -> str:
 
 def is_unchanged(run: Run) -> bool:
     """Whether the run has stored the bytes of the last good run before it."""
-    return run.last is not None and run.last.dump_sha256 == run.figures.sha256
+    sha256 = run.figures.sha256  # a feed that loads by itself has none
+    return sha256 is not None and run.last is not None and run.last.dump_sha256 == sha256
 
 
 def _describe_day_off(run: Run) -> str:
@@ -105,12 +106,16 @@ def _reject_lines(run: Run) -> list[str]:
     lines += [f"{count:>8,}  {reason}" for reason, count in reasons.most_common()]
     lines.append("the first of them:" if len(rejected) > SHOWN_REJECTS else "they are:")
     lines += [
-        f"  line {row.line_number}: {row.reason}: {shorten(','.join(row.row), 60)}"
+        f"  {_name_line(row)}{row.reason}: {shorten(','.join(row.row), 60)}"
         for row in rejected[:SHOWN_REJECTS]
     ]
     if run.rejects_file is not None:
         lines.append(f"all of them: {run.rejects_file}")
     return lines
+
+
+def _name_line(row: RejectedRow) -> str:
+    return "" if row.line_number is None else f"line {row.line_number}: "
 
 
 def write_rejected_rows(
