@@ -249,6 +249,7 @@ class Figures:
     changes: Counter[str] | None = None
     merge: MergeResult | None = None
     retired: int = 0  # rows that the table of versions alone keeps
+    notes: list[str] = field(default_factory=list)  # what load has to say, each a paragraph
 
 
 class Summary(str):

@@ -41,7 +41,11 @@ def _lines(run: Run) -> list[str]:
     figures = run.figures
     if run.day_off is not None:
         return [_describe_day_off(run)]
-    lines = [*_headlines(run), "", *_counts(run)]
+    lines = _headlines(run)
+    if not _is_a_look(run):
+        lines += ["", *_counts(run)]
+    if figures.notes:
+        lines += ["", *(line for note in figures.notes for line in _fill(note))]
     if figures.left_out:
         listed = ", ".join(f"{name} {count:,}" for name, count in figures.left_out.most_common())
         lines += ["", *_fill(f"left out by parameters.{run.feed.only}: {listed}")]
@@ -60,7 +64,9 @@ def _lines(run: Run) -> list[str]:
 
 def _in_few_words(run: Run) -> str:
     figures, merge = run.figures, run.figures.merge
-    if run.options.dry_run:
+    if _is_a_look(run):
+        counts = ["nothing was stored"]
+    elif run.options.dry_run:
         counts = [f"{figures.stored:,} would be stored"]
     else:
         counts = [f"{merge.given if merge else 0:,} stored"]
@@ -73,6 +79,12 @@ def _in_few_words(run: Run) -> str:
     if figures.rejected:
         counts.append(f"{len(figures.rejected):,} rejected")
     return ", ".join(counts)
+
+
+def _is_a_look(run: Run) -> bool:
+    """Whether a feed that loads by itself has only looked what it would ask for."""
+    is_by_itself = run.feed.load is not None
+    return is_by_itself and run.options.dry_run and run.figures.merge is None
 
 
 def is_unchanged(run: Run) -> bool:
@@ -158,7 +170,9 @@ def _headlines(run: Run) -> list[str]:
     figures, title = run.figures, run.feed.title
     target = f"{run.config.database.database}." if run.config else ""
     target += run.feed.table.name
-    if run.options.dry_run and figures.stored:
+    if _is_a_look(run):
+        lines = ["Dry run: nothing was stored"]
+    elif run.options.dry_run and figures.stored:
         lines = [f"Dry run: {figures.stored:,} {title} would be stored in {target}"]
     elif figures.merge is not None:
         lines = [f"Stored {figures.merge.given:,} {title} in {target}"]

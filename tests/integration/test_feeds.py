@@ -422,6 +422,25 @@ def test_payload_that_a_killed_run_was_keeping_is_missed(
 # A feed that asks and stores by itself
 
 
+def test_notes_of_a_run_are_in_its_summary_and_in_the_log(
+    things: Things, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    long = "An adjustment: " + "all prices before it are halved, " * 3 + "\x1b[2J"
+
+    def load(run: Run, manager: DatabaseManager) -> None:
+        load_things(run, manager)
+        run.figures.notes += [long, "A short one"]
+
+    said = things.run(ROWS, load=load)
+    notes = said.partition("updated              0\n\n")[2].partition("\n\nrejected 1 row:\n")[0]
+    first, second, third = notes.split("\n")
+    assert f"{first} {second.lstrip()}" == long.replace("\x1b", "\\x1b")
+    assert len(first) < 80
+    assert third == "A short one"
+    assert notes in caplog.text
+
+
 def load_things(run: Run, manager: DatabaseManager) -> None:
     """Store a thing a transaction, the next one after what is stored. A fourth one is refused."""
 
@@ -477,10 +496,11 @@ def test_dry_run_of_a_feed_that_loads_by_itself(things: Things, cli: CommandLine
     def load(run: Run, manager: DatabaseManager) -> None:
         assert run.options.dry_run
         assert run.table is not None
-        run.figures.fetched = int(run.table.exists)
+        run.figures.notes += [f"There is a table: {run.table.exists}", "7 would be asked for"]
 
     said = run_feed(things.feed(ROWS, [], load=load), dry_run=True)
-    assert "fetched              0" in said
+    assert said == "Dry run: nothing was stored\n\nThere is a table: False\n7 would be asked for"
+    assert said.counts == "nothing was stored"
     assert cli.query("SELECT to_regclass('thing'), to_regclass('ingestion_run')") == [(None, None)]
 
 
