@@ -115,7 +115,7 @@ def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
         return
     if run.options.dry_run:
         for payload in _payloads(run):
-            _try(partial(predict, run, rows=_prepare(run, payload)), database)
+            _try_store(run, database, _prepare(run, payload))
         return
     assert run.config is not None
     with DatabaseManager(database, retry=retry_policy(run)) as manager:
@@ -319,6 +319,10 @@ def _hash_all(before: str | None, payload: Payload) -> str:
     if before is None:
         return payload.sha256
     return hashlib.sha256(f"{before} {payload.sha256}".encode()).hexdigest()
+
+
+def _try_store(run: Run, database: dict[str, Any], rows: Rows) -> None:
+    _try(lambda manager: predict(run, manager, rows), database)
 
 
 def _try(work: Callable[[DatabaseManager], None], database: dict[str, Any]) -> None:
