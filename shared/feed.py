@@ -131,6 +131,9 @@ class Feed:
     of other days (`--dated`). `plain_views` are the views where that table cannot be had.
     `reads` are tables of other DAGs that these two use, where they are there.
 
+    `describe_state` gives the figures that `status` shows of the DAG, by their names in words: it
+    reads, soon, in one transaction.
+
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
     says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
@@ -160,6 +163,7 @@ class Feed:
     plain_views: str = ""
     reads: tuple[ExtraTable, ...] = ()
     commands: tuple[Command, ...] = ()
+    describe_state: Callable[[Cursor], Mapping[str, int]] | None = None
     due_from: time | None = None
     changes_daily: bool = False
     empty_note: str = ""
