@@ -132,7 +132,9 @@ class Feed:
     `reads` are tables of other DAGs that these two use, where they are there.
 
     `describe_state` gives the figures that `status` shows of the DAG, by their names in words: it
-    reads, soon, in one transaction.
+    reads, soon, in one transaction. `find_lacking` says what `check` names as lacking, also before
+    the first run, and the SQL with which the table's owner gives it ("": nothing to run); None, or
+    no words, if nothing is lacking. It changes nothing.
 
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
@@ -164,6 +166,7 @@ class Feed:
     reads: tuple[ExtraTable, ...] = ()
     commands: tuple[Command, ...] = ()
     describe_state: Callable[[Cursor], Mapping[str, int]] | None = None
+    find_lacking: Callable[[Cursor], tuple[str, str] | None] | None = None
     due_from: time | None = None
     changes_daily: bool = False
     empty_note: str = ""

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 
 from shared import archive
+from shared.checks import check
 from shared.config.fields import Field, dates
 from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, DAGExecutionError, StockIngestionError
@@ -528,6 +529,43 @@ def test_dry_run_of_a_feed_that_loads_by_itself_without_a_database(
 def test_feed_has_one_way_to_load(things: Things, table: Table, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^thing: expected fetch and parse, or load alone"):
         things.feed(table, [], **fields)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        pytest.param(
+            ("there is no part for 2027", "CREATE TABLE a ();\nCREATE TABLE b ();"),
+            "lacking DAG 2 import_things: there is no part for 2027\n"
+            "        What the owner has to run, in psql for example:\n"
+            "        CREATE TABLE a ();\n        CREATE TABLE b ();\n",
+            id="with SQL",
+        ),
+        pytest.param(("a word", ""), "lacking DAG 2 import_things: a word\n", id="words alone"),
+        pytest.param(None, "", id="nothing"),
+        pytest.param("SELECT 1 FROM thing", "lacking DAG 2 import_things: ", id="an error"),
+    ],
+)
+def test_check_names_what_a_feed_lacks(
+    things: Things,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Any,
+    said: str,
+) -> None:
+    def find_lacking(cursor: Any) -> Any:
+        if isinstance(found, str):
+            cursor.execute(found)
+        return found
+
+    feed = things.feed(ROWS, [], load=load_things, find_lacking=find_lacking)
+    monkeypatch.setattr(DAG, "load_feed", lambda dag: feed)
+    assert check([DAG(2, "import_things", things.folder)]) == []
+    output = capsys.readouterr().out
+    assert said in output
+    assert output.count("lacking ") == (1 if said else 0)
+    if isinstance(found, str):
+        assert 'relation "thing" does not exist' in output
 
 
 def test_saved_file_is_nothing_for_a_feed_that_loads_by_itself(
