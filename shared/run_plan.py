@@ -52,10 +52,11 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
         raise ConfigurationError(f"There is no enabled DAG (see {command('list')}).")
     for dag in selected:
         if not dag.enabled and not also_disabled:
-            raise ConfigurationError(
+            disabled = (
                 f'DAG {dag.dag_id} is disabled: set "enabled": true in '
                 f"{dag.folder.name}/local.json to run it."
             )
+            raise ConfigurationError(f"{disabled} {dag.to_enable}".rstrip())
     return selected
 
 
