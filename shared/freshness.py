@@ -1,6 +1,7 @@
 """Whether a DAG's data are fresh (ruling 31): by the last good run, or else by the newest rows."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
 from shared.utils.run_history import LastLoad
-from shared.utils.sql import fetch_one, load_sql
+from shared.utils.sql import fetch_one, load_sql, settings
 from shared.utils.staged_merge import has_time_zone
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
@@ -26,6 +27,7 @@ There is no history of runs (a run makes one where it may): the newest rows
 had to tell. They cannot tell whether the list is a new one, and whole."""
 
 FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
+_STATE_TIMEOUT = "5s"  # for a statement: the verdicts do not wait long for what stands beside them
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Now:
 class Verdict:
     """Whether a DAG's data are fresh: `fresh`, `stale`, or `unknown` where that cannot be known.
 
-    `loaded_at` is when the source gave what is stored, as far as that is known.
+    `loaded_at` is when the source gave what is stored, as far as that is known. `state` are the
+    figures that the DAG's feed tells; None if it tells none, or they cannot be read.
     """
 
     dag_id: int
@@ -69,6 +72,7 @@ class Verdict:
     reason: str
     loaded_at: datetime | None = None
     expected_since: datetime | None = None
+    state: Mapping[str, int] | None = None
 
 
 def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
@@ -88,6 +92,27 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
         raise
     except StockIngestionError as exc:
         return cannot_judge(dag, exc)
+
+
+def add_state(manager: DatabaseManager, dag: DAG, verdict: Verdict) -> Verdict:
+    """The verdict, and the figures that the DAG's feed tells.
+
+    Where they cannot be told the reason says why; the verdict is what it was.
+    """
+    try:
+        feed = dag.load_feed()
+    except StockIngestionError:  # the verdict has said it
+        return verdict
+    if feed is None or feed.describe_state is None:
+        return verdict
+    try:
+        with manager.transaction() as cursor, settings(cursor, statement_timeout=_STATE_TIMEOUT):
+            state = feed.describe_state(cursor)
+        return replace(verdict, state={name: int(number) for name, number in state.items()})
+    except Exception as exc:  # the DAG's own code
+        kind = "" if isinstance(exc, StockIngestionError) else f"{type(exc).__name__}: "
+        fault = f"Its state cannot be told:\n{kind}{redact(str(exc))}"
+        return replace(verdict, reason=f"{verdict.reason}\n{fault}")
 
 
 def cannot_judge(dag: DAG, error: StockIngestionError) -> Verdict:

@@ -52,10 +52,11 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
         raise ConfigurationError(f"There is no enabled DAG (see {command('list')}).")
     for dag in selected:
         if not dag.enabled and not also_disabled:
-            raise ConfigurationError(
+            disabled = (
                 f'DAG {dag.dag_id} is disabled: set "enabled": true in '
                 f"{dag.folder.name}/local.json to run it."
             )
+            raise ConfigurationError(f"{disabled} {dag.to_enable}".rstrip())
     return selected
 
 
@@ -94,6 +95,9 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
             option = f"--{name.replace('_', '-')}"
             fault = f"its function {dag.name} takes no {name}"
             raise ConfigurationError(f"DAG {dag.dag_id} has no {option}: {fault}.")
+    if feed and feed.load and options.from_file:
+        fault = "it asks and stores by itself"
+        raise ConfigurationError(f"DAG {dag.dag_id} has no --from-file: {fault}.")
     if feed and feed.versions is None and options.dated:
         raise ConfigurationError(f"DAG {dag.dag_id} has no --dated: it keeps no versions.")
     call = partial(function, **given)  # of a feed it records its run itself

@@ -244,6 +244,8 @@ DAG_FIELDS = (
     Field("enabled", boolean, True),
     Field("schedule", schedule, DAILY),
     Field("description", any_text, ""),
+    # What else a DAG needs that is shipped disabled, told where it is named.
+    Field("to_enable", any_text, "", is_extra=True),
     # The DAGs that have to succeed before this one runs, in a call that runs them.
     Field("after", dag_ids, (), is_extra=True),
     # How long after its schedule a DAG's rows may be those of the time before (status).

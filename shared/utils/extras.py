@@ -29,7 +29,7 @@ SQL = load_sql(__file__)
 LOCK_TIMEOUT = "1s"  # readers of a view do not wait behind a run that waits to replace it
 # Of a table: what the database itself fills in is GENERATED or has a DEFAULT.
 _COLUMN = re.compile(
-    r"^    (?!PRIMARY KEY)(\w+) (\w++)(?:\((\d+)(?:, (\d+))?\))?+"
+    r"^    (?!PRIMARY KEY)\"?(\w+)\"? (\w++)(?:\((\d+)(?:, (\d+))?\))?+"
     r"(?! GENERATED| DEFAULT)( NOT NULL)?",
     re.M,
 )
