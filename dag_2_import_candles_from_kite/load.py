@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -16,7 +16,7 @@ from dag_2_import_candles_from_kite.asking import Asker
 from dag_2_import_candles_from_kite.compare import Comparison
 from dag_2_import_candles_from_kite.intervals import INTERVALS, Interval, Request
 from dag_2_import_candles_from_kite.jobs import History, Job
-from dag_2_import_candles_from_kite.partitions import ensure_partitions
+from dag_2_import_candles_from_kite.partitions import Partitions
 from dag_2_import_candles_from_kite.plan import (
     Covered,
     Span,
@@ -64,15 +64,21 @@ def load(run: Run, manager: DatabaseManager) -> None:
         )
     with operation("plan", run.durations):
         plan = manager.run_in_transaction(partial(make_plan, run))
-        totals = _count(plan, manager)
+        totals = plan.count(manager)
     run.figures.rejected += plan.universe.rejected
     run.figures.notes += totals.describe(run)
     if run.options.dry_run or not totals.requests:
         return
-    loader = Loader(run, manager, plan)
-    with operation("authenticate", run.durations):
+    load_plan(plan, manager, totals)
+
+
+def load_plan(plan: Plan, manager: DatabaseManager, totals: Totals) -> None:
+    """Ask for what the plan lacks, and store it. Raises as `load` does."""
+    durations = plan.run.durations
+    loader = Loader(plan.run, manager, plan)
+    with operation("authenticate", durations):
         loader.kite.authenticate()
-    with operation("load candles", run.durations):
+    with operation("load candles", durations):
         loader.load(plan.jobs(manager), totals.instruments, totals.requests)
 
 
@@ -90,10 +96,11 @@ class Totals(NamedTuple):
             return [f"Nothing is missing: {self.wanted:,} series are complete up to now"]
         rate = run.parameters["requests_per_second"]
         minutes = self.requests / rate / 60
-        would_be = "would be asked" if run.options.dry_run else "to ask"
+        missing = "Missing" if run.options.dry_run else "Missing before"
         return [
-            f"{would_be}: {self.instruments:,} of {self.wanted:,} series, {self.requests:,} requests, "
-            f"{minutes:,.0f} minutes at {rate:g} a second, about {self.candles:,} candles"
+            f"{missing}: in {self.instruments:,} of {self.wanted:,} series, about "
+            f"{self.candles:,} candles: {self.requests:,} requests, {minutes:,.1f} minutes at "
+            f"{rate:g} a second"
         ]
 
 
@@ -105,6 +112,27 @@ class Plan:
     store: Store
     universe: Universe
     series: Sequence[tuple[Interval, Sequence[Target]]]
+    is_anew: bool = False
+    since: datetime | None = None
+
+    def anew(self, since: datetime | None) -> Plan:
+        """The plan to ask for the wanted ones anew, whatever was answered: from `since` on."""
+        series = [
+            (interval, [target for target in targets if target in self.universe.targets])
+            for interval, targets in self.series
+        ]
+        return replace(self, series=series, is_anew=True, since=since)
+
+    def count(self, manager: DatabaseManager) -> Totals:
+        """How much is missing."""
+        wanted = instruments = requests = candles = 0
+        for interval, batch in self.missing(manager):
+            wanted += len(batch)
+            for _, spans, _ in batch:
+                instruments += bool(spans)
+                requests += count_requests(spans, interval)
+                candles += estimate_candles(spans, interval)
+        return Totals(wanted, instruments, requests, candles)
 
     def missing(self, manager: DatabaseManager) -> Iterator[tuple[Interval, list[_Missing]]]:
         """What is missing, a batch of instruments at a time."""
@@ -114,10 +142,13 @@ class Plan:
                 ids = [target.instrument_id for target in batch]
                 read = partial(self.store.read_coverage, instrument_ids=ids, interval=interval)
                 covered = manager.run_in_transaction(read) if self.store.is_there else {}
-                yield interval, [
-                    self._find(target, interval, covered.get(target.instrument_id, []))
-                    for target in batch
-                ]
+                yield (
+                    interval,
+                    [
+                        self._find(target, interval, covered.get(target.instrument_id, []))
+                        for target in batch
+                    ],
+                )
 
     def jobs(self, manager: DatabaseManager) -> Iterator[Job]:
         """What is to be asked for each series of which something is missing."""
@@ -141,11 +172,14 @@ class Plan:
 
     def _find(self, target: Target, interval: Interval, covered: list[Covered]) -> _Missing:
         parameters, now = self.run.parameters, self.run.key.started_at
-        begin = max(filter(None, (parameters["start"], target.listed_on)))
+        begin = midnight(max(filter(None, (parameters["start"], target.listed_on))))
         days = [day for day in (parameters["end"], target.last_day) if day is not None]
         ends = [midnight(day + timedelta(days=1)) for day in days]
         end = min([complete_until(interval, target.exchange, now), *ends])
-        return _Missing(target, find_missing(Span(midnight(begin), end), covered, now), covered)
+        if not self.is_anew:
+            return _Missing(target, find_missing(Span(begin, end), covered, now), covered)
+        begin = self.since or min([begin, *(row.begin for row in covered)])
+        return _Missing(target, find_missing(Span(begin, end), (), now), covered)
 
 
 class _Missing(NamedTuple):
@@ -169,17 +203,6 @@ def make_plan(run: Run, cursor: Cursor) -> Plan:
     return Plan(run, store, universe, series)
 
 
-def _count(plan: Plan, manager: DatabaseManager) -> Totals:
-    wanted = instruments = requests = candles = 0
-    for interval, batch in plan.missing(manager):
-        wanted += len(batch)
-        for _, spans, _ in batch:
-            instruments += bool(spans)
-            requests += count_requests(spans, interval)
-            candles += estimate_candles(spans, interval)
-    return Totals(wanted, instruments, requests, candles)
-
-
 @dataclass
 class Loader:
     """Asks for what jobs want, in several threads, and stores the answers one after the other."""
@@ -188,7 +211,7 @@ class Loader:
     manager: DatabaseManager
     plan: Plan
     kite: KiteClientWrapper = field(init=False)
-    _months: set[tuple[str, int, int]] = field(default_factory=set)
+    _partitions: Partitions = field(init=False)
     _failed: list[str] = field(default_factory=list)
     _failures_in_a_row: int = 0
     _adjusted: list[str] = field(default_factory=list)
@@ -202,6 +225,8 @@ class Loader:
             retry=retry_policy(self.run),
             requests_per_second=self.run.parameters["requests_per_second"],
         )
+
+        self._partitions = Partitions(self.plan.store.table)
 
     def load(self, jobs: Iterator[Job], total: int, requests: int) -> None:
         """Do the jobs. Raises APIError in the end if some could not be done."""
@@ -294,7 +319,7 @@ class Loader:
     ) -> tuple[Comparison, bool]:
         """Store the answer to `span` unless what is off is not accepted; whether it did."""
         if candles:
-            self._prepare(series.interval, Span(candles[0][0], candles[-1][0]))
+            self._prepare(series.interval, Span(candles[0][0], span.end))
         now = self.run.key.started_at
 
         def work(cursor: Cursor) -> tuple[Comparison, MergeResult | None]:
@@ -345,13 +370,10 @@ class Loader:
 
     def _prepare(self, interval: Interval, span: Span) -> None:
         """Make the partitions of a span that are not there."""
-        months = {(interval.name, m.year, m.month) for m in _each_month(span)}
-        if not months <= self._months:
-            work = partial(
-                ensure_partitions, interval=interval, begin=span.begin, end=span.end
-            )
+        ensure = self._partitions.ensure
+        work = partial(ensure, interval=interval, begin=span.begin, end=span.end)
+        if not self._partitions.knows(interval, span.begin, span.end):
             self.manager.run_in_transaction(work)
-            self._months |= months
 
     def _note(self, result: MergeResult) -> None:
         figures = self.run.figures
@@ -387,15 +409,6 @@ class Loader:
             f"Could not be asked: {self._failed[0]}{more}.{rest} Run again: it goes on where this "
             "run has ended."
         )
-
-
-def _each_month(span: Span) -> Iterator[Any]:
-    """A moment of each month of the span."""
-    moment = span.begin
-    while moment < span.end:
-        yield moment
-        moment += timedelta(days=28)
-    yield span.end
 
 
 def _describe_off(series: Series, comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ Takes a cursor inside a transaction and never commits. After it the table holds 
 which is looked at before it is said (ruling 29).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -24,7 +24,7 @@ from dag_2_import_candles_from_kite.universe import Target
 from shared.exceptions import DatabaseError
 from shared.utils.extras import ensure_extra_table
 from shared.utils.merge_proof import find_hooks
-from shared.utils.relations import find_relation
+from shared.utils.relations import Relation, find_relation
 from shared.utils.sql import compose, fetch_one, joined, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
 
@@ -52,11 +52,11 @@ class Adjustment(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Where the tables are. `hooks` are what may change rows on their way: then all are read back."""
+    """Where the tables are. Rows are read back where `hooks` may change them on their way."""
 
-    candles: sql.Identifier
-    coverage: sql.Identifier
-    adjustments: sql.Identifier
+    table: Relation  # that of the candles
+    coverage: Relation
+    adjustments: Relation
     hooks: Sequence[str] = ()
 
     @classmethod
@@ -71,7 +71,12 @@ class Store:
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
         hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
-        return cls(*(place.identifier for place in places), hooks=hooks)
+        return cls(*places, hooks=hooks)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are such tables; before the first run, a dry run finds none."""
+        return self.table.exists and self.coverage.exists
 
     def read_coverage(
         self, cursor: Cursor, instrument_ids: Sequence[int], interval: Interval
@@ -258,8 +263,8 @@ class Store:
     def _render(self, name: str, **parts: sql.Composable) -> sql.Composed:
         return compose(
             SQL[name],
-            candles=self.candles,
-            coverage=self.coverage,
-            adjustments=self.adjustments,
+            candles=self.table.identifier,
+            coverage=self.coverage.identifier,
+            adjustments=self.adjustments.identifier,
             **parts,
         )

@@ -57,10 +57,11 @@ def read_universe(value: Any) -> list[Selection]:
     """The converter of parameters.instruments: a list of symbols and selections."""
     if not isinstance(value, list):
         raise ValueError(f"expected a list; each item {_EXPECTED}")
-    return [_read_selection(item) for item in value]
+    return [read_selection(item) for item in value]
 
 
-def _read_selection(item: Any) -> Selection:
+def read_selection(item: Any) -> Selection:
+    """A symbol with its exchange, or a selection. Raises ValueError that says what was expected."""
     if isinstance(item, str):
         exchange, _, symbol = map(str.strip, item.partition(":"))
         if exchange and symbol:
