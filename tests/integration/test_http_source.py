@@ -16,6 +16,8 @@ from sandbox.kite_server import KiteServer
 from shared.exceptions import (
     APIError,
     AuthenticationError,
+    PermissionDeniedError,
+    RefusedRequestError,
     TooManyRequestsError,
     TransientAPIError,
 )
@@ -354,17 +356,17 @@ def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClie
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        pytest.param(HttpError(400), APIError, "Kite refused the request", id="400"),
+        pytest.param(HttpError(400), RefusedRequestError, "Kite refused the request", id="400"),
         pytest.param(HttpError(403), AuthenticationError, "6 AM IST", id="403"),
         pytest.param(
             HttpError(403, error_type="PermissionException"),
-            APIError,
+            PermissionDeniedError,
             "does not let this app .* A new login does not help",
             id="permission",
         ),
         pytest.param(
             json_answer(b'{"status": "error", "message": "no", "error_type": "InputException"}'),
-            APIError,
+            RefusedRequestError,
             "HTTP 200, InputException: no",
             id="an error with status 200",
         ),
@@ -393,7 +395,7 @@ def test_what_kite_refuses_is_asked_once(
     kite.fail_next(CANDLES, fault, None)
     with pytest.raises(error, match=message) as caught:
         kite_client.ask(CANDLES)
-    assert not isinstance(caught.value, TransientAPIError)
+    assert type(caught.value) is error
     assert delays == []
 
 
