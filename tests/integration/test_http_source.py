@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from shared.exceptions import (
 from shared.utils.http_source import HttpSource, Pacer
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
-from shared.utils.strict_session import Bounds
+from shared.utils.strict_session import SERIES_BOUNDS
 
 CANDLES = "/instruments/historical/256265/day"
 
@@ -350,7 +351,19 @@ def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClie
     kite.fail_next(CANDLES, json_answer(body), None)
     with pytest.raises(APIError, match=r"^Kite's answer is larger than 1 MB"):
         kite_client.ask(CANDLES)
-    assert kite_client.ask(CANDLES, bounds=Bounds(16, 64, "json")) == body
+    assert kite_client.ask(CANDLES, bounds=SERIES_BOUNDS) == body
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+def test_series_of_more_than_16_mb_is_refused(
+    kite: KiteServer, kite_client: KiteClientWrapper, delays: list[float], is_packed: bool
+) -> None:
+    body = b"[" + b" " * 17_000_000 + b"]"
+    packed = (gzip.compress(body, 1), "application/json", 200, (("Content-Encoding", "gzip"),))
+    kite.fail_next(CANDLES, CustomAnswer(*packed) if is_packed else json_answer(body), None)
+    with pytest.raises(APIError, match=r"^Kite's answer is larger than 16 MB"):
+        kite_client.ask(CANDLES, bounds=SERIES_BOUNDS)
+    assert delays == []
 
 
 @pytest.mark.parametrize(
