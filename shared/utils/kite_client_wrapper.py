@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 
 import requests
 
-from shared.exceptions import APIError, AuthenticationError, StockIngestionError, TransientAPIError
+from shared.exceptions import (
+    APIError,
+    AuthenticationError,
+    PermissionDeniedError,
+    RefusedRequestError,
+    StockIngestionError,
+    TransientAPIError,
+)
 from shared.feed import Payload
 from shared.program import command
 from shared.utils.http_source import HttpSource
@@ -107,7 +114,9 @@ class KiteClientWrapper:
             ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
         Raises AuthenticationError if the session is not proven (Property 1) or has died,
-        TransientAPIError after all attempts, APIError if Kite refuses or the answer is too large.
+        TransientAPIError after all attempts, PermissionDeniedError if the app may not ask for that,
+        RefusedRequestError if Kite finds fault with the request, APIError if the answer is of no
+        use otherwise.
         """
         self._require_session()
         path = urlsplit(self._http.locate(route)).path
@@ -272,7 +281,7 @@ def _translate(error: Any) -> StockIngestionError:
     if isinstance(error, kite_exceptions.TokenException):
         return AuthenticationError(f"Kite refused the session ({said}). {_log_in_again()}")
     if isinstance(error, kite_exceptions.PermissionException):
-        return APIError(
+        return PermissionDeniedError(
             f"Kite does not let this app do that ({said}). A new login does not help: see what the "
             "app of KITE_API_KEY may do, at https://developers.kite.trade."
         )
@@ -280,7 +289,9 @@ def _translate(error: Any) -> StockIngestionError:
         return TransientAPIError("Kite's answer is neither JSON nor CSV.")
     if isinstance(error, kite_exceptions.NetworkException):
         return TransientAPIError(f"Kite cannot reach its back end ({said}).")
-    return APIError(f"Kite refused the request ({said}).")
+    is_input = isinstance(error, kite_exceptions.InputException)
+    refused = RefusedRequestError if is_input else APIError
+    return refused(f"Kite refused the request ({said}).")
 
 
 def _log_in_again() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,13 +17,15 @@ from sandbox.kite_server import KiteServer
 from shared.exceptions import (
     APIError,
     AuthenticationError,
+    PermissionDeniedError,
+    RefusedRequestError,
     TooManyRequestsError,
     TransientAPIError,
 )
 from shared.utils.http_source import HttpSource, Pacer
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
-from shared.utils.strict_session import Bounds
+from shared.utils.strict_session import SERIES_BOUNDS
 
 CANDLES = "/instruments/historical/256265/day"
 
@@ -348,23 +351,35 @@ def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClie
     kite.fail_next(CANDLES, json_answer(body), None)
     with pytest.raises(APIError, match=r"^Kite's answer is larger than 1 MB"):
         kite_client.ask(CANDLES)
-    assert kite_client.ask(CANDLES, bounds=Bounds(16, 64, "json")) == body
+    assert kite_client.ask(CANDLES, bounds=SERIES_BOUNDS) == body
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+def test_series_of_more_than_16_mb_is_refused(
+    kite: KiteServer, kite_client: KiteClientWrapper, delays: list[float], is_packed: bool
+) -> None:
+    body = b"[" + b" " * 17_000_000 + b"]"
+    packed = (gzip.compress(body, 1), "application/json", 200, (("Content-Encoding", "gzip"),))
+    kite.fail_next(CANDLES, CustomAnswer(*packed) if is_packed else json_answer(body), None)
+    with pytest.raises(APIError, match=r"^Kite's answer is larger than 16 MB"):
+        kite_client.ask(CANDLES, bounds=SERIES_BOUNDS)
+    assert delays == []
 
 
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        pytest.param(HttpError(400), APIError, "Kite refused the request", id="400"),
+        pytest.param(HttpError(400), RefusedRequestError, "Kite refused the request", id="400"),
         pytest.param(HttpError(403), AuthenticationError, "6 AM IST", id="403"),
         pytest.param(
             HttpError(403, error_type="PermissionException"),
-            APIError,
+            PermissionDeniedError,
             "does not let this app .* A new login does not help",
             id="permission",
         ),
         pytest.param(
             json_answer(b'{"status": "error", "message": "no", "error_type": "InputException"}'),
-            APIError,
+            RefusedRequestError,
             "HTTP 200, InputException: no",
             id="an error with status 200",
         ),
@@ -393,7 +408,7 @@ def test_what_kite_refuses_is_asked_once(
     kite.fail_next(CANDLES, fault, None)
     with pytest.raises(error, match=message) as caught:
         kite_client.ask(CANDLES)
-    assert not isinstance(caught.value, TransientAPIError)
+    assert type(caught.value) is error
     assert delays == []
 
 
