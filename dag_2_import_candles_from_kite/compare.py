@@ -7,6 +7,7 @@ is stored before is off by one factor. Pure functions.
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import chain
 from typing import NamedTuple
 
 from dag_2_import_candles_from_kite.answers import Candle
@@ -35,8 +36,8 @@ class Comparison(NamedTuple):
         """The one factor that explains all that is off, from the oldest compared candle on."""
         if not self.is_oldest_off or any(new is None for _, new in self.off):
             return None
-        pairs = [(old[i], new[i]) for old, new in self.off if new is not None for i in range(1, 5)]
-        return find_factor(pairs)
+        pairs = [zip(old[1:5], new[1:5]) for old, new in self.off if new is not None]
+        return find_factor(list(chain.from_iterable(pairs)))
 
 
 def compare(stored: Sequence[Candle], answered: Sequence[Candle]) -> Comparison:

@@ -101,7 +101,7 @@ class Job:
         self._comparison = Comparison((), ())
         self._doubts = 0
         self._history: History | None = None
-        self._go_on()
+        self.span = self._find_next()
 
     @property
     def request(self) -> Request:
@@ -162,7 +162,7 @@ class Job:
         else:
             self._count_doubt()
             self._history, self._doubt = None, ()
-            self._go_on()
+            self.span = self._find_next()
 
     def _find_adjustment(self) -> Adjustment | None:
         compared, factor = self._comparison.compared, self._comparison.factor
@@ -179,13 +179,13 @@ class Job:
         self._overlaps[end] = candles[-self._overlap :][0][0] if candles else overlap_begin
         self.missing = [Span(max(s.begin, end), s.end) for s in self.missing if s.end > end]
         if self.missing:
-            self._go_on()
+            self.span = self._find_next()
 
-    def _go_on(self) -> None:
-        """Ask for the oldest span that is missing."""
+    def _find_next(self) -> Span:
+        """The request for the oldest span that is missing."""
         first = self.missing[0]
         begin = self._within_reach(self._overlaps.get(first.begin), first.begin)
-        self.span = first_request(first, self.series.interval, begin)
+        return first_request(first, self.series.interval, begin)
 
     def _look_back(self) -> None:
         """Ask for as much as one request may have, up to where this one ended."""

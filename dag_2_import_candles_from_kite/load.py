@@ -196,8 +196,8 @@ def make_plan(run: Run, cursor: Cursor) -> Plan:
     series = []
     for name in dict.fromkeys(("day", *run.parameters["intervals"])):
         targets = [*universe.targets] if name in run.parameters["intervals"] else []
-        if name == "day" and universe.index is not None:
-            targets = [universe.index, *(t for t in targets if t != universe.index)]
+        if name == "day" and universe.calendar is not None:
+            targets = [universe.calendar, *(t for t in targets if t != universe.calendar)]
         ended = find_ended(cursor, name, ids) if store.is_there else []
         series.append((INTERVALS[name], [*targets, *ended]))
     return Plan(run, store, universe, series)

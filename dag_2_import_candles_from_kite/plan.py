@@ -101,15 +101,19 @@ def _without(row: Covered, span: Span) -> list[Covered]:
 def _joined(rows: Iterable[Covered]) -> list[Covered]:
     joined: list[Covered] = []
     for row in sorted(rows):
-        last = joined[-1] if joined else None
-        is_kind = last is not None and last.end == row.begin and last.is_final == row.is_final
-        # Of one day at least: else what was fetched yesterday would count as fetched today.
-        if is_kind and (row.is_final or day_of(last.fetched_at) == day_of(row.fetched_at)):
-            at = max(last.fetched_at, row.fetched_at)
-            joined[-1] = last._replace(end=row.end, fetched_at=at)
+        if joined and _is_one(joined[-1], row):
+            at = max(joined[-1].fetched_at, row.fetched_at)
+            joined[-1] = joined[-1]._replace(end=row.end, fetched_at=at)
         else:
             joined.append(row)
     return joined
+
+
+def _is_one(row: Covered, following: Covered) -> bool:
+    """Whether the two meet and are of one kind: what is not final, fetched on one day."""
+    if row.end != following.begin or row.is_final != following.is_final:
+        return False
+    return row.is_final or day_of(row.fetched_at) == day_of(following.fetched_at)
 
 
 def is_final(covered: Iterable[Covered], moment: datetime) -> bool:

@@ -71,7 +71,7 @@ class Store:
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
         hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
-        return cls(*places, hooks=hooks)
+        return cls(places[0], places[1], places[2], hooks)
 
     @property
     def is_there(self) -> bool:
@@ -209,7 +209,7 @@ class Store:
 
     def _read_candles(self, cursor: Cursor, series: Series, span: Span) -> list[Candle]:
         cursor.execute(self._render("read_candles"), self._params(series, span))
-        return cursor.fetchall()
+        return list(map(Candle._make, cursor.fetchall()))
 
     def _delete(
         self, cursor: Cursor, series: Series, span: Span, moments: Sequence[datetime]

@@ -78,10 +78,10 @@ def read_selection(item: Any) -> Selection:
 class Universe(NamedTuple):
     """What today's list has of the wanted instruments; `rejected` are the items that name none.
 
-    `index` is the one whose days are the calendar, wanted or not.
+    `calendar` is the index whose days are the calendar, wanted or not.
     """
 
-    index: Target | None
+    calendar: Target | None
     targets: Sequence[Target]
     rejected: Sequence[RejectedRow]
 
@@ -120,7 +120,8 @@ def _resolve_one(cursor: Cursor, item: Selection, days: Sequence[date]) -> tuple
     fault = ""
     if lacking := len(rows) - len(known):
         fault = f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
-    return [Target(*row[:6], listed_on=_find_listing(row[6], days)) for row in known], fault
+    listed_on = (_find_listing(row[-1], days) for row in known)
+    return [Target._make((*row[:-1], day, True, True)) for row, day in zip(known, listed_on)], fault
 
 
 def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
@@ -132,4 +133,5 @@ def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
 def find_ended(cursor: Cursor, interval: str, wanted: Iterable[int]) -> list[Target]:
     """Those that have left the list, and were not asked for up to their last day."""
     cursor.execute(SQL["find_ended"], {"interval": interval, "wanted": list(wanted)})
-    return [Target(*row[:6], is_listed=False, is_reachable=row[6]) for row in cursor.fetchall()]
+    rows = cursor.fetchall()
+    return [Target._make((*row[:-1], None, False, row[-1])) for row in rows]

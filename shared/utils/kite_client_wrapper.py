@@ -45,6 +45,10 @@ _LONGEST_MESSAGE = 500  # characters of Kite's
 _LONGEST_ERROR = 10_000  # bytes; with status 200, a longer answer is not an error
 
 
+def _as_it_is(body: bytes) -> Any:
+    return body
+
+
 class KiteClientWrapper:
     """Wrapper around Kite Connect for data ingestion; several threads may use one.
 
@@ -107,20 +111,28 @@ class KiteClientWrapper:
         return self._access_token
 
     def ask(
-        self, route: str, params: Mapping[str, Any] | None = None, *, bounds: Bounds = OTHER_BOUNDS
-    ) -> bytes:
-        """The bytes that Kite answers to a GET of any route: JSON or CSV, whole.
+        self,
+        route: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        bounds: Bounds = OTHER_BOUNDS,
+        read: Callable[[bytes], T] = _as_it_is,
+    ) -> T:
+        """What `read` makes of the bytes that Kite answers to a GET of any route: JSON or CSV.
 
             ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
+        The answer is whole. It is asked for again where `read` raises TransientAPIError.
         Raises AuthenticationError if the session is not proven (Property 1) or has died,
-        TransientAPIError after all attempts, PermissionDeniedError if the app may not ask for that,
-        RefusedRequestError if Kite finds fault with the request, APIError if the answer is of no
-        use otherwise.
+        TransientAPIError after all attempts, APIError if Kite refuses or the answer is too large.
         """
         self._require_session()
         path = urlsplit(self._http.locate(route)).path
-        return self._call(lambda client: client.ask(route, params), f"GET {path}", bounds=bounds)
+
+        def use(client: RawKiteConnect) -> T:
+            return read(client.ask(route, params))
+
+        return self._call(use, f"GET {path}", bounds=bounds)
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
         """The good rows of the complete list, as `parse_dump` reads it. Raises as `ask` does."""
