@@ -1,7 +1,7 @@
 """Whose candles are wanted: the configured universe, resolved against today's list."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -130,8 +130,8 @@ def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
     return days[number - 1] + timedelta(days=1) if number else None
 
 
-def find_ended(cursor: Cursor, interval: str, wanted: Iterable[int]) -> list[Target]:
+def find_ended(cursor: Cursor, interval: str) -> list[Target]:
     """Those that have left the list, and were not asked for up to their last day."""
-    cursor.execute(SQL["find_ended"], {"interval": interval, "wanted": list(wanted)})
+    cursor.execute(SQL["find_ended"], (interval,))
     rows = cursor.fetchall()
     return [Target._make((*row[:-1], None, False, row[-1])) for row in rows]

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
+from shared.config.fields import FEED_FIELDS, RETRY_FIELDS, SNAPSHOT_FIELDS, Field
 from shared.models.column import EXACT_TYPES
 from shared.models.table import Table
 
@@ -190,6 +190,8 @@ class Feed:
     @property
     def settings(self) -> tuple[Field, ...]:
         """All the settings that a run of it reads from its config.json."""
+        if self.load is not None:
+            return (*RETRY_FIELDS, *self.fields)
         of_snapshots = SNAPSHOT_FIELDS if self.table.is_snapshot else ()
         return (*FEED_FIELDS, *of_snapshots, *self.fields)
 
