@@ -28,7 +28,7 @@ from dag_2_import_candles_from_kite.plan import (
 )
 from dag_2_import_candles_from_kite.progress import Progress
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
-from dag_2_import_candles_from_kite.universe import Target, Universe, find_ended, resolve
+from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
 from shared.exceptions import (
     APIError,
@@ -112,6 +112,7 @@ class Plan:
     run: Run
     store: Store
     universe: Universe
+    moves: Moves
     series: Sequence[tuple[Interval, Sequence[Target]]]
     is_anew: bool = False
     since: datetime | None = None
@@ -163,7 +164,7 @@ class Plan:
             overlaps = manager.run_in_transaction(read)
             for target, spans, covered in lacking:
                 yield Job(
-                    Series(target, interval),
+                    Series(target, interval, self.moves.find_elsewhere(target)),
                     spans,
                     self.run.key.started_at,
                     overlap=overlap,
@@ -200,7 +201,7 @@ def make_plan(run: Run, cursor: Cursor) -> Plan:
             targets = [universe.calendar, *(t for t in targets if t != universe.calendar)]
         ended = find_ended(cursor, name) if store.is_there else []
         series.append((INTERVALS[name], [*targets, *ended]))
-    return Plan(run, store, universe, series)
+    return Plan(run, store, universe, Moves(cursor), series)
 
 
 @dataclass
@@ -335,8 +336,7 @@ class Loader:
     def replace(self, history: History, adjustment: Adjustment | None) -> None:
         """Put a whole history in place of what is stored."""
         assert history.first is not None
-        first = history.first
-        self._prepare(history.series.interval, Span(first, history.span.end))
+        self._prepare(history.series.interval, Span(history.first, history.span.end))
         now = self.run.key.started_at
 
         def work(cursor: Cursor) -> MergeResult:
@@ -345,7 +345,6 @@ class Loader:
                 history.series,
                 history.span,
                 history.file,
-                first,
                 history.count,
                 now,
                 adjustment,

@@ -38,3 +38,14 @@ CROSS JOIN LATERAL (
 WHERE h.valid_to IS NOT NULL
   AND (c.covered_to IS NULL OR c.covered_to < (last.day + 1)::timestamp AT TIME ZONE INTERVAL '5:30')
 ORDER BY h.exchange, h.tradingsymbol;
+
+-- name: read_moves
+-- When instruments that have had several tokens had each: from the day of its first list on.
+SELECT instrument_id, instrument_token,
+       date_trunc('day', valid_from AT TIME ZONE INTERVAL '5:30') AT TIME ZONE INTERVAL '5:30',
+       date_trunc('day', lead(valid_from) OVER (PARTITION BY instrument_id ORDER BY valid_from)
+                         AT TIME ZONE INTERVAL '5:30') AT TIME ZONE INTERVAL '5:30'
+FROM kite_instrument_history
+WHERE instrument_id IN (SELECT instrument_id FROM kite_instrument_history GROUP BY instrument_id
+                        HAVING min(instrument_token) <> max(instrument_token))
+ORDER BY instrument_id, valid_from;
