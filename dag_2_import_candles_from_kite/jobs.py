@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Protocol
+from weakref import finalize
 
 from dag_2_import_candles_from_kite.answers import Candle, render
 from dag_2_import_candles_from_kite.compare import Comparison, compare
@@ -49,6 +50,7 @@ class History:
         self.series = series
         self.span = span
         self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
+        finalize(self, self.file.close)
         self.first: datetime | None = None
         self.count = 0
         self.recent: list[Candle] = []
