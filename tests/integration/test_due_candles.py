@@ -43,7 +43,8 @@ Due = Callable[..., Result]
 
 def candle(day: int) -> Candle:
     ts = datetime.combine(date(2026, 11, day), time.min)
-    return Candle(ts, *[Decimal(100 + day)] * 4, volume=day)
+    price = Decimal(100 + day)
+    return Candle(ts, price, price, price, price, volume=day)
 
 
 @pytest.fixture
