@@ -192,7 +192,7 @@ class _Missing(NamedTuple):
 
 def make_plan(run: Run, cursor: Cursor) -> Plan:
     """The plan of a run. Raises DatabaseError if there is no list, or the tables are unusable."""
-    store = Store.open(cursor, make=not run.options.dry_run)
+    store = Store.open(cursor)
     universe = resolve(cursor, run.parameters["instruments"])
     series = []
     for name in dict.fromkeys(("day", *run.parameters["intervals"])):
@@ -286,8 +286,12 @@ class Loader:
                 raise answer
             self._note_rejects(job, answer)
             job.take(answer.candles, self)
-        except (AuthenticationError, PermissionDeniedError):
+        except AuthenticationError:
             raise
+        except PermissionDeniedError as exc:
+            raise PermissionDeniedError(
+                f"Kite gives this app no historical data, for which an app needs a plan. {exc}"
+            ) from exc
         except RefusedRequestError as exc:
             if job.series.target.is_listed:
                 self.run.figures.rejected.append(RejectedRow(None, str(exc), [job.series.name]))
@@ -414,4 +418,5 @@ def _describe_off(series: Series, comparison: Comparison) -> str:
     form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
     first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
     span = f"{first} to {others[-1]}" if others else first
-    return f"{series.name}: {len(comparison.off):,} candles, {span}"
+    count = len(comparison.off)
+    return f"{series.name}: {count:,} candle{'s' if others else ''}, {span}"

@@ -21,8 +21,8 @@ from dag_2_import_candles_from_kite.intervals import Interval
 from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, is_final
 from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from dag_2_import_candles_from_kite.universe import Target
+from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.utils.extras import ensure_extra_table
 from shared.utils.merge_proof import find_hooks
 from shared.utils.relations import Relation, find_relation
 from shared.utils.sql import compose, fetch_one, joined, load_sql
@@ -65,14 +65,8 @@ class Store:
     hooks: Sequence[str] = ()
 
     @classmethod
-    def open(cls, cursor: Cursor, *, make: bool = True) -> "Store":
-        """The tables, made where they are not there yet and `make` says so.
-
-        Raises DatabaseError if they cannot be made or used.
-        """
-        for table in (COVERAGE, ADJUSTMENTS) if make else ():
-            if reason := ensure_extra_table(cursor, table):
-                raise DatabaseError(f"Candles cannot be stored without {table.name}: {reason}.")
+    def open(cls, cursor: Cursor) -> "Store":
+        """The tables, which a dry run may find to be lacking."""
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
         hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
@@ -91,7 +85,8 @@ class Store:
         cursor.execute(self._render("read_coverage"), params)
         found: dict[int, list[Covered]] = {}
         for instrument_id, *row in cursor.fetchall():
-            found.setdefault(instrument_id, []).append(Covered(*row))
+            begin, end, fetched_at = (moment.astimezone(IST) for moment in row[:3])
+            found.setdefault(instrument_id, []).append(Covered(begin, end, fetched_at, row[3]))
         return found
 
     def read_overlaps(
@@ -116,7 +111,8 @@ class Store:
             "count": count,
         }
         cursor.execute(self._render("read_overlaps"), params)
-        return dict(zip(wanted, (begin for (begin,) in cursor.fetchall())))
+        found = (begin for (begin,) in cursor.fetchall())
+        return dict(zip(wanted, (begin and begin.astimezone(IST) for begin in found)))
 
     def merge(
         self,
@@ -136,9 +132,11 @@ class Store:
         stored = self._read_candles(cursor, series, span)
         final = [candle for candle in stored if is_final(covered, candle.ts)]
         comparison = compare(final, answered, series.elsewhere)
+        every = compare(stored, answered, series.elsewhere)
+        if not comparison.compared and every.factor is not None:  # no final one is reached
+            comparison = every
         if comparison.off and not is_accepted(comparison):
             return comparison, None
-        every = compare(stored, answered, series.elsewhere)
         kept = {old[0] for old in every.compared}.difference(old[0] for old, _ in every.off)
         new = [candle for candle in answered if candle[0] not in kept]
         self._delete(cursor, series, span, [old[0] for old, _ in every.off])

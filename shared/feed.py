@@ -129,7 +129,8 @@ class Feed:
     `versions` is a table that keeps what each row was, and from when to when, and `after_merge`
     writes it, in the transaction, when the table is changed. A feed that has it takes saved lists
     of other days (`--dated`). `plain_views` are the views where that table cannot be had.
-    `reads` are tables of other DAGs that these two use, where they are there.
+    `reads` are tables of other DAGs that these two use, where they are there. `needs` are tables
+    beside its own that a run cannot do without.
 
     `describe_state` gives the figures that `status` shows of the DAG, by their names in words: it
     reads, soon, in one transaction. `find_lacking` says what `check` names as lacking, also before
@@ -167,6 +168,7 @@ class Feed:
     after_merge: Callable[[Cursor, Run, MergeResult], None] | None = None
     plain_views: str = ""
     reads: tuple[ExtraTable, ...] = ()
+    needs: tuple[ExtraTable, ...] = ()
     commands: tuple[Command, ...] = ()
     describe_state: Callable[[Cursor], Mapping[str, int]] | None = None
     find_lacking: Callable[[Cursor], tuple[str, str] | None] | None = None

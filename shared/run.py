@@ -39,7 +39,7 @@ from shared.feed import (
 )
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.preparation import History, Lacking, prepare_extras, read_schema
+from shared.preparation import History, Lacking, ensure_tables, prepare_extras
 from shared.store import Rows, look_up, predict, store
 from shared.summary import describe, is_unchanged, summarize, write_rejected_rows
 from shared.utils import run_history
@@ -50,7 +50,7 @@ from shared.utils.operation import advance, operation
 from shared.utils.retry import ONCE, RetryPolicy
 from shared.utils.sql import settings
 from shared.utils.staged_merge import last_of_each_key
-from shared.utils.table_setup import ensure_table, refuse_unsuited
+from shared.utils.table_setup import refuse_unsuited
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
     """Make what the run writes to, where that is not there yet."""
 
     def prepare(cursor: Any) -> tuple[History, Lacking]:
-        ensure_table(cursor, run.feed.table, read_schema(run.feed))
+        ensure_tables(cursor, run.feed)
         return prepare_extras(cursor, run.feed)
 
     with operation("prepare table", run.durations):
