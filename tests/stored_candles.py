@@ -12,7 +12,6 @@ from dag_2_import_candles_from_kite import FEED
 from dag_2_import_candles_from_kite.intervals import INTERVALS
 from dag_2_import_candles_from_kite.partitions import ensure_partitions
 from dag_2_import_candles_from_kite.plan import midnight
-from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from shared.preparation import read_schema
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.extras import ensure_extra_table
@@ -37,7 +36,7 @@ def store_candles(manager: DatabaseManager) -> None:
     manager.execute_query(read_schema(FEED))
 
     def work(cursor: Cursor) -> None:
-        for table in (COVERAGE, ADJUSTMENTS):
+        for table in FEED.needs:
             assert not ensure_extra_table(cursor, table)
         ensure_partitions(cursor, INTERVALS["day"], midnight(FIRST), midnight(LAST + _DAY))
         ensure_partitions(
@@ -46,7 +45,7 @@ def store_candles(manager: DatabaseManager) -> None:
         _fill(cursor)
 
     manager.run_in_transaction(work)
-    manager.execute_query((FEED.folder / "views.sql").read_text(encoding="utf-8"))
+    manager.execute_query(FEED.views)
 
 
 def _fill(cursor: Cursor) -> None:

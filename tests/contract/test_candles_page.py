@@ -17,11 +17,14 @@ from dag_2_import_candles_from_kite.answers import Candle
 from dag_2_import_candles_from_kite.gaps import list_gaps
 from dag_2_import_candles_from_kite.intervals import INTERVALS
 from dag_2_import_candles_from_kite.plan import Span, count_requests, find_missing, midnight
+from dag_2_import_candles_from_kite.state import describe_state
 from dag_2_import_candles_from_kite.store import Series, Store
 from dag_2_import_candles_from_kite.universe import resolve
+from shared.config.config_loader import override_config
 from shared.exceptions import DatabaseError
 from shared.utils.db_manager import DatabaseManager
 from tests.change_model import Days
+from tests.command_line import CommandLine
 from tests.conftest import PROJECT, Server
 from tests.documents import BLOCKS, section, table_rows
 from tests.instruments import instrument
@@ -127,7 +130,7 @@ def test_columns_of_tables_and_views(manager: DatabaseManager) -> None:
         for column, kind in told.items():
             assert kind in ("as above", real[column]), column
     named = {row[0].strip("`"): row[1].split(", ") for row in views}
-    assert set(named) == set(re.findall(r"CREATE OR REPLACE VIEW (\w+)", view_script()))
+    assert set(named) == set(re.findall(r"CREATE OR REPLACE VIEW (\w+)", FEED.views))
     candles = list(read_columns(manager, "kite_candle"))
     for name, columns in named.items():
         if columns == ["the same"]:
@@ -135,10 +138,6 @@ def test_columns_of_tables_and_views(manager: DatabaseManager) -> None:
         told_columns = {*columns} - {"those of `kite_candle`"}
         told_columns |= {*candles} if len(told_columns) < len(columns) else set()
         assert told_columns == {*read_columns(manager, name)}, name
-
-
-def view_script() -> str:
-    return (FEED.folder / "views.sql").read_text(encoding="utf-8")
 
 
 def read_columns(manager: DatabaseManager, name: str) -> dict[str, str]:
@@ -202,7 +201,7 @@ def read_missing(manager: DatabaseManager, wanted: Span) -> list[Span]:
     ids = read_ids(manager)
 
     def read(cursor: Any) -> list[Span]:
-        covered = Store.open(cursor, make=False).read_coverage(cursor, [ids[SHARE]], DAY)
+        covered = Store.open(cursor).read_coverage(cursor, [ids[SHARE]], DAY)
         return find_missing(wanted, covered[ids[SHARE]], NOW)
 
     return manager.run_in_transaction(read)
@@ -239,8 +238,48 @@ def test_rights_of_a_reader(server: Server, database: str, role: str) -> None:
     _, script = blocks("Rights", "sql")
     server.execute(script.replace("instrument_reader", role), dbname=database)
     with DatabaseManager({**server.config(database), "user": role, "password": "Ch0sen"}) as reader:
-        for view in re.findall(r"CREATE OR REPLACE VIEW (\w+)", view_script()):
+        for view in re.findall(r"CREATE OR REPLACE VIEW (\w+)", FEED.views):
             assert reader.fetch_all(f"SELECT 1 FROM {view} LIMIT 1")
+
+
+@pytest.mark.usefixtures("manager")
+def test_check_prints_the_partitions_that_the_owner_has_to_make(
+    cli: CommandLine, server: Server, database: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, _ = blocks("Rights", "sql")
+    server.execute(script.replace("stock_ingestion", role), dbname=database)
+    server.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", dbname=database)
+    monkeypatch.setenv("DB_USER", role)
+    monkeypatch.setenv("DB_PASSWORD", "Ch0sen")
+    said = cli.run("check", "--dag", "2")
+    assert said.status == 0, said
+    statements = re.findall(r"^ *((?:CREATE|ALTER) TABLE [^;]*;)", said.stdout, re.M | re.S)
+    assert statements, said.stdout
+    server.execute(" ".join(statements), dbname=database)
+    assert "ALTER TABLE" not in cli.run("check", "--dag", "2").stdout
+
+
+def test_gaps_and_state_as_they_are_shown(cli: CommandLine, manager: DatabaseManager) -> None:
+    gaps, state = blocks("Gaps", "text")
+    result = cli.run("gaps")
+    assert result.status == 1
+    assert _words(result.stdout) == _words(gaps.partition("\n")[2])
+    wanted = {"parameters": {"instruments": [SHARE]}}
+    with override_config("the test", wanted, FEED.folder):
+        figures = manager.run_in_transaction(describe_state)
+    assert re.findall(r"([a-z][a-z ]+):", state) == list(figures)
+    assert figures == {
+        "series wanted": 2,
+        "complete": 1,
+        "with gaps": 1,
+        "days missing": 1,
+        "never answered": 0,
+    }
+
+
+def _words(text: str) -> list[str]:
+    """What a table has, in whatever frame."""
+    return re.findall(r"[\w:.-]*\w", text)
 
 
 def store_an_answer(cursor: Any) -> None:
