@@ -198,10 +198,25 @@ def test_empty_answer_is_believed_twice() -> None:
     assert desk.shelf.covered[-1].end == END
 
 
-def test_old_years_without_candles() -> None:
+def test_old_years_without_candles_are_asked_for_once() -> None:
     desk = Desk(candles(10))
     desk.run(begin=day(4500))
-    assert desk.asked_days == [(4500, 2500)] * 2 + [(2500, 500)] * 2 + [(500, -1)]
+    assert desk.asked_days == [(4500, 2500), (2500, 500), (500, -1)]
+    desk.assert_right()
+
+
+def test_old_years_are_asked_for_again_if_what_follows_begins_with_candles() -> None:
+    desk = Desk(candles(4500))
+    desk.run(empty, empty, begin=day(4500))
+    again = [(2500, 500), (4500, 2500)]
+    assert desk.asked_days == [(4500, 2500), (2500, 500), (500, -1), *again]
+    desk.assert_right()
+
+
+def test_listing_at_the_beginning_of_a_span_costs_two_requests() -> None:
+    desk = Desk(candles(500))
+    desk.run(begin=day(2500))
+    assert desk.asked_days == [(2500, 500), (500, -1), (2500, 500), (2500, 500)]
     desk.assert_right()
 
 
