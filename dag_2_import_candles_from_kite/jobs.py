@@ -98,7 +98,7 @@ class Job:
         self._overlap = overlap
         self._overlaps = dict(overlaps)
         self._covered_from = covered_from
-        self._emptied: Span | None = None  # answered with nothing once
+        self._shortened: Span | None = None  # answered with less than was expected, once
         self._doubt: Sequence[Candle] = ()
         self._comparison = Comparison((), ())
         self._doubts = 0
@@ -121,12 +121,19 @@ class Job:
 
         Raises TransientAPIError if the answers contradict each other.
         """
-        if not candles and self._emptied != self.span:
-            self._emptied = self.span  # believed when it comes twice
+        if self._is_short(candles) and self._shortened != self.span:
+            self._shortened = self.span  # believed when it comes twice
         elif self._history is not None:
             self._take_part(self._history, candles, shelf)
         else:
             self._take_answer(candles, shelf)
+
+    def _is_short(self, candles: Sequence[Candle]) -> bool:
+        """Whether the answer has nothing, or lacks the stored candle that it was to begin with."""
+        overlap_begin = self._overlaps.get(self.missing[0].begin)
+        if not candles or self._history is not None or self.span.begin != overlap_begin:
+            return not candles
+        return candles[0][0] > overlap_begin
 
     def _take_answer(self, candles: Sequence[Candle], shelf: Shelf) -> None:
         is_confirmed = self._agrees(candles)
