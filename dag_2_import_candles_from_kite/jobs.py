@@ -129,11 +129,13 @@ class Job:
             self._take_answer(candles, shelf)
 
     def _is_short(self, candles: Sequence[Candle]) -> bool:
-        """Whether the answer has nothing, or lacks the stored candle that it was to begin with."""
-        overlap_begin = self._overlaps.get(self.missing[0].begin)
-        if not candles or self._history is not None or self.span.begin != overlap_begin:
+        """Whether the answer has nothing, or lacks the candle that it was to begin with."""
+        if not candles or self._history is not None:
             return not candles
-        return candles[0][0] > overlap_begin
+        first = self._overlaps.get(self.missing[0].begin)  # that is stored
+        if self._doubt:
+            first = self._doubt[0][0]
+        return first is not None and self.span.begin <= first < candles[0][0]
 
     def _take_answer(self, candles: Sequence[Candle], shelf: Shelf) -> None:
         is_confirmed = self._agrees(candles)
