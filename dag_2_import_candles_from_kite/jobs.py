@@ -65,7 +65,7 @@ class History:
             last = self.tail[-1][0]
             candles = [candle for candle in candles if candle[0] > last]
         if candles:
-            target, interval = self.series
+            interval, target = self.series.interval, self.series.target
             self.file.write(render(candles, target.instrument_id, interval.name))
             self.first = self.first or candles[0][0]
             self.count += len(candles)
@@ -108,8 +108,8 @@ class Job:
     @property
     def request(self) -> Request:
         """What is to be asked now."""
-        target, interval = self.series
-        return Request(target.token, interval, *self.span, has_oi=target.has_oi)
+        target = self.series.target
+        return Request(target.token, self.series.interval, *self.span, has_oi=target.has_oi)
 
     @property
     def is_done(self) -> bool:
