@@ -102,7 +102,7 @@ class Job:
         self._overlap = overlap
         self._overlaps = dict(overlaps)
         self._covered_from = covered_from
-        self._emptied: Span | None = None  # answered with nothing once
+        self._shortened: Span | None = None  # answered with less than was expected, once
         self._empty: list[Span] = []  # before the first candle, the newest last
         self._is_again = False  # one of them is asked for again
         self._doubt: Sequence[Candle] = ()
@@ -127,12 +127,23 @@ class Job:
 
         Raises TransientAPIError if the answers contradict each other.
         """
-        if not candles and self._emptied != self.span and not self._is_before_others:
-            self._emptied = self.span  # believed when it comes twice
+        if self._is_short(candles) and self._shortened != self.span:
+            self._shortened = self.span  # believed when it comes twice
         elif self._history is not None:
             self._take_part(self._history, candles, shelf)
         else:
             self._take_answer(candles, shelf)
+
+    def _is_short(self, candles: Sequence[Candle]) -> bool:
+        """Whether the answer has nothing, or lacks the candle that it was to begin with."""
+        if not candles:
+            return not self._is_before_others
+        if self._history is not None:
+            return False
+        first = self._overlaps.get(self.missing[0].begin)  # that is stored
+        if self._doubt:
+            first = self._doubt[0][0]
+        return first is not None and self.span.begin <= first < candles[0][0]
 
     def _take_answer(self, candles: Sequence[Candle], shelf: Shelf) -> None:
         is_confirmed = self._agrees(candles)

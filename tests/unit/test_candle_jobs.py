@@ -198,6 +198,18 @@ def test_empty_answer_is_believed_twice() -> None:
     assert desk.shelf.covered[-1].end == END
 
 
+def test_answer_without_its_first_candles_is_asked_for_once_more() -> None:
+    """What it was to begin with is stored: so it lacks some, and maybe new ones, too."""
+    desk = Desk(candles(10), candles(10, 3))
+    desk.run(without(*range(1, 11)))
+    assert desk.asked_days == [(7, -1)] * 2
+    desk.assert_right()
+    moved = Desk(candles(1), candles(10, 3))  # to another token, which has no older ones
+    moved.run()
+    assert moved.asked_days == [(7, -1)] * 2
+    assert moved.shelf.list() == [*candles(10, 3), *candles(1)]
+
+
 def test_old_years_without_candles_are_asked_for_once() -> None:
     desk = Desk(candles(10))
     desk.run(begin=day(4500))
