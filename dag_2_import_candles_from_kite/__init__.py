@@ -17,6 +17,7 @@ FEED = Feed(
     table=CANDLES,
     load=load,
     needs_kite=True,
+    needs_fresh=True,
     fields=FIELDS,
     commands=(
         Command("refetch", "ask for the candles of an instrument anew", refetch, add_refetch),

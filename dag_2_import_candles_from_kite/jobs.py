@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Protocol
+from weakref import finalize
 
 from dag_2_import_candles_from_kite.answers import Candle, render
 from dag_2_import_candles_from_kite.compare import Comparison, compare
@@ -49,6 +50,7 @@ class History:
         self.series = series
         self.span = span
         self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
+        finalize(self, self.file.close)
         self.first: datetime | None = None
         self.count = 0
         self.recent: list[Candle] = []
@@ -63,7 +65,7 @@ class History:
             last = self.tail[-1][0]
             candles = [candle for candle in candles if candle[0] > last]
         if candles:
-            target, interval = self.series
+            interval, target = self.series.interval, self.series.target
             self.file.write(render(candles, target.instrument_id, interval.name))
             self.first = self.first or candles[0][0]
             self.count += len(candles)
@@ -106,8 +108,8 @@ class Job:
     @property
     def request(self) -> Request:
         """What is to be asked now."""
-        target, interval = self.series
-        return Request(target.token, interval, *self.span, has_oi=target.has_oi)
+        target = self.series.target
+        return Request(target.token, self.series.interval, *self.span, has_oi=target.has_oi)
 
     @property
     def is_done(self) -> bool:

@@ -28,7 +28,8 @@ from dag_2_import_candles_from_kite.plan import (
 )
 from dag_2_import_candles_from_kite.progress import Progress
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
-from dag_2_import_candles_from_kite.universe import Target, Universe, find_ended, resolve
+from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
+from shared.calendar import IST
 from shared.exceptions import (
     APIError,
     AuthenticationError,
@@ -96,7 +97,7 @@ class Totals(NamedTuple):
             return [f"Nothing is missing: {self.wanted:,} series are complete up to now"]
         rate = run.parameters["requests_per_second"]
         minutes = self.requests / rate / 60
-        missing = "Missing" if run.options.dry_run else "Missing before"
+        missing = "Missing" if run.options.dry_run else "It was missing"
         return [
             f"{missing}: in {self.instruments:,} of {self.wanted:,} series, about "
             f"{self.candles:,} candles: {self.requests:,} requests, {minutes:,.1f} minutes at "
@@ -111,6 +112,7 @@ class Plan:
     run: Run
     store: Store
     universe: Universe
+    moves: Moves
     series: Sequence[tuple[Interval, Sequence[Target]]]
     is_anew: bool = False
     since: datetime | None = None
@@ -162,7 +164,7 @@ class Plan:
             overlaps = manager.run_in_transaction(read)
             for target, spans, covered in lacking:
                 yield Job(
-                    Series(target, interval),
+                    Series(target, interval, self.moves.find_elsewhere(target)),
                     spans,
                     self.run.key.started_at,
                     overlap=overlap,
@@ -192,15 +194,14 @@ def make_plan(run: Run, cursor: Cursor) -> Plan:
     """The plan of a run. Raises DatabaseError if there is no list, or the tables are unusable."""
     store = Store.open(cursor, make=not run.options.dry_run)
     universe = resolve(cursor, run.parameters["instruments"])
-    ids = [target.instrument_id for target in universe.targets]
     series = []
     for name in dict.fromkeys(("day", *run.parameters["intervals"])):
         targets = [*universe.targets] if name in run.parameters["intervals"] else []
         if name == "day" and universe.calendar is not None:
             targets = [universe.calendar, *(t for t in targets if t != universe.calendar)]
-        ended = find_ended(cursor, name, ids) if store.is_there else []
+        ended = find_ended(cursor, name) if store.is_there else []
         series.append((INTERVALS[name], [*targets, *ended]))
-    return Plan(run, store, universe, series)
+    return Plan(run, store, universe, Moves(cursor), series)
 
 
 @dataclass
@@ -335,8 +336,7 @@ class Loader:
     def replace(self, history: History, adjustment: Adjustment | None) -> None:
         """Put a whole history in place of what is stored."""
         assert history.first is not None
-        first = history.first
-        self._prepare(history.series.interval, Span(first, history.span.end))
+        self._prepare(history.series.interval, Span(history.first, history.span.end))
         now = self.run.key.started_at
 
         def work(cursor: Cursor) -> MergeResult:
@@ -345,7 +345,6 @@ class Loader:
                 history.series,
                 history.span,
                 history.file,
-                first,
                 history.count,
                 now,
                 adjustment,
@@ -412,9 +411,7 @@ class Loader:
 
 
 def _describe_off(series: Series, comparison: Comparison) -> str:
-    first, last = comparison.off[0][0][0], comparison.off[-1][0][0]
-    when = f"{first:%Y-%m-%d %H:%M}"
-    if last != first:
-        when += f" to {last:%Y-%m-%d %H:%M}"
-    count = len(comparison.off)
-    return f"{series.name}: {count:,} candle{'' if count == 1 else 's'}, {when}"
+    form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
+    first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
+    span = f"{first} to {others[-1]}" if others else first
+    return f"{series.name}: {len(comparison.off):,} candles, {span}"

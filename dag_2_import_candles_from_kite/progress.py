@@ -42,7 +42,8 @@ class Progress:
         """What was asked, in a line of the summary."""
         seconds = self._clock() - self._begin
         rate = self._requests / seconds if seconds > 0 else 0.0
-        return f"asked: {self._requests:,} requests, {rate:.1f} a second"
+        requests = "1 request" if self._requests == 1 else f"{self._requests:,} requests"
+        return f"asked: {requests}, {rate:.1f} a second"
 
     def _describe_rest(self) -> str:
         seconds = self._clock() - max(self._begin, self._clock() - _WINDOW_SECONDS)

@@ -4,7 +4,7 @@ Takes a cursor inside a transaction and never commits. After it the table holds 
 which is looked at before it is said (ruling 29).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -29,13 +29,18 @@ from shared.utils.sql import compose, fetch_one, joined, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
 
 SQL = load_sql(__file__)
+_COPY_BYTES = 1 << 16
 
 
 class Series(NamedTuple):
-    """The candles of one instrument in one interval."""
+    """The candles of one instrument in one interval.
+
+    `elsewhere` is when the instrument had another token: Kite may not answer for that by this one.
+    """
 
     target: Target
     interval: Interval
+    elsewhere: tuple[Span, ...] = ()
 
     @property
     def name(self) -> str:
@@ -129,10 +134,11 @@ class Store:
         """
         covered = self._begin(cursor, series)
         stored = self._read_candles(cursor, series, span)
-        comparison = compare([c for c in stored if is_final(covered, c[0])], answered)
+        final = [candle for candle in stored if is_final(covered, candle.ts)]
+        comparison = compare(final, answered, series.elsewhere)
         if comparison.off and not is_accepted(comparison):
             return comparison, None
-        every = compare(stored, answered)
+        every = compare(stored, answered, series.elsewhere)
         kept = {old[0] for old in every.compared}.difference(old[0] for old, _ in every.off)
         new = [candle for candle in answered if candle[0] not in kept]
         self._delete(cursor, series, span, [old[0] for old, _ in every.off])
@@ -153,25 +159,28 @@ class Store:
         series: Series,
         span: Span,
         history: IO[bytes],
-        first: datetime,
         count: int,
         now: datetime,
         adjustment: Adjustment | None,
     ) -> MergeResult:
         """Put the whole history, which was asked anew for `span`, in place of what is stored.
 
-        `history` has `count` candles in COPY's form, the first of which begins at `first`. What is
-        stored before that is kept; after an adjustment it is multiplied by the factor.
+        `history` has `count` candles in COPY's form. What is stored and Kite does not answer for
+        is kept, if it is before them or of another token; an adjustment multiplies it.
         """
         covered = self._begin(cursor, series)
-        reached = Span(first, span.end)
-        cursor.execute(self._render("delete_span"), self._params(series, reached))
-        before = cursor.rowcount
-        if adjustment is not None:
-            self._adjust(cursor, series, Span(span.begin, first), now, adjustment)
+        params = self._params(series, span)
+        cursor.execute(self._render("create_stage"))
         history.seek(0)
-        self._copy(cursor, history)
-        self._prove(cursor, series, reached, count, None)
+        cursor.copy_expert(self._render("copy_to_stage"), history, _COPY_BYTES)
+        cursor.execute(self._render("choose_unreached"), params)
+        if adjustment is not None:
+            self._adjust(cursor, params, now, adjustment)
+        cursor.execute(self._render("delete_reached"), params)
+        before = cursor.rowcount
+        cursor.execute(self._render("insert_staged"))
+        (kept,) = fetch_one(cursor, SQL["count_unreached"])
+        self._prove(cursor, series, span, kept + count, None)
         self._cover(cursor, series, add_covered(covered, span, now))
         changed = min(before, count)
         return MergeResult(inserted=count - changed, updated=changed, changed=changed)
@@ -189,21 +198,15 @@ class Store:
         return coverage.get(instrument_id, [])
 
     def _adjust(
-        self, cursor: Cursor, series: Series, unreached: Span, now: datetime, found: Adjustment
+        self, cursor: Cursor, params: Mapping[str, Any], now: datetime, found: Adjustment
     ) -> None:
-        params = self._params(series, unreached)
-        scaled = 0
-        if unreached.begin < unreached.end:
-            factor = {"factor": found.factor}
-            cursor.execute(self._render("scale_candles"), {**params, **factor})
-            scaled = cursor.rowcount
+        cursor.execute(self._render("scale_unreached"), {**params, "factor": found.factor})
         row = {
             **params,
             "factor": found.factor,
             "found_at": now,
             "compared_from": found.compared.begin,
             "compared_to": found.compared.end,
-            "scaled_before": unreached.end if scaled else None,
         }
         cursor.execute(self._render("insert_adjustment"), row)
 
@@ -219,7 +222,7 @@ class Store:
             cursor.execute(self._render("delete_candles"), params)
 
     def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
-        cursor.copy_expert(self._render("copy_candles"), lines, 1 << 16)
+        cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
 
     def _prove(
         self,
@@ -258,6 +261,8 @@ class Store:
             "interval": series.interval.name,
             "begin": span.begin,
             "end": span.end,
+            "begins": [each.begin for each in series.elsewhere],
+            "ends": [each.end for each in series.elsewhere],
         }
 
     def _render(self, name: str, **parts: sql.Composable) -> sql.Composed:

@@ -214,7 +214,7 @@ class Trickle:
         answer = make_answer()
         wire.end()
         if self.where == "body":
-            plain = Answer(answer.status, CSV_HEADER, (("Content-Type", CSV_TYPE),))
+            plain = _replace_body(answer, _gunzip(answer)[: len(CSV_HEADER)])
             wire.send_head(plain, ("Content-Length", str(30 * 10**6)))
             self._trickle(wire, plain.body)
         else:

@@ -37,8 +37,10 @@ _UNUSUAL = {
     date(2025, 10, 21): ((time(18, 15), 60),),
     date(2026, 3, 7): ((time(9, 15), 45), (time(11, 30), 60)),
 }
-_PRICES = {name: int(price) for name, _, price in
-           (stock.partition(":") for stock in " ".join(DATA["stocks"]).split())}  # fmt: skip
+_PRICES = {
+    name: int(price)
+    for name, _, price in (stock.partition(":") for stock in " ".join(DATA["stocks"]).split())
+}
 _STOCKS = list(_PRICES)
 _INDICES = {"NIFTY 50": "NIFTY", "NIFTY BANK": "BANKNIFTY"}  # and what their futures begin with
 _LEVELS = {line.split()[1]: int(line.split()[2]) for line in DATA["underlyings"][:2]}
@@ -263,8 +265,9 @@ def _make_minutes(name: str, day: _Bar) -> Iterator[_Bar]:
         (second, number - 1, day.close),
     ):
         start = path[-1]
-        path += [_round(start * (end - at) + goal * (at - begin), end - begin)
-                 for at in range(begin + 1, end + 1)]  # fmt: skip
+        for step in range(1, end - begin + 1):
+            way = start * (end - begin - step) + goal * step
+            path.append(_round(way, end - begin))
     weights = [50 + below(101) for _ in starts]
     volumes = [day.volume * weight // sum(weights) for weight in weights]
     volumes[-1] += day.volume - sum(volumes)

@@ -69,15 +69,17 @@ def run_feed(
     from_file: str | None = None,
     force: bool = False,
     dated: date | None = None,
+    require: Callable[[DatabaseManager], None] | None = None,
 ) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
-    The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
+    The options are those of RunOptions. `require` is called before the source is asked, and raises
+    where the run may not go on. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, clock.now())
-    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated))
+    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated), require=require)
     with ExitStack() as until_the_end:
         try:
             _execute(run, until_the_end)
@@ -110,10 +112,12 @@ def _execute(run: Run, until_the_end: ExitStack) -> None:
 
 def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
     feed = run.feed
-    if run.options.dry_run and feed.load is not None:
-        _try(partial(_look_and_load, run, feed.load), database)
-        return
     if run.options.dry_run:
+        if run.require is not None:
+            _try(run.require, database)
+        if feed.load is not None:
+            _try(partial(_look_and_load, run, feed.load), database)
+            return
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
         return
@@ -123,6 +127,8 @@ def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
         lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
         with operation("check table", run.durations):  # before the source is asked
             _begin(run, manager, lock)
+            if run.require is not None:
+                run.require(manager)
         if feed.load is not None:
             _load_by_itself(run, manager, feed.load)
             return

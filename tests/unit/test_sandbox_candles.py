@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
@@ -25,7 +27,7 @@ from dag_2_import_candles_from_kite.sandbox import (
 )
 from dag_2_import_candles_from_kite.sandbox_mischief import GARBAGE
 from sandbox.dump_generator import generate_dump
-from sandbox.kite_faults import Answer, CutShort, HttpError
+from sandbox.kite_faults import Answer, CutShort, HttpError, Trickle
 from sandbox.kite_server import KiteServer
 from sandbox.market_candles import LENGTHS, Candle, MarketCandles, list_days, list_minutes
 from sandbox.market_ledger import trading_day
@@ -177,6 +179,14 @@ def test_limit_is_of_any_second(route: CandleRoute) -> None:
     assert read_error(ask(route)) == (429, "NetworkException")
     route.limit_per_second = None
     assert ask(route).status == 200
+
+
+def test_limit_holds_for_many_threads() -> None:
+    route = CandleRoute(ListedCandles(make_truth()), limit_per_second=20, clock=lambda: 0.0)
+    with ThreadPoolExecutor(8) as pool:
+        found = Counter(pool.map(lambda _: ask(route).status, range(60)))
+    assert found == {200: 20, 429: 40}
+    assert Counter(each.status for each in route.requests) == found
 
 
 def test_forbidden_plan(route: CandleRoute) -> None:
@@ -402,12 +412,13 @@ def make_client(server: KiteServer) -> KiteConnect:
     return client
 
 
-def fetch(server: KiteServer, token: int = TOKEN) -> requests.Response:
+def fetch(server: KiteServer, token: int = TOKEN, *, is_whole: bool = True) -> requests.Response:
     authorization = f"token {server.api_key}:{server.access_token}"
     return requests.get(
         f"{server.root}{PATH}{token}/day?from=2026-08-03+00:00:00&to=2026-08-07+00:00:00",
         headers={"X-Kite-Version": "3", "Authorization": authorization},
         timeout=10,
+        stream=not is_whole,
     )
 
 
@@ -452,6 +463,13 @@ def test_cut_body_has_a_first_half(server: KiteServer, how: Any) -> None:
     else:
         with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
             fetch(server)
+
+
+def test_trickle_has_the_type_and_the_beginning_of_the_answer(server: KiteServer) -> None:
+    server.fail_next(PATH, Trickle(interval_seconds=0.001))
+    with fetch(server, is_whole=False) as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.raw.read(10) == b'{"status":'
 
 
 # --- the made-up market ---
