@@ -167,17 +167,13 @@ class CandleDesk:
             for name, interval, factor, found_at in self.cli.query(ADJUSTMENTS)
         ]
 
-    def gaps(self) -> list[dict[str, Any]]:
-        """What `gaps --json` lists."""
+    def gaps(self) -> set[tuple[str, str, str]]:
+        """What `gaps --json` lists: symbol, first and last day of each."""
         result = self.run("gaps", "--json")
-        listed = json.loads(result.stdout)
-        return list(listed if isinstance(listed, list) else listed["gaps"])
-
-    def gap_days(self) -> set[tuple[str, str, str]]:
-        """Symbol, first and last day of each gap."""
-        return {
-            (each["instrument"].partition(":")[2], each["from"], each["to"]) for each in self.gaps()
-        }
+        assert result.stderr == ""
+        told = json.loads(result.stdout)
+        assert result.status == (1 if told["gaps"] else 0)
+        return {(gap["tradingsymbol"], gap["from_day"], gap["to_day"]) for gap in told["gaps"]}
 
     # What must be true of it
 

@@ -12,13 +12,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from dag_2_import_candles_from_kite.sandbox_route import PATH, CandleRoute
 from sandbox.kite_server import KiteServer
 from shared import clock
-from shared.calendar import IST
 from tests.candle_desk import ADJUSTMENTS, COVERED, STORED, describe_difference
 from tests.candle_truth import INDEX_SYMBOL, Market, Row, made_market
 from tests.conftest import Project, Server, connect_project
@@ -109,6 +108,14 @@ class CandleRig:
         """Name, interval and factor of each."""
         return [row[:3] for row in self.query(ADJUSTMENTS)]
 
+    def forget_days(self) -> None:
+        """As if the last run had been two days ago."""
+        self.query(
+            "WITH today AS (DELETE FROM kite_candle_coverage WHERE NOT is_final)"
+            ' UPDATE kite_candle_coverage SET "to" = "to" - interval \'2 days\''
+            " WHERE is_final RETURNING 1"
+        )
+
     def has_tables(self) -> bool:
         return self.query("SELECT to_regclass('kite_candle_coverage') IS NOT NULL") == [(True,)]
 
@@ -124,13 +131,16 @@ class CandleRig:
             stored, spans = self.stored(name, interval), self.covered(name, interval)
             expected = [r for r in self.market.rows(name, interval) if is_within(r, spans)]
             if stored != unchanged.get((name, interval)):
-                assert describe_difference(stored, expected) == "", (name, interval, spans)
+                difference = describe_difference(stored, expected)
+                assert not difference, f"{name} {interval} in {spans}: {difference}"
 
     def assert_whole(self) -> None:
         """All that Kite serves is there, and covered."""
         for name, interval in self.pairs():
-            stored, expected = self.stored(name, interval), self.market.rows(name, interval)
-            assert describe_difference(stored, expected) == "", (name, interval)
+            difference = describe_difference(
+                self.stored(name, interval), self.market.rows(name, interval)
+            )
+            assert not difference, f"{name} {interval}: {difference}"
             assert self.is_complete(name, interval)
 
 
@@ -176,7 +186,3 @@ def rigged(
     with cloned(server, template) as name, closing(server.connect(name)) as connection:
         connect_project(project, server, name, kite)
         yield CandleRig(project, kite, route, market, server, name, connection)
-
-
-def midnight(day: datetime) -> datetime:
-    return datetime.combine(day.astimezone(IST).date(), time(), IST)

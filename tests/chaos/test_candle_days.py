@@ -47,4 +47,4 @@ def test_every_day_of_a_year(
             for name, (changed_on, factor) in REAL_ADJUSTMENTS.items()
             if changed_on.year == year and changed_on <= day
         ]
-    assert desk.gaps() == []
+    assert desk.gaps() == set()

@@ -86,9 +86,7 @@ def change(rng: random.Random, rig: CandleRig) -> None:
         corrected.corrections.append(
             Correction(rig.market.now - timedelta(seconds=1), interval, right)
         )
-    rig.query(
-        "UPDATE kite_candle_coverage SET fetched_at = fetched_at - interval '1 day' RETURNING 1"
-    )
+    rig.forget_days()
 
 
 def plan_trouble(rng: random.Random, rig: CandleRig) -> None:

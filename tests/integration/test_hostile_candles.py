@@ -138,7 +138,7 @@ def assert_nothing_is_untold(desk: CandleDesk) -> set[tuple[str, date]]:
     traded = {row[0].date().isoformat() for row in desk.market.rows(INDEX_SYMBOL)}
     told = {
         (symbol, date.fromisoformat(day))
-        for symbol, first, last in desk.gap_days()
+        for symbol, first, last in desk.gaps()
         for day in traded
         if first <= day <= last
     }
@@ -157,7 +157,7 @@ def test_plan_is_what_is_asked_and_no_more(make: MakeDesk, kite: KiteServer, int
     assert asked(kite) == planned(desk)
     desk.fetch()
     assert asked(kite) == planned(desk)  # all of today is there
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
 
 
 def test_pace_is_kept_by_all_together(make: MakeDesk, kite: KiteServer) -> None:
@@ -186,7 +186,7 @@ def test_faults_that_pass_leave_no_trace(make: MakeDesk, kite: KiteServer, inter
     desk.fetch()
     desk.assert_whole()
     assert desk.adjustments() == []
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
     assert asked(kite).total() <= plan.total() + faults
     assert desk.clock.most_in_a_second() <= 3
 
@@ -253,7 +253,7 @@ def test_what_answers_for_days_lack_is_told(
     assert {name for name, _ in lost} == {who}
     desk.run("refetch", f"NSE:{who}")
     desk.assert_whole()
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
 
 
 def test_end_that_was_cut_off_comes_on_the_next_day(make: MakeDesk, kite: KiteServer) -> None:
@@ -263,7 +263,7 @@ def test_end_that_was_cut_off_comes_on_the_next_day(make: MakeDesk, kite: KiteSe
     desk.fetch()
     desk.on(TODAY + timedelta(days=1))
     desk.assert_whole()
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
 
 
 # Adjustments and corrections

@@ -113,11 +113,10 @@ def test_kill_before_the_commit_of_an_answer(rig: CandleRig, table: str) -> None
     assert_goes_on(rig)
 
 
-@pytest.mark.parametrize("table", ["kite_candle_adjustment", "kite_candle_coverage"])
-def test_kill_before_a_new_history_is_committed(rig: CandleRig, table: str) -> None:
+def test_kill_before_a_new_history_is_committed(rig: CandleRig) -> None:
     """It is wholly as before, and the next run finds the adjustment again."""
     kept = adjust(rig)
-    kill_at_lock(rig, table)
+    kill_at_lock(rig, "kite_candle_adjustment")
     assert rig.adjustments() == []
     assert rig.stored("ONE", "minute") == kept
     assert_adjusted_once(rig)
@@ -132,14 +131,11 @@ def test_kill_while_a_history_is_asked_for_anew(rig: CandleRig, number: int) -> 
 
 
 def adjust(rig: CandleRig) -> list[object]:
-    """All is stored, and all is asked for again; today ONE is adjusted. Returns its minutes."""
+    """All is stored, then days pass and ONE is adjusted. Returns its minutes."""
     rig.finish()
     kept = rig.stored("ONE", "minute")
     rig.market.share("ONE").adjustments.append((rig.market.now.date(), FACTOR))
-    # As if it had all been fetched yesterday.
-    rig.query(
-        "UPDATE kite_candle_coverage SET fetched_at = fetched_at - interval '1 day' RETURNING 1"
-    )
+    rig.forget_days()
     return list(kept)
 
 

@@ -118,7 +118,7 @@ def test_day_by_day_around_an_adjustment(desk: CandleDesk, name: str) -> None:
         found = [(name, "day", factor, changed_on)] if day >= changed_on else []
         assert desk.adjustments() == found, day
     assert_days_are_real(desk, desk.names)
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
 
 
 def test_adjustment_is_in_the_summary_of_its_day_alone(desk: CandleDesk) -> None:
@@ -152,7 +152,7 @@ def test_renamed_share_keeps_one_history(desk: CandleDesk, name: str) -> None:
         assert desk.market.keys([name]) == [f"NSE:{name if today >= day else old}"]
         desk.assert_whole()
     assert desk.adjustments() == []
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
     assert_days_are_real(desk, [name])
     assert desk.cli.query(
         "SELECT count(*) FROM kite_candle_by_symbol WHERE exchange = 'NSE' AND tradingsymbol = %s",
@@ -174,7 +174,7 @@ def test_share_that_moves_to_another_series_keeps_one_history(
     for _ in fetch_on(desk, sorted(days)):
         desk.assert_whole()
     assert desk.adjustments() == []
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
     assert_days_are_real(desk, [name])
 
 
@@ -188,7 +188,7 @@ def test_all_shares_at_once_on_the_last_day(desk: CandleDesk) -> None:
     desk.universe = [{"exchange": "NSE", "segment": "NSE"}]
     desk.on(last, is_listed=True)
     lacking = {(share.name, *gap) for share in shares for gap in own_gaps(share, desk.market)}
-    assert desk.gap_days() == lacking
+    assert desk.gaps() == lacking
     stored = desk.stored()
     assert stored.keys() == {INDEX_SYMBOL, *desk.names}
     for share in shares:
@@ -245,5 +245,5 @@ def test_reused_token_begins_another_history(desk: CandleDesk) -> None:
     assert len(wanted["ENDS"]) == 30
     assert len(wanted["BEGINS"]) == 2
     assert desk.adjustments() == []
-    assert desk.gaps() == []
+    assert desk.gaps() == set()
     assert Decimal(103) == wanted["BEGINS"][0][1]
