@@ -76,12 +76,12 @@ def days_around(day: date, before: int, after: int) -> Sequence[date]:
 
 def fetch_on(desk: CandleDesk, days: Sequence[date]) -> Iterator[date]:
     """Run DAG 2 in the evening of each day, and DAG 1 before where the list has changed."""
-    listed = None
+    listed, last = None, date.min
     for day in days:
         desk.go_to(datetime.combine(day, time(18), IST))
         dump = desk.market.dump()
-        desk.on(day, is_listed=dump != listed)
-        listed = dump
+        desk.on(day, is_listed=dump != listed or day - last > timedelta(days=20))
+        listed, last = dump, day
         yield day
 
 
