@@ -74,11 +74,11 @@ def find_factor(prices: Sequence[tuple[Decimal, Decimal]]) -> Decimal | None:
         low = max(low, (after - _HALF_PAISA) / (before + _HALF_PAISA))
         if before > _HALF_PAISA:
             high = min(high, (after + _HALF_PAISA) / (before - _HALF_PAISA))
-    if low > high or low <= 1 <= high:
+    if not 0 < low <= high or low <= 1 <= high:
         return None
     simplest = _find_simplest(low, high)
     factor = Decimal(simplest.numerator) / Decimal(simplest.denominator)
-    return factor.quantize(_FACTOR_DIGITS) if factor < 10**6 else None
+    return factor.quantize(_FACTOR_DIGITS) if _FACTOR_DIGITS <= factor < 10**6 else None
 
 
 def _find_simplest(low: Fraction, high: Fraction) -> Fraction:

@@ -414,4 +414,5 @@ def _describe_off(series: Series, comparison: Comparison) -> str:
     form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
     first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
     span = f"{first} to {others[-1]}" if others else first
-    return f"{series.name}: {len(comparison.off):,} candles, {span}"
+    count = len(comparison.off)
+    return f"{series.name}: {count:,} candle{'s' if others else ''}, {span}"
