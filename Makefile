@@ -19,7 +19,7 @@ $(VENV)/installed: requirements-run.txt requirements.txt
 	touch $@
 
 sandbox: $(VENV)/installed  ## the import on a made-up market, nothing else needed; again for the next day
-	$(BIN)/python execute_dags.py --sandbox --dag 1
+	$(BIN)/python execute_dags.py --sandbox --dag 1 --dag 2
 
 # Deterministic: no random moment, no random example. `make chaos` has those.
 # MEASURE=yes also measures the coverage, and fails below the least that pyproject.toml allows.

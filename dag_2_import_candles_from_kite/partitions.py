@@ -84,16 +84,19 @@ class Partitions:
         self._table = table
         self._known: set[tuple[str, datetime]] = set()
 
+    def knows(self, interval: Interval, begin: datetime, end: datetime) -> bool:
+        """Whether all of [begin, end) were found, so that nothing needs to be looked for."""
+        return _names(interval, list_periods(interval, begin, end)) <= self._known
+
     def ensure(self, cursor: Cursor, interval: Interval, begin: datetime, end: datetime) -> None:
         """As ensure_partitions. Best at the beginning of a transaction: what is found counts."""
-        wanted = {(interval.name, period.begin) for period in list_periods(interval, begin, end)}
-        if wanted <= self._known:
+        if self.knows(interval, begin, end):
             return
         # Whole periods, as those are what is remembered.
         periods = list_periods(interval, begin, end)
         tree = _Tree(cursor, self._table, interval)
         if tree.ensure(periods[0].begin, periods[-1].end):
-            self._known |= wanted
+            self._known |= _names(interval, periods)
 
 
 def find_lacking_partitions(
@@ -114,6 +117,10 @@ def find_lacking_partitions(
         if parts and not found.may_make:
             statements += tree.render(found, parts)
     return statements
+
+
+def _names(interval: Interval, periods: Iterable[Period]) -> set[tuple[str, datetime]]:
+    return {(interval.name, period.begin) for period in periods}
 
 
 class _Found(NamedTuple):

@@ -214,7 +214,7 @@ class Trickle:
         answer = make_answer()
         wire.end()
         if self.where == "body":
-            plain = Answer(answer.status, CSV_HEADER, (("Content-Type", CSV_TYPE),))
+            plain = _replace_body(answer, _gunzip(answer)[: len(CSV_HEADER)])
             wire.send_head(plain, ("Content-Length", str(30 * 10**6)))
             self._trickle(wire, plain.body)
         else:
@@ -255,6 +255,8 @@ class CutShort:
     - "gzip": a gzip stream that stops where a row ends, without its end mark, the
       Content-Length right: looks whole to a client that does not check;
     - "row": plain, cut within a row, the Content-Length right: only the last row shows it.
+
+    A body of one line, such as JSON, is cut in its middle.
     """
 
     how: Literal["length", "chunked", "gzip", "row"] = "length"
@@ -263,7 +265,7 @@ class CutShort:
         """Send the first half."""
         answer = make_answer()
         plain = _gunzip(answer)
-        row_end = plain.rfind(b"\n", 0, len(plain) // 2) + 1
+        row_end = plain.rfind(b"\n", 0, len(plain) // 2) + 1 or len(plain) // 2
         wire.end()
         if self.how == "length":
             wire.send_head(plain_answer := _replace_body(answer, plain))
@@ -276,7 +278,7 @@ class CutShort:
             cut = packer.compress(plain[:row_end]) + packer.flush(zlib.Z_SYNC_FLUSH)
             wire.send_answer(_replace_body(answer, cut, ("Content-Encoding", "gzip")))
         else:
-            wire.send_answer(_replace_body(answer, plain[: row_end + 20]))
+            wire.send_answer(_replace_body(answer, plain[: min(row_end + 20, len(plain) - 1)]))
 
 
 @dataclass(frozen=True)

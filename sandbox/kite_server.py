@@ -189,7 +189,8 @@ class KiteServer:
         """Let the next `times` requests for a path fail (None: all from now on).
 
         Args:
-            path: The request's path, such as "/instruments", or "*" for any.
+            path: The request's path, such as "/instruments", "*" for any or, if it ends with "/",
+                all that begin with it.
             fault: What happens to them, from `sandbox.kite_faults`.
             times: To how many. Faults for one path come in the order of these calls.
         """
@@ -249,7 +250,7 @@ class KiteServer:
         return make_json_error(405, "Method not allowed", "GeneralException")
 
     def _find_route(self, path: str) -> RouteHandler | None:
-        matching = [p for p in self._routes if p == path or (p[-1:] == "/" and path.startswith(p))]
+        matching = [each for each in self._routes if each == path or _is_below(path, each)]
         return self._routes[max(matching, key=len)] if matching else None
 
     def _refuse(self, request: RecordedRequest) -> Answer | None:
@@ -320,7 +321,7 @@ class _PlannedFault:
         is_for_accept = isinstance(self.fault, Reset) and self.fault.where == "accept"
         if path is None or is_for_accept:
             return path is None and is_for_accept
-        return self.path in (path, ANY_PATH)
+        return self.path in (path, ANY_PATH) or _is_below(path, self.path)
 
 
 class _Server(ThreadingHTTPServer):
@@ -406,6 +407,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called
         """Say nothing."""
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return folder.endswith("/") and path.startswith(folder)
 
 
 def _handle(handler: RouteHandler, request: RecordedRequest) -> Answer:

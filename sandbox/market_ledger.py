@@ -18,22 +18,23 @@ _FIRST_TOKENS = {1: 3, 4: 500_002, 9: 1_001}  # by segment code; those of contra
 _TOKEN_GAPS = {1: 4, 4: 9}
 
 
-def _is_trading_day(on: date) -> bool:
+def is_trading_day(on: date) -> bool:
+    """Whether it is a weekday and no holiday; of holidays those of 2026 alone are known."""
     return on.weekday() < 5 and on not in _HOLIDAYS
 
 
 def trading_day(day: int) -> date:
     """The date of a trading day, from 0."""
     on = _START
-    while day > 0 or not _is_trading_day(on):
-        day -= _is_trading_day(on)
+    while day > 0 or not is_trading_day(on):
+        day -= is_trading_day(on)
         on += timedelta(1)
     return on
 
 
 def last_open_day(on: date) -> date:
     """The same day or, where it is free, the last trading day before it."""
-    while not _is_trading_day(on):
+    while not is_trading_day(on):
         on -= timedelta(1)
     return on
 

@@ -40,13 +40,15 @@ from shared.utils.libpq_environment import without_libpq_variables
 DATABASE = "moneytree"
 INSTRUMENTS = "/instruments"
 
-# What `--sandbox-fault` offers for the download; each lasts for all attempts.
+# What `--sandbox-fault` offers for the download; each lasts for all attempts. Of the requests for
+# single instruments, which are many, the first ones have it.
 DOWNLOAD_FAULTS: dict[str, Fault] = {
     "429": HttpError(429, retry_after=1),
     "502": HtmlError(),
     "timeout": Hang(),
     "truncated": CutShort("gzip"),
 }
+_FAULTY_SINGLES = 6
 FAULT_NAMES = (*DOWNLOAD_FAULTS, "expired-token", "bad-rows")
 
 
@@ -107,6 +109,7 @@ def open_sandbox(
     ):
         if fault in DOWNLOAD_FAULTS:
             kite.fail_next(INSTRUMENTS, DOWNLOAD_FAULTS[fault], times=None)
+            kite.fail_next(f"{INSTRUMENTS}/", DOWNLOAD_FAULTS[fault], _FAULTY_SINGLES)
         credentials = {
             "kite_api_key": kite.api_key,
             "kite_api_secret": kite.api_secret,

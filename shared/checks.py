@@ -123,6 +123,21 @@ def _check_table(name: str, manager: DatabaseManager, feed: Feed) -> None:
         say(f"older   {name}: the next run brings up {', '.join(older)}")
     for line in script.splitlines():
         say(f"        {line}")
+    for each in (lacking, _find_lacking(manager, feed)):
+        _say_lacking(name, each)
+
+
+def _find_lacking(manager: DatabaseManager, feed: Feed) -> Lacking:
+    """What the feed itself knows to be lacking."""
+    if feed.find_lacking is None:
+        return Lacking("")
+    try:
+        return Lacking(*(manager.run_in_transaction(feed.find_lacking) or ("",)))
+    except StockIngestionError as exc:  # no failure of the check
+        return Lacking(str(exc))
+
+
+def _say_lacking(name: str, lacking: Lacking) -> None:
     if lacking.words:
         say(f"lacking {name}: {lacking.words}")
     if lacking.script:

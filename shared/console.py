@@ -29,12 +29,15 @@ from shared.foreign_text import escape_line
 from shared.utils.operation import Display
 
 _QUIET_SECONDS = 5.0  # a step that takes longer than this tells how far it is
+_REPEAT_SECONDS = 60.0  # and then once more, each time that so many have gone by
 _UNWRAPPED_COLUMNS = 1000
 _QUOTED = re.compile(r"(?<!\w)'[^']*'(?!\w)")
 # Of a step's line: its bar, which goes where there is no room for it, and the whole, with the ^C
 # that a terminal echoes.
 _BAR_COLUMNS = 14
 _STEP_COLUMNS = 75
+_NAME_COLUMNS = 18
+_SECONDS_COLUMNS = 8
 
 
 def say(text: str = "") -> None:
@@ -180,10 +183,11 @@ def make_display(*, is_brief: bool = False) -> Iterator[Display]:
         return
     console = Console() if _can_draw() else _AsciiConsole()
     bar = [_BarColumn()] if console.width >= _STEP_COLUMNS else []
+    others = [2 + _NAME_COLUMNS, _SECONDS_COLUMNS, *(_BAR_COLUMNS for _ in bar)]
     progress = Progress(
-        TextColumn("  {task.description:<18}", markup=False),
+        TextColumn(f"  {{task.description:<{_NAME_COLUMNS}}}", markup=False),
         *bar,
-        _CountColumn(),
+        _CountColumn(room=console.width - sum(others) - len(others)),
         _SecondsColumn(),
         console=console,
         redirect_stderr=sys.stderr.isatty(),
@@ -199,15 +203,16 @@ class _PlainDisplay(Display):
     def __init__(self, is_brief: bool) -> None:
         self._is_brief = is_brief
         self._name = ""
-        self._last_line = 0.0
+        self._next_line = 0.0
 
     def started(self, name: str) -> None:
-        self._name, self._last_line = name, time.monotonic()
+        self._name, self._next_line = name, time.monotonic() + _QUIET_SECONDS
 
-    def advanced(self, done: int, total: int | None, unit: str) -> None:
-        if time.monotonic() - self._last_line >= _QUIET_SECONDS:
-            self._last_line = time.monotonic()
-            say(f"  {self._name}: {_progress(done, total, unit)}")
+    def advanced(self, done: int, total: int | None, unit: str, note: str) -> None:
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + _REPEAT_SECONDS
+            say(f"  {self._name}: {_progress(done, total, unit)}{note and f', {note}'}")
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
         if not self._is_brief:
@@ -221,20 +226,21 @@ class _LiveDisplay(Display):
 
     def started(self, name: str) -> None:
         task = self._progress.add_task(
-            escape_line(redact(name)), total=None, count="", seconds=None, has_failed=False
+            escape_line(redact(name)), total=None, count="", note="", seconds=None, has_failed=False
         )
         self._steps.append(task)
 
-    def advanced(self, done: int, total: int | None, unit: str) -> None:
+    def advanced(self, done: int, total: int | None, unit: str, note: str) -> None:
         if self._steps:
-            count = _progress(done, total, unit)
-            self._progress.update(self._steps[-1], completed=done, total=total, count=count)
+            count, note = _progress(done, total, unit), escape_line(redact(note))
+            step = self._steps[-1]
+            self._progress.update(step, completed=done, total=total, count=count, note=note)
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
         step = self._steps.pop()
         if not succeeded:
             self._progress.update(step, count="failed", has_failed=True)
-        self._progress.update(step, total=1, completed=1, seconds=seconds)
+        self._progress.update(step, total=1, completed=1, seconds=seconds, note="")
 
 
 class _BarColumn(ProgressColumn):
@@ -260,10 +266,18 @@ class _BarColumn(ProgressColumn):
 
 
 class _CountColumn(ProgressColumn):
-    """How far a step is, or that it has failed."""
+    """How far a step is, or that it has failed; and as much of its note as there is room for."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields["count"], "red" if task.fields["has_failed"] else "")
+        count, has_failed = task.fields["count"], task.fields["has_failed"]
+        parts = task.fields["note"].split(", ") if task.fields["note"] else []
+        while len(text := ", ".join((count, *parts))) > self._room and parts:
+            del parts[0]
+        return Text(text, "red" if has_failed else "")
 
 
 class _SecondsColumn(ProgressColumn):
@@ -271,7 +285,7 @@ class _SecondsColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         seconds = task.fields["seconds"]
-        return Text(f"{task.elapsed if seconds is None else seconds:6.2f} s")
+        return Text(f"{task.elapsed if seconds is None else seconds:{_SECONDS_COLUMNS - 2}.2f} s")
 
 
 def _progress(done: int, total: int | None, unit: str) -> str:

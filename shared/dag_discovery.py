@@ -40,6 +40,7 @@ class DAG:
     fault: str | None = None
     after: tuple[int, ...] = ()
     grace_minutes: int = GRACE_MINUTES
+    to_enable: str = ""
 
     @property
     def shown_id(self) -> str:

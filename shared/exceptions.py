@@ -6,6 +6,8 @@ StockIngestionError
 ├── DAGExecutionError              a step of a DAG failed; `__cause__` tells why
 ├── AuthenticationError            stop; somebody has to log in again; exit status 3
 ├── APIError                       stop
+│   ├── PermissionDeniedError      no login helps
+│   ├── RefusedRequestError        leave out what was asked for
 │   └── TransientAPIError          try again (also a TransientError)
 │       └── TooManyRequestsError   ask less often
 ├── NotListedError                 what was asked for is not in the list; exit status 1
@@ -48,6 +50,14 @@ class TransientError(StockIngestionError):
 
 class APIError(StockIngestionError):
     """Kite Connect refused the request, or gave an answer that is of no use."""
+
+
+class PermissionDeniedError(APIError):
+    """Kite Connect does not let the app do that, whatever the session."""
+
+
+class RefusedRequestError(APIError):
+    """Kite Connect finds fault with what was asked for: another request may be answered."""
 
 
 class TransientAPIError(TransientError, APIError):

@@ -4,6 +4,8 @@ fetch(run)          -> payloads: the bytes that a source answered. The only part
 parse(bytes)        -> Batch: rows and rejects. A pure function; a saved file enters here
 prepare(run, batch) -> rows: the DAG's own rules
 then, the same for every DAG (shared/run.py): gates, one transaction a payload, archive, summary
+
+load(run, manager)  in place of these, where what is asked next depends on what is stored
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from datetime import date, datetime, time
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
+from shared.config.fields import FEED_FIELDS, RETRY_FIELDS, SNAPSHOT_FIELDS, Field
 from shared.models.column import EXACT_TYPES
 from shared.models.table import Table
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
 
     from shared.config.config_loader import RootConfig
+    from shared.utils.db_manager import DatabaseManager
     from shared.utils.extras import ExtraTable
     from shared.utils.relations import Relation
     from shared.utils.run_history import LastRun
@@ -95,6 +98,11 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
+def _not_given(*given: object) -> NoReturn:
+    """Stands for fetch and parse of a feed that loads by itself."""
+    raise TypeError("A feed that has load has neither fetch nor parse.")
+
+
 @dataclass(frozen=True)
 class Feed:
     """A DAG that brings rows from a source into a table. Its package exports one as FEED.
@@ -103,6 +111,11 @@ class Feed:
     messages call the rows ("candles"), `source` whom they ask ("Kite"). A snapshot
     (`table.is_snapshot`) is one payload, the whole list; another feed gives any number, and each is
     a transaction of its own. `fields` are the settings that it has beside those of every feed.
+
+    `load` asks and stores by itself, each answer in a transaction of its own: for a feed where what
+    is asked next depends on what is stored. It is given in place of fetch and parse. It fills
+    `run.figures`, sets `run.stage` when something is committed, and names its own operations; in a
+    dry run it writes nothing.
 
     `are_distinct`: no two rows of `prepare` have the same key. `count_by`: columns that the summary
     counts by; no value of a snapshot's first one, nor the snapshot as a whole, may lose too many
@@ -116,21 +129,32 @@ class Feed:
     `versions` is a table that keeps what each row was, and from when to when, and `after_merge`
     writes it, in the transaction, when the table is changed. A feed that has it takes saved lists
     of other days (`--dated`). `plain_views` are the views where that table cannot be had.
-    `reads` are tables of other DAGs that these two use, where they are there.
+    `reads` are tables of other DAGs that these two use, where they are there. `needs` are tables
+    beside its own that a run cannot do without.
+
+    `describe_state` gives the figures that `status` shows of the DAG, by their names in words: it
+    reads, soon, in one transaction. `find_lacking` says what `check` names as lacking, also before
+    the first run, and the SQL with which the table's owner gives it ("": nothing to run); None, or
+    no words, if nothing is lacking. It changes nothing.
+
+    `needs_fresh`: a run fails before it asks anybody where the rows of a DAG that it comes after
+    (`after` in config.json), and that the same call does not run, are not fresh.
 
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
     says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
 
-    Raises ValueError if `count_by` names no column, or `only` no parameter of such values.
+    Raises ValueError if `count_by` names no column, or `only` no parameter of such values, and
+    unless exactly one way to load is given: fetch and parse, or load (of no snapshot).
     """
 
     folder: Path
     title: str
     table: Table
-    fetch: Callable[[Run], Iterable[Payload]]
-    parse: Callable[[bytes], Batch]
+    fetch: Callable[[Run], Iterable[Payload]] = _not_given
+    parse: Callable[[bytes], Batch] = _not_given
     prepare: Callable[[Run, Batch], list[dict[str, Any]]] = lambda run, batch: batch.rows
+    load: Callable[[Run, DatabaseManager], None] | None = None
     are_distinct: bool = False
     count_by: tuple[str, ...] = ()
     only: str = ""
@@ -144,7 +168,11 @@ class Feed:
     after_merge: Callable[[Cursor, Run, MergeResult], None] | None = None
     plain_views: str = ""
     reads: tuple[ExtraTable, ...] = ()
+    needs: tuple[ExtraTable, ...] = ()
     commands: tuple[Command, ...] = ()
+    describe_state: Callable[[Cursor], Mapping[str, int]] | None = None
+    find_lacking: Callable[[Cursor], tuple[str, str] | None] | None = None
+    needs_fresh: bool = False
     due_from: time | None = None
     changes_daily: bool = False
     empty_note: str = ""
@@ -156,6 +184,10 @@ class Feed:
             raise ValueError(f"{self.table.name}: expected {expected}, got {inexact[0].sql_type}")
         if wrong := set(self.count_by).difference(self.table.column_names):
             raise ValueError(f"count_by: expected columns of {self.table.name}, got {min(wrong)}")
+        given = [step for step in (self.fetch, self.parse) if step is not _not_given]
+        if len(given) != (0 if self.load else 2) or (self.load and self.table.is_snapshot):
+            expected = "fetch and parse, or load alone, which is for a table that is no snapshot"
+            raise ValueError(f"{self.table.name}: expected {expected}")
         paths = {item.path for item in self.fields} if self.count_by else set()
         if self.only and f"parameters.{self.only}" not in paths:
             expected = "a parameter in fields that lists values of the first column of count_by"
@@ -164,6 +196,8 @@ class Feed:
     @property
     def settings(self) -> tuple[Field, ...]:
         """All the settings that a run of it reads from its config.json."""
+        if self.load is not None:
+            return (*RETRY_FIELDS, *self.fields)
         of_snapshots = SNAPSHOT_FIELDS if self.table.is_snapshot else ()
         return (*FEED_FIELDS, *of_snapshots, *self.fields)
 
@@ -230,6 +264,7 @@ class Figures:
     changes: Counter[str] | None = None
     merge: MergeResult | None = None
     retired: int = 0  # rows that the table of versions alone keeps
+    notes: list[str] = field(default_factory=list)  # what load has to say, each a paragraph
 
 
 class Summary(str):
@@ -253,6 +288,7 @@ class Run:
     options: RunOptions = RunOptions()
     config: RootConfig | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    require: Callable[[DatabaseManager], None] | None = None  # raises where it may not run now
     stage: Stage = Stage.STARTED
     run_id: int | None = None  # in the history, from the start on
     table: Relation | None = None  # where the feed's table is

@@ -1,6 +1,8 @@
 """Whether a DAG's data are fresh (ruling 31): by the last good run, or else by the newest rows."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -8,16 +10,19 @@ from typing import Any
 
 from shared import clock
 from shared.calendar import IST, Calendar, Freshness
+from shared.config.config_loader import ConfigLoader
 from shared.config.logging_config import redact
 from shared.dag_discovery import DAG
-from shared.exceptions import StockIngestionError, TransientDatabaseError
+from shared.exceptions import DAGExecutionError, StockIngestionError, TransientDatabaseError
 from shared.models.table import Table
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
 from shared.utils.run_history import LastLoad
-from shared.utils.sql import fetch_one, load_sql
+from shared.utils.sql import fetch_one, load_sql, settings
 from shared.utils.staged_merge import has_time_zone
+
+logger = logging.getLogger(__name__)
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
@@ -26,6 +31,7 @@ There is no history of runs (a run makes one where it may): the newest rows
 had to tell. They cannot tell whether the list is a new one, and whole."""
 
 FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
+_STATE_TIMEOUT = "5s"  # for a statement: the verdicts do not wait long for what stands beside them
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ class Now:
 class Verdict:
     """Whether a DAG's data are fresh: `fresh`, `stale`, or `unknown` where that cannot be known.
 
-    `loaded_at` is when the source gave what is stored, as far as that is known.
+    `loaded_at` is when the source gave what is stored, as far as that is known. `state` are the
+    figures that the DAG's feed tells; None if it tells none, or they cannot be read.
     """
 
     dag_id: int
@@ -69,6 +76,7 @@ class Verdict:
     reason: str
     loaded_at: datetime | None = None
     expected_since: datetime | None = None
+    state: Mapping[str, int] | None = None
 
 
 def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
@@ -88,6 +96,51 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
         raise
     except StockIngestionError as exc:
         return cannot_judge(dag, exc)
+
+
+def require_fresh(
+    manager: DatabaseManager, dag: DAG, before: Sequence[DAG], way_out: Sequence[str], dry_run: bool
+) -> None:
+    """Refuse a run of `dag` where the rows of one of those `before` it are not fresh.
+
+    `way_out` has the words of the command line that runs each of these. In a dry run it is a
+    warning. Raises DAGExecutionError, TransientDatabaseError if the database is away.
+    """
+    now = Now(*read_clocks(manager), ConfigLoader.load_calendar())
+    has_history = manager.run_in_transaction(run_history.is_kept)
+    for each, words in zip(before, way_out):
+        verdict = judge(manager, each, now, has_history)
+        if verdict.verdict == FRESH:
+            continue
+        rows = "stale" if verdict.verdict == STALE else "not known to be fresh"
+        said = (
+            f"DAG {dag.dag_id} comes after DAG {each.dag_id}, whose rows are {rows}: "
+            f"{' '.join(verdict.reason.split())} Run DAG {each.dag_id} first: '{words}'"
+        )
+        if not dry_run:
+            raise DAGExecutionError(said)
+        logger.warning("%s", said)
+
+
+def add_state(manager: DatabaseManager, dag: DAG, verdict: Verdict) -> Verdict:
+    """The verdict, and the figures that the DAG's feed tells.
+
+    Where they cannot be told the reason says why; the verdict is what it was.
+    """
+    try:
+        feed = dag.load_feed()
+    except StockIngestionError:  # the verdict has said it
+        return verdict
+    if feed is None or feed.describe_state is None:
+        return verdict
+    try:
+        with manager.transaction() as cursor, settings(cursor, statement_timeout=_STATE_TIMEOUT):
+            state = feed.describe_state(cursor)
+        return replace(verdict, state={name: int(number) for name, number in state.items()})
+    except Exception as exc:  # the DAG's own code
+        kind = "" if isinstance(exc, StockIngestionError) else f"{type(exc).__name__}: "
+        fault = f"Its state cannot be told:\n{kind}{redact(str(exc))}"
+        return replace(verdict, reason=f"{verdict.reason}\n{fault}")
 
 
 def cannot_judge(dag: DAG, error: StockIngestionError) -> Verdict:

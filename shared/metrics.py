@@ -12,6 +12,7 @@ from shared.utils.run_history import RecordedRun
 GAUGES = {
     "up": "Whether the database could be asked.",
     "fresh": "Whether the data are fresh; 0 also where that cannot be known.",
+    "state": "What the DAG tells of what is stored, by the name of the figure.",
     "age_seconds": "How long ago the source gave what is stored.",
     "last_success_timestamp_seconds": "When the last good run ended.",
     "last_success_fetched_rows": "Rows that the last good run was given.",
@@ -39,6 +40,8 @@ def describe_metrics(
         labels = {"dag_id": verdict.dag_id, "name": verdict.name}
         samples += [(name, {**labels, **more}, value) for name, more, value in _measure(runs)]
         samples.append(("fresh", labels, verdict.verdict == FRESH))
+        for figure, number in (verdict.state or {}).items():
+            samples.append(("state", {**labels, "figure": figure}, number))
         if now and verdict.loaded_at:
             age = max(now.here, now.server) - verdict.loaded_at
             samples.append(("age_seconds", labels, age.total_seconds()))

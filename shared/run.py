@@ -39,8 +39,8 @@ from shared.feed import (
 )
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.preparation import History, Lacking, prepare_extras, read_schema
-from shared.store import Rows, predict, store
+from shared.preparation import History, Lacking, ensure_tables, prepare_extras
+from shared.store import Rows, look_up, predict, store
 from shared.summary import describe, is_unchanged, summarize, write_rejected_rows
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -50,11 +50,12 @@ from shared.utils.operation import advance, operation
 from shared.utils.retry import ONCE, RetryPolicy
 from shared.utils.sql import settings
 from shared.utils.staged_merge import last_of_each_key
-from shared.utils.table_setup import ensure_table, refuse_unsuited
+from shared.utils.table_setup import refuse_unsuited
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Load = Callable[[Run, DatabaseManager], None]
 
 # How long recording a failed run may take, in seconds: the run itself has ended already.
 _RECORD_SECONDS = 2
@@ -68,15 +69,17 @@ def run_feed(
     from_file: str | None = None,
     force: bool = False,
     dated: date | None = None,
+    require: Callable[[DatabaseManager], None] | None = None,
 ) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
-    The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
+    The options are those of RunOptions. `require` is called before the source is asked, and raises
+    where the run may not go on. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, clock.now())
-    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated))
+    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated), require=require)
     with ExitStack() as until_the_end:
         try:
             _execute(run, until_the_end)
@@ -110,6 +113,11 @@ def _execute(run: Run, until_the_end: ExitStack) -> None:
 def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
     feed = run.feed
     if run.options.dry_run:
+        if run.require is not None:
+            _try(run.require, database)
+        if feed.load is not None:
+            _try(partial(_look_and_load, run, feed.load), database)
+            return
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
         return
@@ -119,6 +127,11 @@ def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
         lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
         with operation("check table", run.durations):  # before the source is asked
             _begin(run, manager, lock)
+            if run.require is not None:
+                run.require(manager)
+        if feed.load is not None:
+            _load_by_itself(run, manager, feed.load)
+            return
         manager.close()  # an idle connection may be cut while the source is asked
         if feed.table.is_snapshot:
             [payload] = list(_payloads(run))
@@ -154,7 +167,7 @@ def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
     """Make what the run writes to, where that is not there yet."""
 
     def prepare(cursor: Any) -> tuple[History, Lacking]:
-        ensure_table(cursor, run.feed.table, read_schema(run.feed))
+        ensure_tables(cursor, run.feed)
         return prepare_extras(cursor, run.feed)
 
     with operation("prepare table", run.durations):
@@ -220,6 +233,36 @@ def _load_all(run: Run, manager: DatabaseManager, payloads: Iterator[Payload]) -
             advance(number, unit="payloads")
             payload = next(payloads, None)
     archive.delete_old(run)
+    _record_success(run, manager, history)
+
+
+def _load_by_itself(run: Run, manager: DatabaseManager, load: _Load) -> None:
+    """Let the feed ask and store; where it fails, what it has stored stays."""
+    history = _prepare_tables(run, manager)
+    manager.run_in_transaction(lambda cursor: look_up(cursor, run, history))
+    try:
+        load(run, manager)
+    finally:
+        _write_rejects(run, 0)
+    _record_success(run, manager, history)
+
+
+def _look_and_load(run: Run, load: _Load, manager: DatabaseManager) -> None:
+    """Let the feed work out what it would ask and store. It writes nothing."""
+
+    def look(cursor: Any) -> None:
+        refuse_unsuited(cursor, run.feed.table)
+        look_up(cursor, run, History(runs=False, changes=False))
+
+    manager.run_in_transaction(look)
+    try:
+        load(run, manager)
+    finally:
+        _write_rejects(run, 0)
+
+
+def _record_success(run: Run, manager: DatabaseManager, history: History) -> None:
+    """Record that a run has succeeded whose data are committed already."""
     if history.runs and run.run_id is None:  # nothing came, and the start could not be recorded
         run.run_id = manager.run_in_transaction(lambda c: run_history.start_run(c, run.key))
     if run.run_id is not None:
@@ -285,10 +328,14 @@ def _hash_all(before: str | None, payload: Payload) -> str:
 
 
 def _try_store(run: Run, database: dict[str, Any], rows: Rows) -> None:
+    _try(lambda manager: predict(run, manager, rows), database)
+
+
+def _try(work: Callable[[DatabaseManager], None], database: dict[str, Any]) -> None:
     """Work out what would be stored; without a database the dry run ends here, and says so."""
     try:
         with DatabaseManager(database, retry=ONCE) as manager:
-            predict(run, manager, rows)
+            work(manager)
     except DatabaseError as exc:
         logger.warning("What would change in the table could not be worked out: %s", exc)
 

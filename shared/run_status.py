@@ -1,6 +1,7 @@
 """`status`: the last runs, and whether each DAG's data are fresh (ruling 31). For monitoring."""
 
 import logging
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -13,7 +14,17 @@ from shared.console import say, write_data, write_json
 from shared.dag_discovery import DAG
 from shared.exceptions import DatabaseError
 from shared.feed import API_SOURCE
-from shared.freshness import FRESH, STALE, UNKNOWN, Now, Verdict, cannot_judge, judge, read_clocks
+from shared.freshness import (
+    FRESH,
+    STALE,
+    UNKNOWN,
+    Now,
+    Verdict,
+    add_state,
+    cannot_judge,
+    judge,
+    read_clocks,
+)
 from shared.metrics import describe_metrics
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -22,6 +33,7 @@ from shared.utils.run_history import RecordedRun
 logger = logging.getLogger(__name__)
 
 SHOWN_RUNS = 10
+_COLUMNS = 77  # of a line that is indented by two
 
 # Within 80 columns up to a million rows.
 _HEADER = " run DAG started (IST)    status    seconds  fetched rejected inserted  updated"
@@ -49,7 +61,9 @@ def show_status(
             has_history = manager.run_in_transaction(run_history.is_kept)
             if has_history:
                 runs = _read_runs(manager, dag_ids, only_last=as_metrics)
-            verdicts = [judge(manager, dag, now, has_history) for dag in judged]
+            verdicts = [
+                add_state(manager, dag, judge(manager, dag, now, has_history)) for dag in judged
+            ]
     except DatabaseError as exc:
         logger.error("%s", exc, exc_info=exc)
         now, runs, verdicts = None, [], [cannot_judge(dag, exc) for dag in judged]
@@ -68,9 +82,19 @@ def show_status(
 def _say_status(verdicts: Sequence[Verdict], runs: Sequence[RecordedRun]) -> None:
     for line in (_HEADER, *map(_describe_run, runs)) if runs else ():
         say(line)
-    judgements = (f"{each.verdict.upper()}: {each.reason}" for each in verdicts)
+    judgements = (
+        "\n".join((f"{each.verdict.upper()}: {each.reason}", *_describe_state(each)))
+        for each in verdicts
+    )
     for text in (*_find_remarks(runs), *judgements):
         say(f"\n{text}")
+
+
+def _describe_state(verdict: Verdict) -> list[str]:
+    """The figures of the DAG in lines; a figure stays with its name."""
+    figures = [f"{name}: {number:,}" for name, number in (verdict.state or {}).items()]
+    lines = textwrap.wrap(", ".join(each.replace(" ", "\0") for each in figures), _COLUMNS)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _read_runs(

@@ -50,6 +50,27 @@ def store(
         run.stage = Stage.STORED
 
 
+def look_up(cursor: Any, run: Run, history: History) -> None:
+    """Fill in where the run's tables are, and what the last good run before it was."""
+    feed = run.feed
+    # Without a history nothing is looked for under its names. What may not be written any more
+    # may still be read: the last run on record is what the list is compared with.
+    has_runs = history.runs or is_readable(cursor, run_history.TABLE)
+    run.last = run_history.read_last_good_run(cursor, feed.dag_id) if has_runs else None
+    has_changes = history.changes or (has_runs and is_readable(cursor, table_of(feed)))
+    run.changes = find_relation(cursor, table_of(feed).name) if has_changes else None
+    run.runs = find_relation(cursor, run_history.TABLE.name) if has_runs else None
+    run.table = find_relation(cursor, feed.table.name)
+    run.versions = None
+    if feed.versions is not None and history.versions:
+        run.versions = find_relation(cursor, feed.versions.name)
+    run.reads = {
+        table.name: find_relation(cursor, table.name)
+        for table in feed.reads
+        if is_readable(cursor, table)
+    }
+
+
 class _Transaction:
     """The transaction of one payload, and what the run had found before it."""
 
@@ -65,22 +86,7 @@ class _Transaction:
         run, feed = self._run, self._run.feed
         lock_name(cursor, feed.table.name)  # first: runs are numbered in the order of their lists
         run.figures.changes = None  # of an attempt before
-        # Without a history nothing is looked for under its names. What may not be written any more
-        # may still be read: the last run on record is what the list is compared with.
-        has_runs = self._history.runs or is_readable(cursor, run_history.TABLE)
-        run.last = run_history.read_last_good_run(cursor, feed.dag_id) if has_runs else None
-        has_changes = self._history.changes or (has_runs and is_readable(cursor, table_of(feed)))
-        run.changes = find_relation(cursor, table_of(feed).name) if has_changes else None
-        run.runs = find_relation(cursor, run_history.TABLE.name) if has_runs else None
-        run.table = find_relation(cursor, feed.table.name)
-        run.versions = None
-        if feed.versions is not None and self._history.versions:
-            run.versions = find_relation(cursor, feed.versions.name)
-        run.reads = {
-            table.name: find_relation(cursor, table.name)
-            for table in feed.reads
-            if is_readable(cursor, table)
-        }
+        look_up(cursor, run, self._history)
         if run.options.dated is not None:
             _refuse_undatable(run)
         return merge_rows(

@@ -41,7 +41,11 @@ def _lines(run: Run) -> list[str]:
     figures = run.figures
     if run.day_off is not None:
         return [_describe_day_off(run)]
-    lines = [*_headlines(run), "", *_counts(run)]
+    lines = _headlines(run)
+    if not _is_a_look(run):
+        lines += ["", *_counts(run)]
+    if figures.notes:
+        lines += ["", *(line for note in figures.notes for line in _fill(note))]
     if figures.left_out:
         listed = ", ".join(f"{name} {count:,}" for name, count in figures.left_out.most_common())
         lines += ["", *_fill(f"left out by parameters.{run.feed.only}: {listed}")]
@@ -60,7 +64,9 @@ def _lines(run: Run) -> list[str]:
 
 def _in_few_words(run: Run) -> str:
     figures, merge = run.figures, run.figures.merge
-    if run.options.dry_run:
+    if _is_a_look(run):
+        counts = ["nothing was stored"]
+    elif run.options.dry_run:
         counts = [f"{figures.stored:,} would be stored"]
     else:
         counts = [f"{merge.given if merge else 0:,} stored"]
@@ -75,9 +81,16 @@ def _in_few_words(run: Run) -> str:
     return ", ".join(counts)
 
 
+def _is_a_look(run: Run) -> bool:
+    """Whether a feed that loads by itself has only looked what it would ask for."""
+    is_by_itself = run.feed.load is not None
+    return is_by_itself and run.options.dry_run and run.figures.merge is None
+
+
 def is_unchanged(run: Run) -> bool:
     """Whether the run has stored the bytes of the last good run before it."""
-    return run.last is not None and run.last.dump_sha256 == run.figures.sha256
+    sha256 = run.figures.sha256  # a feed that loads by itself has none
+    return sha256 is not None and run.last is not None and run.last.dump_sha256 == sha256
 
 
 def _describe_day_off(run: Run) -> str:
@@ -105,12 +118,16 @@ def _reject_lines(run: Run) -> list[str]:
     lines += [f"{count:>8,}  {reason}" for reason, count in reasons.most_common()]
     lines.append("the first of them:" if len(rejected) > SHOWN_REJECTS else "they are:")
     lines += [
-        f"  line {row.line_number}: {row.reason}: {shorten(','.join(row.row), 60)}"
+        f"  {_name_line(row)}{row.reason}: {shorten(','.join(row.row), 60)}"
         for row in rejected[:SHOWN_REJECTS]
     ]
     if run.rejects_file is not None:
         lines.append(f"all of them: {run.rejects_file}")
     return lines
+
+
+def _name_line(row: RejectedRow) -> str:
+    return "" if row.line_number is None else f"line {row.line_number}: "
 
 
 def write_rejected_rows(
@@ -153,7 +170,9 @@ def _headlines(run: Run) -> list[str]:
     figures, title = run.figures, run.feed.title
     target = f"{run.config.database.database}." if run.config else ""
     target += run.feed.table.name
-    if run.options.dry_run and figures.stored:
+    if _is_a_look(run):
+        lines = ["Dry run: nothing was stored"]
+    elif run.options.dry_run and figures.stored:
         lines = [f"Dry run: {figures.stored:,} {title} would be stored in {target}"]
     elif figures.merge is not None:
         lines = [f"Stored {figures.merge.given:,} {title} in {target}"]

@@ -81,6 +81,7 @@ class DAGConfig:
     parameters: dict[str, Any]
     after: tuple[int, ...] = ()
     grace_minutes: int = GRACE_MINUTES
+    to_enable: str = ""
 
 
 @dataclass(frozen=True)

@@ -244,16 +244,23 @@ DAG_FIELDS = (
     Field("enabled", boolean, True),
     Field("schedule", schedule, DAILY),
     Field("description", any_text, ""),
+    # What else a DAG needs that is shipped disabled, told where it is named.
+    Field("to_enable", any_text, "", is_extra=True),
     # The DAGs that have to succeed before this one runs, in a call that runs them.
     Field("after", dag_ids, (), is_extra=True),
     # How long after its schedule a DAG's rows may be those of the time before (status).
     Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
 )
 
-FEED_FIELDS = (
-    Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
+RETRY_FIELDS = (
     Field("parameters.retry_attempts", integer(1, 100), 3),
     Field("parameters.retry_delay_seconds", number(0, 3600), 5.0),
+)
+
+# A feed's that does not load by itself.
+FEED_FIELDS = (
+    Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
+    *RETRY_FIELDS,
     # A payload of which more rows than this are rejected fails the run.
     Field("parameters.max_reject_percent", number(0, 100), 5.0, is_extra=True),
     # How long good payloads are kept; 0 keeps none.

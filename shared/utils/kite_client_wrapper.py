@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 
 import requests
 
-from shared.exceptions import APIError, AuthenticationError, StockIngestionError, TransientAPIError
+from shared.exceptions import (
+    APIError,
+    AuthenticationError,
+    PermissionDeniedError,
+    RefusedRequestError,
+    StockIngestionError,
+    TransientAPIError,
+)
 from shared.feed import Payload
 from shared.program import command
 from shared.utils.http_source import HttpSource
@@ -36,6 +43,10 @@ T = TypeVar("T")
 DEFAULT_ROOT = "https://api.kite.trade"
 _LONGEST_MESSAGE = 500  # characters of Kite's
 _LONGEST_ERROR = 10_000  # bytes; with status 200, a longer answer is not an error
+
+
+def _as_it_is(body: bytes) -> Any:
+    return body
 
 
 class KiteClientWrapper:
@@ -100,18 +111,28 @@ class KiteClientWrapper:
         return self._access_token
 
     def ask(
-        self, route: str, params: Mapping[str, Any] | None = None, *, bounds: Bounds = OTHER_BOUNDS
-    ) -> bytes:
-        """The bytes that Kite answers to a GET of any route: JSON or CSV, whole.
+        self,
+        route: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        bounds: Bounds = OTHER_BOUNDS,
+        read: Callable[[bytes], T] = _as_it_is,
+    ) -> T:
+        """What `read` makes of the bytes that Kite answers to a GET of any route: JSON or CSV.
 
             ask("/quote/ltp", {"i": ["NSE:INFY", "NSE:TCS"]})
 
+        The answer is whole. It is asked for again where `read` raises TransientAPIError.
         Raises AuthenticationError if the session is not proven (Property 1) or has died,
         TransientAPIError after all attempts, APIError if Kite refuses or the answer is too large.
         """
         self._require_session()
         path = urlsplit(self._http.locate(route)).path
-        return self._call(lambda client: client.ask(route, params), f"GET {path}", bounds=bounds)
+
+        def use(client: RawKiteConnect) -> T:
+            return read(client.ask(route, params))
+
+        return self._call(use, f"GET {path}", bounds=bounds)
 
     def fetch_instruments(self) -> list[dict[str, Any]]:
         """The good rows of the complete list, as `parse_dump` reads it. Raises as `ask` does."""
@@ -272,7 +293,7 @@ def _translate(error: Any) -> StockIngestionError:
     if isinstance(error, kite_exceptions.TokenException):
         return AuthenticationError(f"Kite refused the session ({said}). {_log_in_again()}")
     if isinstance(error, kite_exceptions.PermissionException):
-        return APIError(
+        return PermissionDeniedError(
             f"Kite does not let this app do that ({said}). A new login does not help: see what the "
             "app of KITE_API_KEY may do, at https://developers.kite.trade."
         )
@@ -280,7 +301,9 @@ def _translate(error: Any) -> StockIngestionError:
         return TransientAPIError("Kite's answer is neither JSON nor CSV.")
     if isinstance(error, kite_exceptions.NetworkException):
         return TransientAPIError(f"Kite cannot reach its back end ({said}).")
-    return APIError(f"Kite refused the request ({said}).")
+    is_input = isinstance(error, kite_exceptions.InputException)
+    refused = RefusedRequestError if is_input else APIError
+    return refused(f"Kite refused the request ({said}).")
 
 
 def _log_in_again() -> str:

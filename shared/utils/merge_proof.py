@@ -105,6 +105,14 @@ def _count_off(
     return len(sent - set(map(comparable, stored)))
 
 
+def find_hooks(cursor: Cursor, relation: Relation) -> list[str]:
+    """What may change rows on their way into the relation: then they are to be read back."""
+    has_functions, _, is_filtered = fetch_one(cursor, SQL["read_doubts"], {"oid": relation.oid})
+    functions = ["a function that a statement may call"] if has_functions else []
+    hidden = ["row security, which may hide rows"] if is_filtered else []
+    return [*_read_hooks(cursor, relation), *functions, *hidden]
+
+
 def warn_of_hooks(cursor: Cursor, relation: Relation) -> None:
     """Say what may make a run end otherwise than a dry run predicts."""
     if hooks := _read_hooks(cursor, relation):

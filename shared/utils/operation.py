@@ -22,8 +22,12 @@ class Display(Protocol):
     def started(self, name: str) -> None:
         """An operation began."""
 
-    def advanced(self, done: int, total: int | None, unit: str) -> None:
-        """The innermost operation has done `done` of `total` (None: not known) `unit`s."""
+    def advanced(self, done: int, total: int | None, unit: str, note: str) -> None:
+        """The innermost operation has done `done` of `total` (None: not known) `unit`s.
+
+        `note` is what else there is to say, parts with commas between them; the last one matters
+        most.
+        """
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
         """An operation ended."""
@@ -43,10 +47,13 @@ def show_on(display: Display) -> Iterator[None]:
         _display.reset(token)
 
 
-def advance(done: int, total: int | None = None, unit: str = "rows") -> None:
-    """Report how far the innermost operation has come."""
+def advance(done: int, total: int | None = None, unit: str = "rows", note: str = "") -> None:
+    """Report how far the innermost operation has come, as Display.advanced takes it.
+
+    advance(540, 2700, "requests", "3.0 requests/s, 12 min left")
+    """
     if display := _display.get():
-        display.advanced(done, total, unit)
+        display.advanced(done, total, unit, note)
 
 
 @contextmanager

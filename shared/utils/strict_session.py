@@ -34,6 +34,7 @@ class Bounds(NamedTuple):
 
 
 LIST_BOUNDS = Bounds(32, 128, "csv")  # a real one has 1.6 and 9.5 MB
+SERIES_BOUNDS = Bounds(16, 16, "json")  # the longest real one, two months by the minute, has 1.5 MB
 OTHER_BOUNDS = Bounds(1, 1)
 MB = 1_000_000
 _CHUNK_BYTES = 64 * 1024

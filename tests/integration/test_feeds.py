@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,31 @@ import psycopg2
 import pytest
 
 from shared import archive
+from shared.checks import check
 from shared.config.fields import Field, dates
-from shared.exceptions import DAGExecutionError, StockIngestionError
-from shared.feed import API_SOURCE, Batch, Feed, Payload, Run, RunKey
+from shared.dag_discovery import DAG
+from shared.exceptions import ConfigurationError, DAGExecutionError, StockIngestionError
+from shared.feed import (
+    API_SOURCE,
+    Batch,
+    Feed,
+    Payload,
+    RejectedRow,
+    Run,
+    RunKey,
+    RunOptions,
+    Stage,
+)
 from shared.models.table import Column, Table
 from shared.preparation import prove_schema
 from shared.run import run_feed
+from shared.run_plan import plan_runs
 from shared.utils import db_manager
 from shared.utils.changes import read_changes
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.operation import operation
 from shared.utils.run_history import LastRun
+from shared.utils.staged_merge import MergeResult
 from tests.command_line import CommandLine
 
 pytestmark = pytest.mark.usefixtures("trading_today")
@@ -67,8 +83,8 @@ class Things:
             json.dumps({**config, "parameters": self.parameters})
         )
         given = [Payload(json.dumps(rows).encode()) for rows in payloads]
-        fields = {"fetch": lambda run: iter(given), "source": "The shop", **fields}
-        return Feed(self.folder, "things", table, parse=parse, **fields)
+        steps = {} if "load" in fields else {"fetch": lambda run: iter(given), "parse": parse}
+        return Feed(self.folder, "things", table, **{**steps, "source": "The shop", **fields})
 
     def run(self, table: Table, *payloads: Rows, **fields: Any) -> str:
         return run_feed(self.feed(table, payloads, **fields))
@@ -402,3 +418,164 @@ def test_payload_that_a_killed_run_was_keeping_is_missed(
     path.rename(path.with_suffix(".part"))
     archive.warn_of_missing(run)
     assert "What run 1 loaded is not among the files" in caplog.text
+
+
+# A feed that asks and stores by itself
+
+
+def test_notes_of_a_run_are_in_its_summary_and_in_the_log(
+    things: Things, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    long = "An adjustment: " + "all prices before it are halved, " * 3 + "\x1b[2J"
+
+    def load(run: Run, manager: DatabaseManager) -> None:
+        load_things(run, manager)
+        run.figures.notes += [long, "A short one"]
+
+    said = things.run(ROWS, load=load)
+    notes = said.partition("updated              0\n\n")[2].partition("\n\nrejected 1 row:\n")[0]
+    first, second, third = notes.split("\n")
+    assert f"{first} {second.lstrip()}" == long.replace("\x1b", "\\x1b")
+    assert len(first) < 80
+    assert third == "A short one"
+    assert notes in caplog.text
+
+
+def load_things(run: Run, manager: DatabaseManager) -> None:
+    """Store a thing a transaction, the next one after what is stored. A fourth one is refused."""
+
+    def add(cursor: Any) -> None:
+        cursor.execute("INSERT INTO thing (id) SELECT count(*) + 1 FROM thing RETURNING id")
+        [(number,)] = cursor.fetchall()
+        assert number < 4, "refused"
+
+    run.figures.rejected.append(RejectedRow(None, "unknown to the shop", ["thing 9"]))
+    with operation("ask the shop", run.durations):
+        for _ in range(2):
+            run.figures.fetched += 1
+            manager.run_in_transaction(add)
+            run.figures.merge = MergeResult(inserted=1) + (run.figures.merge or MergeResult())
+            run.stage = Stage.STORED
+
+
+def test_feed_that_loads_by_itself(things: Things, cli: CommandLine) -> None:
+    looked_up: list[Any] = []
+
+    def load(run: Run, manager: DatabaseManager) -> None:
+        assert run.table is not None
+        looked_up.append((run.table.exists, run.runs is not None, run.last and run.last.run_id))
+        load_things(run, manager)
+
+    said = things.run(ROWS, load=load)
+    assert said.startswith(f"Stored 2 things in {cli.connection.info.dbname}.thing\n\nfetched")
+    assert "they are:\n  unknown to the shop: 'thing 9'\nall of them: /" in said
+    [rejects] = (things.folder.parent / "logs").glob("rejected_rows_*.csv")
+    assert rejects.read_text().endswith("\n,unknown to the shop,thing 9\n")
+    columns = "status, rows_fetched, rows_rejected, rows_inserted, dump_sha256"
+    assert cli.runs(columns) == [("succeeded", 2, 1, 2, None)]
+    assert cli.query("SELECT durations ? 'ask the shop' FROM ingestion_run") == [(True,)]
+    assert not (things.folder / "archive").exists()
+    assert "byte for byte" not in things.run(ROWS, load=lambda run, manager: looked_up.append(run))
+    assert looked_up[:1] == [(True, True, None)]
+    assert looked_up[1].last.run_id == 1
+
+
+def test_feed_that_loads_by_itself_and_fails_keeps_what_it_stored(
+    things: Things, cli: CommandLine, caplog: pytest.LogCaptureFixture
+) -> None:
+    things.run(ROWS, load=load_things)
+    with pytest.raises(DAGExecutionError, match=r"^unexpected AssertionError: refused"):
+        things.run(ROWS, load=load_things)
+    assert cli.query("SELECT count(*) FROM thing") == [(3,)]
+    assert cli.runs("status, rows_fetched, rows_inserted")[-1] == ("failed", 2, 1)
+    assert "What it stored before stays: 1 things." in caplog.text
+    assert len(list((things.folder.parent / "logs").glob("rejected_rows_*.csv"))) == 2
+
+
+def test_dry_run_of_a_feed_that_loads_by_itself(things: Things, cli: CommandLine) -> None:
+    def load(run: Run, manager: DatabaseManager) -> None:
+        assert run.options.dry_run
+        assert run.table is not None
+        run.figures.notes += [f"There is a table: {run.table.exists}", "7 would be asked for"]
+
+    said = run_feed(things.feed(ROWS, [], load=load), dry_run=True)
+    assert said == "Dry run: nothing was stored\n\nThere is a table: False\n7 would be asked for"
+    assert said.counts == "nothing was stored"
+    assert cli.query("SELECT to_regclass('thing'), to_regclass('ingestion_run')") == [(None, None)]
+
+
+def test_dry_run_of_a_feed_that_loads_by_itself_without_a_database(
+    things: Things,
+    cli: CommandLine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DB_PORT", "1")
+    run_feed(things.feed(ROWS, [], load=load_things), dry_run=True)
+    assert "What would change in the table could not be worked out: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("table", "fields"),
+    [
+        (ROWS, {"load": load_things, "parse": parse}),
+        (SNAPSHOT, {"load": load_things}),
+        (ROWS, {"load": None}),
+        (ROWS, {"load": None, "parse": parse}),
+    ],
+    ids=["both", "snapshot", "none", "parse alone"],
+)
+def test_feed_has_one_way_to_load(things: Things, table: Table, fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^thing: expected fetch and parse, or load alone"):
+        things.feed(table, [], **fields)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        pytest.param(
+            ("there is no part for 2027", "CREATE TABLE a ();\nCREATE TABLE b ();"),
+            "lacking DAG 2 import_things: there is no part for 2027\n"
+            "        What the owner has to run, in psql for example:\n"
+            "        CREATE TABLE a ();\n        CREATE TABLE b ();\n",
+            id="with SQL",
+        ),
+        pytest.param(("a word", ""), "lacking DAG 2 import_things: a word\n", id="words alone"),
+        pytest.param(None, "", id="nothing"),
+        pytest.param("SELECT 1 FROM thing", "lacking DAG 2 import_things: ", id="an error"),
+    ],
+)
+def test_check_names_what_a_feed_lacks(
+    things: Things,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Any,
+    said: str,
+) -> None:
+    def find_lacking(cursor: Any) -> Any:
+        if isinstance(found, str):
+            cursor.execute(found)
+        return found
+
+    feed = things.feed(ROWS, [], load=load_things, find_lacking=find_lacking)
+    monkeypatch.setattr(DAG, "load_feed", lambda dag: feed)
+    assert check([DAG(2, "import_things", things.folder)]) == []
+    output = capsys.readouterr().out
+    assert said in output
+    assert output.count("lacking ") == (1 if said else 0)
+    if isinstance(found, str):
+        assert 'relation "thing" does not exist' in output
+
+
+def test_saved_file_is_nothing_for_a_feed_that_loads_by_itself(
+    things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = things.feed(ROWS, [], load=load_things)
+    dag = DAG(2, "import_things", things.folder)
+    monkeypatch.setattr(DAG, "load", lambda dag: partial(run_feed, feed))
+    monkeypatch.setattr(DAG, "load_feed", lambda dag: feed)
+    message = r"^DAG 2 has no --from-file: it asks and stores by itself\.$"
+    with pytest.raises(ConfigurationError, match=message):
+        plan_runs([dag], RunOptions(from_file="list.csv"))
+    assert len(plan_runs([dag], RunOptions())) == 1

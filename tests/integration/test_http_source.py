@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,13 +17,15 @@ from sandbox.kite_server import KiteServer
 from shared.exceptions import (
     APIError,
     AuthenticationError,
+    PermissionDeniedError,
+    RefusedRequestError,
     TooManyRequestsError,
     TransientAPIError,
 )
 from shared.utils.http_source import HttpSource, Pacer
 from shared.utils.kite_client_wrapper import KiteClientWrapper
 from shared.utils.retry import MAX_RETRY_AFTER_SECONDS, RetryPolicy
-from shared.utils.strict_session import Bounds
+from shared.utils.strict_session import SERIES_BOUNDS
 
 CANDLES = "/instruments/historical/256265/day"
 
@@ -58,7 +61,7 @@ def test_requests_begin_an_interval_apart(clock: Clock) -> None:
     for _ in range(4):
         pacer.wait()
         begun.append(clock.now)
-    assert begun == [100.0, 100.25, 100.5, 100.75]
+    assert begun == pytest.approx([100.0, 100.2525, 100.505, 100.7575])  # 1% apart more
 
 
 def test_time_that_has_passed_is_not_waited_for_nor_made_up_for(clock: Clock) -> None:
@@ -67,7 +70,7 @@ def test_time_that_has_passed_is_not_waited_for_nor_made_up_for(clock: Clock) ->
     clock.now += 10
     for _ in range(3):
         pacer.wait()
-    assert clock.slept == [0.25, 0.25]
+    assert clock.slept == pytest.approx([0.2525, 0.2525])
 
 
 def test_slowing_down_makes_everybody_wait_and_is_never_shortened(clock: Clock) -> None:
@@ -76,7 +79,7 @@ def test_slowing_down_makes_everybody_wait_and_is_never_shortened(clock: Clock) 
     pacer.slow_down(1)
     pacer.wait()
     pacer.wait()
-    assert clock.slept == [5, 0.25]
+    assert clock.slept == pytest.approx([5, 0.2525])
 
 
 def test_slowing_down_reaches_those_who_wait_for_their_turn() -> None:
@@ -90,7 +93,7 @@ def test_slowing_down_reaches_those_who_wait_for_their_turn() -> None:
     pacer = Pacer(4, clock=clock, sleep=sleep)
     pacer.wait()
     pacer.wait()
-    assert clock.slept == [0.25, 7]
+    assert clock.slept == pytest.approx([0.2525, 7])
 
 
 def test_threads_share_a_pace(clock: Clock) -> None:
@@ -98,7 +101,7 @@ def test_threads_share_a_pace(clock: Clock) -> None:
     with ThreadPoolExecutor(8) as threads:
         for _ in range(40):
             threads.submit(pacer.wait)
-    assert clock.now >= 100 + 39 * 0.25
+    assert clock.now >= 100 + 39 * 0.2525 - 1e-6
 
 
 # A source of any kind
@@ -239,7 +242,7 @@ def test_several_threads_ask_at_once(server: Recorder, source: HttpSource) -> No
     [
         pytest.param("7", 7.0, id="as long as the source asks"),
         pytest.param("", 1.0, id="a second if it asks for no time"),
-        pytest.param(str(int(MAX_RETRY_AFTER_SECONDS) + 1), 0.25, id="not if that is too long"),
+        pytest.param(str(int(MAX_RETRY_AFTER_SECONDS) + 1), 0.2525, id="not if that is too long"),
     ],
 )
 def test_429_holds_the_pace_for_all(
@@ -251,7 +254,7 @@ def test_429_holds_the_pace_for_all(
         HttpSource(server.root, pacer=pacer, retry=RetryPolicy(1)).get("/x")
     server.answer = lambda path: (200, {}, b"ok")
     assert make_source(server, delays, pacer=pacer).get("/x") == b"ok"
-    assert clock.slept == [held]
+    assert clock.slept == pytest.approx([held])
 
 
 def test_requests_per_second_bound_every_attempt(server: Recorder, clock: Clock) -> None:
@@ -260,7 +263,7 @@ def test_requests_per_second_bound_every_attempt(server: Recorder, clock: Clock)
     server.answer = lambda path: (503, {}, b"")
     with pytest.raises(TransientAPIError):
         source.get("/x")
-    assert clock.slept == [0.25, 0.25]
+    assert clock.slept == pytest.approx([0.2525, 0.2525])
 
 
 def test_rate_is_kept_over_a_real_clock(server: Recorder) -> None:
@@ -348,23 +351,35 @@ def test_bounds_are_those_that_are_given(kite: KiteServer, kite_client: KiteClie
     kite.fail_next(CANDLES, json_answer(body), None)
     with pytest.raises(APIError, match=r"^Kite's answer is larger than 1 MB"):
         kite_client.ask(CANDLES)
-    assert kite_client.ask(CANDLES, bounds=Bounds(16, 64, "json")) == body
+    assert kite_client.ask(CANDLES, bounds=SERIES_BOUNDS) == body
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "packed"])
+def test_series_of_more_than_16_mb_is_refused(
+    kite: KiteServer, kite_client: KiteClientWrapper, delays: list[float], is_packed: bool
+) -> None:
+    body = b"[" + b" " * 17_000_000 + b"]"
+    packed = (gzip.compress(body, 1), "application/json", 200, (("Content-Encoding", "gzip"),))
+    kite.fail_next(CANDLES, CustomAnswer(*packed) if is_packed else json_answer(body), None)
+    with pytest.raises(APIError, match=r"^Kite's answer is larger than 16 MB"):
+        kite_client.ask(CANDLES, bounds=SERIES_BOUNDS)
+    assert delays == []
 
 
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        pytest.param(HttpError(400), APIError, "Kite refused the request", id="400"),
+        pytest.param(HttpError(400), RefusedRequestError, "Kite refused the request", id="400"),
         pytest.param(HttpError(403), AuthenticationError, "6 AM IST", id="403"),
         pytest.param(
             HttpError(403, error_type="PermissionException"),
-            APIError,
+            PermissionDeniedError,
             "does not let this app .* A new login does not help",
             id="permission",
         ),
         pytest.param(
             json_answer(b'{"status": "error", "message": "no", "error_type": "InputException"}'),
-            APIError,
+            RefusedRequestError,
             "HTTP 200, InputException: no",
             id="an error with status 200",
         ),
@@ -393,7 +408,7 @@ def test_what_kite_refuses_is_asked_once(
     kite.fail_next(CANDLES, fault, None)
     with pytest.raises(error, match=message) as caught:
         kite_client.ask(CANDLES)
-    assert not isinstance(caught.value, TransientAPIError)
+    assert type(caught.value) is error
     assert delays == []
 
 

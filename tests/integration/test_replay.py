@@ -82,7 +82,8 @@ def test_saved_list_is_stored_as_if_kite_had_given_it(
 def test_only_a_list_that_comes_from_kite_is_counted_in_bytes(
     cli: CommandLine, saved: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_QUIET_SECONDS", 0)  # each step that is told is shown
+    for name in ("_QUIET_SECONDS", "_REPEAT_SECONDS"):
+        monkeypatch.setattr(console, name, 0)  # each step that is told is shown
     downloaded = cli.load(FIRST)
     assert re.search(r"^  fetch instruments: (\S+) of \1 bytes$", downloaded.stdout, re.M)
     replayed = cli.run("--dag", "1", "--from-file", saved(SECOND))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared import run_lock
+from shared import freshness, run_lock
 from shared.calendar import IST
 from shared.config.config_loader import override_config
 from shared.dag_discovery import DAG, discover_dags
@@ -894,6 +894,76 @@ def test_metrics(cli: CommandLine, other: MakeDAG, capsys: Captured) -> None:
     assert read_metrics(result.stdout).items() < read_metrics(output).items()
 
 
+STATE = """
+def describe_state(cursor):
+    cursor.execute("SELECT sum(value) FROM figure")
+    [(found,)] = cursor.fetchall()
+    return {"shares wanted": 30, "complete": found, "days that are missing": 1234, "more": 0}
+
+"""
+WITH_STATE = STATE + INCREMENTAL.replace("fetch=", "describe_state=describe_state,\n    fetch=")
+FIGURES = {"shares wanted": 30, "complete": 28, "days that are missing": 1234, "more": 0}
+
+
+def test_state_of_a_dag_stands_beside_its_verdict(
+    cli: CommandLine, other: MakeDAG, capsys: Captured
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    add_run(cli, 2, "other", "2026-11-24 08:31", "succeeded")
+    cli.query("CREATE TABLE figure AS SELECT 28.0 AS value")
+    dag = other(WITH_STATE)
+    _, output = judge(capsys, "2026-11-24 12:00", dag)
+    assert output.endswith(
+        "\nFRESH: DAG 2 other was loaded on\n  Tue 24 Nov 2026 08:31 IST.\n"
+        "  shares wanted: 30, complete: 28, days that are missing: 1,234, more: 0\n"
+    )
+    _, output = judge(capsys, "2026-11-24 12:00", dag, as_json=True)
+    assert [each["state"] for each in json.loads(output)["dags"]] == [None, FIGURES]
+    _, output = judge(capsys, "2026-11-24 12:00", dag, as_metrics=True)
+    labels = ("dag_id", "2"), ("name", "other")
+    found = {key[3:]: n for key, n in read_metrics(output).items() if key[0] == "state"}
+    assert found == {(("figure", name),): number for name, number in FIGURES.items()}
+    assert ("state", *labels, ("figure", "complete")) in read_metrics(output)
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        pytest.param(None, 'relation "figure" does not exist', id="no table"),
+        pytest.param("SELECT NULL::int AS value", "TypeError: int", id="a fault of its own"),
+    ],
+)
+def test_state_that_cannot_be_told_takes_no_verdict_away(
+    cli: CommandLine, other: MakeDAG, capsys: Captured, table: str | None, why: str
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    add_run(cli, 2, "other", "2026-11-24 08:31", "succeeded")
+    if table:
+        cli.query(f"CREATE TABLE figure AS {table}")
+    dag = other(WITH_STATE)
+    verdict, output = judge(capsys, "2026-11-24 12:00", dag)
+    assert verdict == "fresh"
+    assert (
+        "\nFRESH: DAG 2 other was loaded on\n  Tue 24 Nov 2026 08:31 IST.\n  Its state " in output
+    )
+    assert why in output.partition("\n  Its state cannot be told:\n")[2]
+    _, output = judge(capsys, "2026-11-24 12:00", dag, as_json=True)
+    assert [each["state"] for each in json.loads(output)["dags"]] == [None, None]
+
+
+def test_state_that_takes_too_long_is_given_up(
+    cli: CommandLine, other: MakeDAG, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_at(cli, "2026-11-24 08:31", GOOD)
+    cli.query("CREATE VIEW figure AS SELECT 1 AS value FROM pg_sleep(60)")
+    monkeypatch.setattr(freshness, "_STATE_TIMEOUT", "10ms")
+    verdict, output = judge(capsys, "2026-11-24 12:00", other(WITH_STATE))
+    assert verdict == "stale"
+    assert "\nSTALE: DAG 2 other was never loaded.\n" in output
+    assert "  Its state cannot be told:\n" in output
+    assert "statement timeout" in output
+
+
 def test_metrics_of_a_run_that_goes_on_and_one_that_was_killed(
     cli: CommandLine, tmp_path: Path
 ) -> None:
@@ -927,6 +997,7 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
             "reason": f"{NAME} was loaded on\nTue 24 Nov 2026 08:31 IST.",
             "loaded_at": "2026-11-24T08:31:00+05:30",
             "expected_since": "2026-11-24T08:00:00+05:30",
+            "state": None,
         },
         {
             "dag_id": 2,
@@ -937,6 +1008,7 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
             "Expected: a load since Tue 24 Nov 2026 08:30 IST.",
             "loaded_at": None,
             "expected_since": "2026-11-24T08:30:00+05:30",
+            "state": None,
         },
     ]
     last, first = document["runs"]

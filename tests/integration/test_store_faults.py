@@ -216,7 +216,8 @@ def test_dry_run_that_ends_early_does_not_say_that_its_list_is_stored(
 def test_rows_are_sent_in_batches_of_the_configured_size(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_QUIET_SECONDS", 0)  # each batch that is told is shown
+    for name in ("_QUIET_SECONDS", "_REPEAT_SECONDS"):
+        monkeypatch.setattr(console, name, 0)  # each batch that is told is shown
     cli.parameters["batch_size"] = 60
     result = cli.load(to_csv(FIRST))
     told = re.findall(r"^  store: (\d+) of 150 rows$", result.stdout, re.M)

@@ -450,6 +450,7 @@ def test_folder_in_place_of_a_config_file_is_named(files: Files) -> None:
         ("after", ["x"], 'expected a list of DAG ids such as [1], got ["x"]'),
         ("grace_minutes", -1, "expected an integer from 0 to 10080, got -1"),
         ("description", 5, "expected a text, got 5"),
+        ("to_enable", 5, "expected a text, got 5"),
         ("parameters.batch_size", "many", 'expected a positive integer, got "many"'),
         ("parameters.batch_size", 0, "expected a positive integer, got 0"),
         ("parameters.batch_size", -1, "expected a positive integer, got -1"),
@@ -698,6 +699,7 @@ def test_missing_parameter_gets_its_default_and_one_warning_that_names_it(
         "schedule": "daily",
         "description": "",
         "parameters": {**PARAMETER_DEFAULTS, "batch_size": 7},
+        "to_enable": "",
         "after": (),
         "grace_minutes": 60,
     }

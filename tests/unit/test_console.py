@@ -77,7 +77,7 @@ def test_step_is_done_only_when_it_has_ended(
     with make_display() as display:
         display.started("store")
         clock.now += 1
-        display.advanced(1, 1, "rows")
+        display.advanced(1, 1, "rows", "")
         clock.now += 7
         display._progress.refresh()  # type: ignore[attr-defined]
         assert shown()[1:] == ("1 of 1 rows", "8.00")
@@ -93,11 +93,56 @@ def test_steps_at_a_narrow_terminal_leave_out_the_bar(
     out = terminal(60)
     with make_display() as display:
         display.started("fetch instruments")
-        display.advanced(1_660_608, 1_660_608, "bytes")
+        display.advanced(1_660_608, 1_660_608, "bytes", "")
         display.finished("fetch instruments", 1, True)
     line = ESCAPE.sub("", out.getvalue()).replace("\r", "\n").split("\n")[-2]
     assert line.rstrip() == "  fetch instruments  1,660,608 of 1,660,608 bytes   1.00 s"
     assert len(line) <= 60
+
+
+@pytest.mark.parametrize(
+    ("columns", "count"),
+    [
+        pytest.param(100, "540 of 2,700 requests, 3.0 requests/s, 12 min left", id="room for all"),
+        pytest.param(80, "540 of 2,700 requests, 12 min left", id="room for a part"),
+        pytest.param(76, "540 of 2,700 requests", id="no room"),
+        pytest.param(60, "540 of 2,700 requests", id="no room, no bar"),
+    ],
+)
+def test_note_of_a_step_is_shown_where_there_is_room(
+    terminal: Callable[[int], Terminal], clock: Clock, columns: int, count: str
+) -> None:
+    out = terminal(columns)
+    with make_display() as display:
+        display.started("load candles")
+        display.advanced(540, 2700, "requests", "3.0 requests/s, 12 min left")
+        clock.now += 3700
+        display._progress.refresh()  # type: ignore[attr-defined]
+        line = ESCAPE.sub("", out.getvalue()).replace("\r", "\n").split("\n")[-1]
+        assert line.endswith(f" {count} 3700.00 s")
+        assert len(line) <= columns
+        display.finished("load candles", 3700, True)
+    assert ESCAPE.sub("", out.getvalue()).rstrip().endswith(" 540 of 2,700 requests 3700.00 s")
+
+
+def test_lines_of_a_step_that_takes_long(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first after five seconds, then one a minute."""
+    monkeypatch.setattr(console, "time", clock)
+    with make_display() as display:
+        display.started("load candles")
+        for second in range(130):
+            clock.now += 1
+            display.advanced(3 * second, 2700, "requests", "14 min left" if second > 60 else "")
+        display.started("store")
+        clock.now += 4
+        display.advanced(1, None, "rows", "")
+    assert capsys.readouterr().out == (
+        "  load candles: 12 of 2,700 requests\n"
+        "  load candles: 192 of 2,700 requests, 14 min left\n"
+        "  load candles: 372 of 2,700 requests, 14 min left\n"
+    )
 
 
 def test_terminal_of_the_c_locale_gets_ascii(
@@ -107,7 +152,7 @@ def test_terminal_of_the_c_locale_gets_ascii(
     monkeypatch.setattr(locale, "getencoding", lambda: "ANSI_X3.4-1968")
     with make_display() as display:
         display.started("store")
-        display.advanced(1, 2, "rows")
+        display.advanced(1, 2, "rows", "")
         display.finished("store", 1, True)
     say_table(("id", "name"), [("1", "a_name_that_is_much_longer_than_the_terminal_is_wide" * 2)])
     assert out.getvalue().isascii()

@@ -559,9 +559,12 @@ def test_run_of_a_disabled_dag_by_name_says_so(
     dags.add("dag_2_off", enabled=False)
     assert run("--dag", "1", "--dag", "2") is ExitStatus.USAGE_OR_CONFIGURATION
     assert dags.ran == []
-    assert capsys.readouterr().err == (
-        'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/local.json to run it.\n'
-    )
+    said = 'ERROR: DAG 2 is disabled: set "enabled": true in dag_2_off/local.json to run it.'
+    assert capsys.readouterr().err == f"{said}\n"
+    dags.add("dag_3_off", enabled=False, to_enable="It needs parameters.shares: see its page.")
+    assert run("--dag", "3") is ExitStatus.USAGE_OR_CONFIGURATION
+    said = said.replace("2", "3") + " It needs parameters.shares: see its page."
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 def test_run_of_an_unknown_dag_names_the_known_ones(

@@ -24,8 +24,8 @@ class Recorder:
     def started(self, name: str) -> None:
         self.events.append(("started", name))
 
-    def advanced(self, done: int, total: int | None, unit: str) -> None:
-        self.events.append(("advanced", done, total, unit))
+    def advanced(self, done: int, total: int | None, unit: str, note: str) -> None:
+        self.events.append(("advanced", done, total, unit, note))
 
     def finished(self, name: str, seconds: float, succeeded: bool) -> None:
         assert seconds >= 0
@@ -160,14 +160,14 @@ def test_display_is_told_of_every_step() -> None:
     display = Recorder()
     with show_on(display):
         with operation("fetch"):
-            advance(5, 10, "bytes")
+            advance(5, 10, "bytes", "1 min left")
             call_interruptibly(lambda: advance(7))
         with pytest.raises(ValueError), operation("store"):
             raise ValueError
     assert display.events == [
         ("started", "fetch"),
-        ("advanced", 5, 10, "bytes"),
-        ("advanced", 7, None, "rows"),
+        ("advanced", 5, 10, "bytes", "1 min left"),
+        ("advanced", 7, None, "rows", ""),
         ("finished", "fetch", True),
         ("started", "store"),
         ("finished", "store", False),

@@ -125,6 +125,14 @@ def test_fault(folder: Path, tmp_path: Path, fault: str, status: int) -> None:
             assert ask(session, "/instruments").status_code == status
 
 
+def test_fault_is_of_the_first_requests_for_single_instruments_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    with open_sandbox(folder, "429", root=tmp_path, rows=MIN_ROWS) as session:
+        found = [ask(session, "/instruments/NSE").status_code for _ in range(7)]
+    assert found == [*[429] * 6, 200]
+
+
 def test_every_fault_is_offered_and_tried() -> None:
     """Here, and a download that is cut short in test_sandbox_command."""
     tried = {"429", "502", "expired-token", "bad-rows", "timeout", "truncated"}

@@ -1,0 +1,54 @@
+"""Several requests under way at once: threads that ask Kite, and hand over what it answered."""
+
+import queue
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SLICE_SECONDS = 0.2  # after which a signal is acted on
+
+
+class Asker(Generic[T, R]):
+    """Calls `ask` for what is put in, in as many threads; `take` gives what came of it.
+
+    The threads end with the program: one that waits for an answer keeps no signal waiting.
+    """
+
+    def __init__(self, ask: Callable[[T], R], threads: int) -> None:
+        self._ask = ask
+        self._waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+        self.under_way = 0
+        for _ in range(threads):
+            run = partial(copy_context().run, self._work)
+            threading.Thread(target=run, name="ask", daemon=True).start()
+
+    def put(self, question: T) -> None:
+        """Have it asked as soon as a thread is free."""
+        self.under_way += 1
+        self._waiting.put(question)
+
+    def take(self) -> tuple[T, R | BaseException]:
+        """Wait for the next answer, or for the error in its place."""
+        while True:
+            try:
+                done = self._done.get(timeout=_SLICE_SECONDS)
+            except queue.Empty:
+                continue
+            self.under_way -= 1
+            return done
+
+    def _work(self) -> None:
+        while True:
+            question = self._waiting.get()
+            try:
+                answer: R | BaseException = self._ask(question)
+            except BaseException as exc:
+                answer = exc
+            self._done.put((question, answer))
+            del question, answer  # they are large, and the next one may be long in coming

@@ -1,0 +1,422 @@
+"""A run of DAG 2: what is missing is planned, asked for, and stored answer by answer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+
+from dag_2_import_candles_from_kite.answers import Answer, Candle, read_answer
+from dag_2_import_candles_from_kite.asking import Asker
+from dag_2_import_candles_from_kite.compare import Comparison
+from dag_2_import_candles_from_kite.intervals import INTERVALS, Interval, Request
+from dag_2_import_candles_from_kite.jobs import History, Job
+from dag_2_import_candles_from_kite.partitions import Partitions
+from dag_2_import_candles_from_kite.plan import (
+    Covered,
+    Span,
+    complete_until,
+    count_requests,
+    estimate_candles,
+    find_missing,
+    midnight,
+)
+from dag_2_import_candles_from_kite.progress import Progress
+from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
+from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
+from shared.calendar import IST
+from shared.exceptions import (
+    APIError,
+    AuthenticationError,
+    ConfigurationError,
+    PermissionDeniedError,
+    RefusedRequestError,
+)
+from shared.feed import RejectedRow, Run, Stage
+from shared.run import retry_policy
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.kite_client_wrapper import KiteClientWrapper
+from shared.utils.operation import operation
+from shared.utils.staged_merge import MergeResult
+from shared.utils.strict_session import SERIES_BOUNDS
+
+_THREADS = 8  # requests under way at once: enough for 3 a second where an answer takes 2 s
+_BATCH = 500  # instruments that are planned at a time
+_MOST_FAILURES = 25  # in a row: then Kite is down, and the others are not asked
+_SHOWN = 10  # of a kind, in the summary
+
+
+def load(run: Run, manager: DatabaseManager) -> None:
+    """Bring the candles that are missing; of a dry run, say what would be asked for.
+
+    Raises APIError if some could not be asked, AuthenticationError if the session died. What is
+    stored stays.
+    """
+    if not run.parameters["instruments"]:
+        raise ConfigurationError(
+            "parameters.instruments is empty: expected whose candles are wanted, such as "
+            '["NSE:INFY", {"underlying": "NIFTY", "instrument_type": "FUT"}], in '
+            f"{run.feed.folder.name}/local.json."
+        )
+    with operation("plan", run.durations):
+        plan = manager.run_in_transaction(partial(make_plan, run))
+        totals = plan.count(manager)
+    run.figures.rejected += plan.universe.rejected
+    run.figures.notes += totals.describe(run)
+    if run.options.dry_run or not totals.requests:
+        return
+    load_plan(plan, manager, totals)
+
+
+def load_plan(plan: Plan, manager: DatabaseManager, totals: Totals) -> None:
+    """Ask for what the plan lacks, and store it. Raises as `load` does."""
+    durations = plan.run.durations
+    loader = Loader(plan.run, manager, plan)
+    with operation("authenticate", durations):
+        loader.kite.authenticate()
+    with operation("load candles", durations):
+        loader.load(plan.jobs(manager), totals.instruments, totals.requests)
+
+
+class Totals(NamedTuple):
+    """What is to be asked for."""
+
+    wanted: int = 0
+    instruments: int = 0  # of the wanted ones those of which something is missing
+    requests: int = 0
+    candles: int = 0
+
+    def describe(self, run: Run) -> list[str]:
+        """The lines of the summary."""
+        if not self.requests:
+            return [f"Nothing is missing: {self.wanted:,} series are complete up to now"]
+        rate = run.parameters["requests_per_second"]
+        minutes = self.requests / rate / 60
+        missing = "Missing" if run.options.dry_run else "It was missing"
+        return [
+            f"{missing}: in {self.instruments:,} of {self.wanted:,} series, about "
+            f"{self.candles:,} candles: {self.requests:,} requests, {minutes:,.1f} minutes at "
+            f"{rate:g} a second"
+        ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The series that are wanted, and which spans of them are missing."""
+
+    run: Run
+    store: Store
+    universe: Universe
+    moves: Moves
+    series: Sequence[tuple[Interval, Sequence[Target]]]
+    is_anew: bool = False
+    since: datetime | None = None
+
+    def anew(self, since: datetime | None) -> Plan:
+        """The plan to ask for the wanted ones anew, whatever was answered: from `since` on."""
+        series = [
+            (interval, [target for target in targets if target in self.universe.targets])
+            for interval, targets in self.series
+        ]
+        return replace(self, series=series, is_anew=True, since=since)
+
+    def count(self, manager: DatabaseManager) -> Totals:
+        """How much is missing."""
+        wanted = instruments = requests = candles = 0
+        for interval, batch in self.missing(manager):
+            wanted += len(batch)
+            for _, spans, _ in batch:
+                instruments += bool(spans)
+                requests += count_requests(spans, interval)
+                candles += estimate_candles(spans, interval)
+        return Totals(wanted, instruments, requests, candles)
+
+    def missing(self, manager: DatabaseManager) -> Iterator[tuple[Interval, list[_Missing]]]:
+        """What is missing, a batch of instruments at a time."""
+        for interval, targets in self.series:
+            for number in range(0, len(targets), _BATCH):
+                batch = targets[number : number + _BATCH]
+                ids = [target.instrument_id for target in batch]
+                read = partial(self.store.read_coverage, instrument_ids=ids, interval=interval)
+                covered = manager.run_in_transaction(read) if self.store.is_there else {}
+                yield (
+                    interval,
+                    [
+                        self._find(target, interval, covered.get(target.instrument_id, []))
+                        for target in batch
+                    ],
+                )
+
+    def jobs(self, manager: DatabaseManager) -> Iterator[Job]:
+        """What is to be asked for each series of which something is missing."""
+        overlap = self.run.parameters["overlap_candles"]
+        for interval, batch in self.missing(manager):
+            lacking = [each for each in batch if each.spans]
+            wanted = [(e.target.instrument_id, s.begin) for e in lacking for s in e.spans]
+            read = partial(
+                self.store.read_overlaps, wanted=wanted, interval=interval, count=overlap
+            )
+            overlaps = manager.run_in_transaction(read)
+            for target, spans, covered in lacking:
+                yield Job(
+                    Series(target, interval, self.moves.find_elsewhere(target)),
+                    spans,
+                    self.run.key.started_at,
+                    overlap=overlap,
+                    overlaps={s.begin: overlaps[target.instrument_id, s.begin] for s in spans},
+                    covered_from=min((row.begin for row in covered), default=None),
+                )
+
+    def _find(self, target: Target, interval: Interval, covered: list[Covered]) -> _Missing:
+        parameters, now = self.run.parameters, self.run.key.started_at
+        begin = midnight(max(filter(None, (parameters["start"], target.listed_on))))
+        days = [day for day in (parameters["end"], target.last_day) if day is not None]
+        ends = [midnight(day + timedelta(days=1)) for day in days]
+        end = min([complete_until(interval, target.exchange, now), *ends])
+        if not self.is_anew:
+            return _Missing(target, find_missing(Span(begin, end), covered, now), covered)
+        begin = self.since or min([begin, *(row.begin for row in covered)])
+        return _Missing(target, find_missing(Span(begin, end), (), now), covered)
+
+
+class _Missing(NamedTuple):
+    target: Target
+    spans: list[Span]
+    covered: list[Covered]
+
+
+def make_plan(run: Run, cursor: Cursor) -> Plan:
+    """The plan of a run. Raises DatabaseError if there is no list, or the tables are unusable."""
+    store = Store.open(cursor)
+    universe = resolve(cursor, run.parameters["instruments"])
+    series = []
+    for name in dict.fromkeys(("day", *run.parameters["intervals"])):
+        targets = [*universe.targets] if name in run.parameters["intervals"] else []
+        if name == "day" and universe.calendar is not None:
+            targets = [universe.calendar, *(t for t in targets if t != universe.calendar)]
+        ended = find_ended(cursor, name) if store.is_there else []
+        series.append((INTERVALS[name], [*targets, *ended]))
+    return Plan(run, store, universe, Moves(cursor), series)
+
+
+@dataclass
+class Loader:
+    """Asks for what jobs want, in several threads, and stores the answers one after the other."""
+
+    run: Run
+    manager: DatabaseManager
+    plan: Plan
+    kite: KiteClientWrapper = field(init=False)
+    _partitions: Partitions = field(init=False)
+    _failed: list[str] = field(default_factory=list)
+    _failures_in_a_row: int = 0
+    _adjusted: list[str] = field(default_factory=list)
+    _corrected: list[str] = field(default_factory=list)
+    _closed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        assert self.run.config is not None
+        self.kite = KiteClientWrapper.from_config(
+            asdict(self.run.config.api),
+            retry=retry_policy(self.run),
+            requests_per_second=self.run.parameters["requests_per_second"],
+        )
+
+        self._partitions = Partitions(self.plan.store.table)
+
+    def load(self, jobs: Iterator[Job], total: int, requests: int) -> None:
+        """Do the jobs. Raises APIError in the end if some could not be done."""
+        progress = Progress(total, requests)
+        asker: Asker[Job, Answer] = Asker(self._ask, _THREADS)
+        waiting: deque[Job] = deque()
+        try:
+            while True:
+                while asker.under_way < _THREADS and (job := self._next(waiting, jobs)):
+                    asker.put(job)
+                if not asker.under_way:
+                    break
+                job, answer = asker.take()
+                progress.asked()
+                is_over = self._take(job, answer)
+                if not is_over:
+                    waiting.append(job)
+                progress.finished(is_over)
+        finally:
+            self.run.figures.notes += self._describe(progress)
+        self._raise_failures()
+
+    def _next(self, waiting: deque[Job], jobs: Iterator[Job]) -> Job | None:
+        """The job whose request is to be sent next; None if there is none."""
+        if self._failures_in_a_row >= _MOST_FAILURES:
+            return None
+        if waiting:
+            return waiting.popleft()
+        for job in jobs:
+            if job.series.target.is_reachable:
+                return job
+            self._close(job)  # its token is another one's now
+        return None
+
+    def _ask(self, job: Job) -> Answer:
+        request = job.request
+        params = {
+            "from": f"{request.begin:%Y-%m-%d %H:%M:%S}",
+            "to": f"{request.end - timedelta(seconds=1):%Y-%m-%d %H:%M:%S}",
+            "continuous": 0,
+            "oi": int(request.has_oi),
+        }
+        route = f"/instruments/historical/{request.token}/{request.interval.name}"
+        read: Callable[[bytes], Answer] = partial(self._read, job=job, request=request)
+        return self.kite.ask(route, params, bounds=SERIES_BOUNDS, read=read)
+
+    def _read(self, body: bytes, job: Job, request: Request) -> Answer:
+        now, exchange = self.run.key.started_at, job.series.target.exchange
+        until = complete_until(request.interval, exchange, now)
+        return read_answer(body, request, complete_until=until)
+
+    def _take(self, job: Job, answer: Answer | BaseException) -> bool:
+        """Store an answer; returns whether nothing more is to be asked for its series."""
+        try:
+            if isinstance(answer, BaseException):
+                raise answer
+            self._note_rejects(job, answer)
+            job.take(answer.candles, self)
+        except AuthenticationError:
+            raise
+        except PermissionDeniedError as exc:
+            raise PermissionDeniedError(
+                f"Kite gives this app no historical data, for which an app needs a plan. {exc}"
+            ) from exc
+        except RefusedRequestError as exc:
+            if job.series.target.is_listed:
+                self.run.figures.rejected.append(RejectedRow(None, str(exc), [job.series.name]))
+            else:
+                self._close(job)
+            return True
+        except APIError as exc:
+            self._failed.append(f"{job.series.name}: {exc}")
+            self._failures_in_a_row += 1
+            return True
+        self._failures_in_a_row = 0
+        return job.is_done
+
+    def _note_rejects(self, job: Job, answer: Answer) -> None:
+        figures = self.run.figures
+        figures.fetched += len(answer.candles) + len(answer.rejected)
+        figures.rejected += [
+            RejectedRow(row.line_number, row.reason, [job.series.name, *row.row])
+            for row in answer.rejected
+        ]
+
+    # --- what jobs put away, each call a transaction ---------------------------------------------
+
+    def merge(
+        self,
+        series: Series,
+        span: Span,
+        candles: Sequence[Candle],
+        is_accepted: Callable[[Comparison], bool],
+    ) -> tuple[Comparison, bool]:
+        """Store the answer to `span` unless what is off is not accepted; whether it did."""
+        if candles:
+            self._prepare(series.interval, Span(candles[0][0], span.end))
+        now = self.run.key.started_at
+
+        def work(cursor: Cursor) -> tuple[Comparison, MergeResult | None]:
+            return self.plan.store.merge(cursor, series, span, candles, now, is_accepted)
+
+        comparison, result = self.manager.run_in_transaction(work)
+        if result is not None:
+            self._note(result)
+            if comparison.off:
+                self._corrected.append(_describe_off(series, comparison))
+        return comparison, result is not None
+
+    def replace(self, history: History, adjustment: Adjustment | None) -> None:
+        """Put a whole history in place of what is stored."""
+        assert history.first is not None
+        self._prepare(history.series.interval, Span(history.first, history.span.end))
+        now = self.run.key.started_at
+
+        def work(cursor: Cursor) -> MergeResult:
+            return self.plan.store.replace(
+                cursor,
+                history.series,
+                history.span,
+                history.file,
+                history.count,
+                now,
+                adjustment,
+            )
+
+        self._note(self.manager.run_in_transaction(work))
+        told = f"{history.series.name}: {history.count:,} candles asked anew"
+        if adjustment is None:
+            self._corrected.append(told)
+        else:
+            self._adjusted.append(f"{told}, factor {adjustment.factor.normalize():f}")
+
+    def _close(self, job: Job) -> None:
+        """Note that Kite answers no more for one that has left the list: it is told once."""
+        span, now = Span(job.missing[0].begin, job.missing[-1].end), self.run.key.started_at
+
+        def work(cursor: Cursor) -> None:
+            self.plan.store.close(cursor, job.series, span, now)
+
+        self.manager.run_in_transaction(work)
+        self._closed.append(job.series.name)
+
+    def _prepare(self, interval: Interval, span: Span) -> None:
+        """Make the partitions of a span that are not there."""
+        ensure = self._partitions.ensure
+        work = partial(ensure, interval=interval, begin=span.begin, end=span.end)
+        if not self._partitions.knows(interval, span.begin, span.end):
+            self.manager.run_in_transaction(work)
+
+    def _note(self, result: MergeResult) -> None:
+        figures = self.run.figures
+        figures.merge = (figures.merge or MergeResult()) + result
+        figures.stored = figures.merge.given
+        self.run.stage = Stage.STORED
+
+    # --- what is said of it -----------------------------------------------------------------------
+
+    def _describe(self, progress: Progress) -> list[str]:
+        kinds = {
+            "adjusted by Kite": self._adjusted,
+            "corrected by Kite": self._corrected,
+            "no longer answered, told once": self._closed,
+            "could not be asked": self._failed,
+        }
+        lines = [progress.describe()]
+        for kind, told in kinds.items():
+            if told:
+                lines += [f"{kind}: {len(told):,}", *(f"  {each}" for each in told[:_SHOWN])]
+            if len(told) > _SHOWN:
+                lines.append(f"  and {len(told) - _SHOWN:,} more")
+        return lines
+
+    def _raise_failures(self) -> None:
+        if not self._failed:
+            return
+        more = f" and {len(self._failed) - 1:,} more" if len(self._failed) > 1 else ""
+        rest = ""
+        if self._failures_in_a_row >= _MOST_FAILURES:
+            rest = f" After {_MOST_FAILURES} in a row the others were not asked."
+        raise APIError(
+            f"Could not be asked: {self._failed[0]}{more}.{rest} Run again: it goes on where this "
+            "run has ended."
+        )
+
+
+def _describe_off(series: Series, comparison: Comparison) -> str:
+    form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
+    first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
+    span = f"{first} to {others[-1]}" if others else first
+    count = len(comparison.off)
+    return f"{series.name}: {count:,} candle{'s' if others else ''}, {span}"

@@ -1,0 +1,59 @@
+"""The command `refetch NSE:INFY [--since DAY]`: ask for the candles of one instrument anew."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dag_2_import_candles_from_kite.load import load_plan, make_plan
+from dag_2_import_candles_from_kite.plan import midnight
+from dag_2_import_candles_from_kite.universe import read_selection
+from shared import clock
+from shared.arguments import read_day
+from shared.config.config_loader import ConfigLoader
+from shared.console import say
+from shared.exceptions import ConfigurationError, NotListedError
+from shared.feed import API_SOURCE, Run, RunKey, RunOptions
+from shared.run import retry_policy
+from shared.summary import describe_rejects
+from shared.utils.db_manager import DatabaseManager
+from shared.utils.staged_merge import MergeResult
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_refetch(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `refetch`."""
+    parser.add_argument("instrument", metavar="NSE:INFY", help="whose candles are asked for anew")
+    parser.add_argument(
+        "--since", type=read_day, metavar="DAY", help="those from this day on (YYYY-MM-DD)"
+    )
+
+
+def refetch(arguments: argparse.Namespace) -> None:
+    """The command `refetch`. Raises NotListedError if today's list has no such instrument."""
+    from dag_2_import_candles_from_kite import FEED
+
+    try:
+        selection = read_selection(arguments.instrument)
+    except ValueError:
+        expected = f"expected an exchange and a symbol such as NSE:INFY, got {arguments.instrument}"
+        raise ConfigurationError(f"refetch: {expected}.") from None
+    config, dag = ConfigLoader.load_merged_config(FEED.folder, FEED.settings, needs_api=True)
+    parameters = {**dag.parameters, "instruments": [selection]}
+    key = RunKey(FEED.dag_id, FEED.name, API_SOURCE, clock.now())
+    run = Run(FEED, key, RunOptions(), config, parameters)
+    with DatabaseManager(asdict(config.database), retry=retry_policy(run)) as manager:
+        plan = manager.run_in_transaction(partial(make_plan, run))
+        if not plan.universe.targets:
+            raise NotListedError(f"{selection} is not in today's list.")
+        plan = plan.anew(midnight(arguments.since) if arguments.since else None)
+        load_plan(plan, manager, plan.count(manager))
+    figures, merge = run.figures, run.figures.merge or MergeResult()
+    say(f"{selection}: {merge.given:,} candles: {merge.inserted:,} new, {merge.changed:,} changed")
+    for line in figures.notes:
+        say(line)
+    if figures.rejected:
+        say(describe_rejects(run))

@@ -1,0 +1,154 @@
+"""Whose candles are wanted: the configured universe, resolved against today's list."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+
+from dag_2_import_candles_from_kite.plan import Span, day_of, midnight
+from shared.exceptions import DatabaseError
+from shared.feed import RejectedRow
+from shared.utils import run_history
+from shared.utils.relations import find_relation
+from shared.utils.sql import load_sql
+
+SQL = load_sql(__file__)
+
+LIST_DAG = 1  # the DAG that brings the list and its history
+_SOURCES = ("kite_instrument_today", "kite_instrument_history")
+_FOR_EVER = midnight(date(9999, 1, 1))
+INDEX = "NSE:NIFTY 50"  # whose day candles are the calendar
+_TEXTS = ("exchange", "segment", "instrument_type", "underlying")
+_EXPECTED = (
+    'a symbol such as "NSE:INFY", or a selection such as {"exchange": "NSE", "segment": "NSE"}, '
+    '{"underlying": "NIFTY", "instrument_type": "FUT"} or {"underlying": "BANKNIFTY", '
+    '"expiries": 2}'
+)
+
+Selection = str | Mapping[str, Any]
+
+
+class Target(NamedTuple):
+    """An instrument whose candles are wanted.
+
+    `listed_on` is the first day on which it can have traded, and `last_day` the last one; None
+    where that is not known. `is_listed`: it is in today's list. `is_reachable`: its token is still
+    its own.
+    """
+
+    instrument_id: int
+    token: int
+    exchange: str
+    symbol: str
+    has_oi: bool
+    last_day: date | None = None
+    listed_on: date | None = None
+    is_listed: bool = True
+    is_reachable: bool = True
+
+    @property
+    def name(self) -> str:
+        """What messages call it: NSE:INFY."""
+        return f"{self.exchange}:{self.symbol}"
+
+
+def read_universe(value: Any) -> list[Selection]:
+    """The converter of parameters.instruments: a list of symbols and selections."""
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list; each item {_EXPECTED}")
+    return [read_selection(item) for item in value]
+
+
+def read_selection(item: Any) -> Selection:
+    """A symbol with its exchange, or a selection. Raises ValueError that says what was expected."""
+    if isinstance(item, str):
+        exchange, _, symbol = map(str.strip, item.partition(":"))
+        if exchange and symbol:
+            return f"{exchange.upper()}:{symbol}"
+    elif isinstance(item, dict) and item.keys() <= {*_TEXTS, "expiries"}:
+        texts = [item[name] for name in _TEXTS if name in item]
+        count = item.get("expiries", 1)
+        are_texts = all(isinstance(each, str) and each.strip() for each in texts)
+        if texts and are_texts and type(count) is int and count > 0:
+            return {name: each.strip() if name in _TEXTS else each for name, each in item.items()}
+    raise ValueError(f"expected {_EXPECTED}")
+
+
+class Universe(NamedTuple):
+    """What today's list has of the wanted instruments; `rejected` are the items that name none.
+
+    `calendar` is the index whose days are the calendar, wanted or not.
+    """
+
+    calendar: Target | None
+    targets: Sequence[Target]
+    rejected: Sequence[RejectedRow]
+
+
+def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
+    """The instruments that are wanted. Raises DatabaseError if there is no list yet."""
+    for name in _SOURCES:
+        if not find_relation(cursor, name).exists:
+            raise DatabaseError(
+                f"{name} is not there: DAG {LIST_DAG}, which brings the list, has to run first, "
+                "as a role that may make it."
+            )
+    days = [day for day, _ in run_history.read_list_days(cursor, LIST_DAG)]
+    index, _ = _resolve_one(cursor, INDEX, days)
+    found: dict[int, Target] = {}
+    rejected = []
+    for selection in selections:
+        targets, fault = _resolve_one(cursor, selection, days)
+        found |= {target.instrument_id: target for target in targets}
+        if fault:
+            rejected.append(RejectedRow(None, fault, [str(selection)]))
+    return Universe(index[0] if index else None, list(found.values()), rejected)
+
+
+def _resolve_one(cursor: Cursor, item: Selection, days: Sequence[date]) -> tuple[list[Target], str]:
+    wanted: dict[str, Any] = dict.fromkeys((*_TEXTS, "tradingsymbol", "expiries"))
+    if isinstance(item, str):
+        wanted["exchange"], _, wanted["tradingsymbol"] = item.partition(":")
+    else:
+        wanted |= item
+    cursor.execute(SQL["select_listed"], wanted)
+    rows = cursor.fetchall()
+    if not rows:
+        return [], "expected something of today's list, and it names nothing there"
+    known = [row for row in rows if row[0] is not None]
+    fault = ""
+    if lacking := len(rows) - len(known):
+        fault = f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
+    listed_on = (_find_listing(row[-1], days) for row in known)
+    return [Target._make((*row[:-1], day, True, True)) for row, day in zip(known, listed_on)], fault
+
+
+def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
+    """The day after the last list without it; None if the first list of all has it."""
+    number = bisect_left(days, day_of(valid_from))
+    return days[number - 1] + timedelta(days=1) if number else None
+
+
+def find_ended(cursor: Cursor, interval: str) -> list[Target]:
+    """Those that have left the list, and were not asked for up to their last day."""
+    cursor.execute(SQL["find_ended"], (interval,))
+    rows = cursor.fetchall()
+    return [Target._make((*row[:-1], None, False, row[-1])) for row in rows]
+
+
+class Moves:
+    """Instruments that have had several tokens, and when each was theirs."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        cursor.execute(SQL["read_moves"])
+        self._periods: dict[int, list[tuple[int, Span]]] = {}
+        for instrument_id, token, begin, end in cursor.fetchall():
+            span = Span(begin, end or _FOR_EVER)
+            self._periods.setdefault(instrument_id, []).append((token, span))
+
+    def find_elsewhere(self, target: Target) -> tuple[Span, ...]:
+        """When it had another token than now."""
+        periods = self._periods.get(target.instrument_id, ())
+        return tuple(span for token, span in periods if token != target.token)
