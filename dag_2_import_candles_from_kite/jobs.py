@@ -184,11 +184,11 @@ class Job:
             self.span = self._find_next()
 
     def _find_adjustment(self) -> Adjustment | None:
-        compared, factor = self._comparison.compared, self._comparison.factor
+        off, factor = self._comparison.off, self._comparison.factor
         if factor is None:
             return None
-        end = compared[-1][0] + self.series.interval.length
-        return Adjustment(factor, Span(compared[0][0], end))
+        first, last = off[0][0].ts, off[-1][0].ts
+        return Adjustment(factor, Span(first, last + self.series.interval.length))
 
     def _forward(self, candles: Sequence[Candle]) -> None:
         """Go on behind the span that was stored."""
