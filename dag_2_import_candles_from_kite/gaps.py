@@ -6,10 +6,10 @@ nothing tells the days of trading, nothing is said of gaps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -17,7 +17,7 @@ from dag_2_import_candles_from_kite.intervals import INTERVALS
 from shared.config.config_loader import ConfigLoader
 from shared.console import say, say_table, write_json
 from shared.feed import Command
-from shared.utils.sql import fetch_one, load_sql
+from shared.utils.sql import load_sql, settings
 
 if TYPE_CHECKING:
     import argparse
@@ -69,20 +69,19 @@ class Exchange(NamedTuple):
 
 def list_gaps(cursor: Cursor) -> list[Gap]:
     """All gaps, by instrument, interval (the shortest first) and day."""
-    cursor.execute(SQL["list_gaps"])
+    rows = _read(cursor, "list_gaps")
     order = list(INTERVALS)
 
     def place(gap: Gap) -> tuple[object, ...]:
         known = order.index(gap.interval) if gap.interval in order else len(order)
         return gap.exchange, gap.tradingsymbol, gap.instrument_id, known, gap.from_day
 
-    return sorted(map(Gap._make, cursor.fetchall()), key=place)
+    return sorted(map(Gap._make, rows), key=place)
 
 
 def list_exchanges(cursor: Cursor) -> list[Exchange]:
     """The exchanges of which candles were asked for."""
-    cursor.execute(SQL["read_known"])
-    return [Exchange(*row) for row in cursor.fetchall()]
+    return [Exchange(*row) for row in _read(cursor, "read_known")]
 
 
 def count_states(cursor: Cursor, pairs: Iterable[tuple[int, str]]) -> States:
@@ -92,7 +91,17 @@ def count_states(cursor: Cursor, pairs: Iterable[tuple[int, str]]) -> States:
         "instrument_ids": [instrument_id for instrument_id, _ in wanted],
         "intervals": [interval for _, interval in wanted],
     }
-    return States(*fetch_one(cursor, SQL["count_states"], values))
+    (row,) = _read(cursor, "count_states", values)
+    return States(*row)
+
+
+def _read(
+    cursor: Cursor, name: str, values: Mapping[str, Any] | None = None
+) -> list[tuple[Any, ...]]:
+    # To compile expressions for hundreds of partitions takes longer than to read them.
+    with settings(cursor, jit="off"):
+        cursor.execute(SQL[name], values)
+        return cursor.fetchall()
 
 
 def show_gaps(arguments: argparse.Namespace) -> int:

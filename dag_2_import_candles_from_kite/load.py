@@ -60,7 +60,7 @@ def load(run: Run, manager: DatabaseManager) -> None:
     if not run.parameters["instruments"]:
         raise ConfigurationError(
             "parameters.instruments is empty: expected whose candles are wanted, such as "
-            '["NSE:INFY", {"underlying": "NIFTY", "instrument_type": "FUT"}], in '
+            '["NSE:INFY", {"exchange": "NFO", "underlying": "NIFTY", "expiries": 1}], in '
             f"{run.feed.folder.name}/local.json."
         )
     with operation("plan", run.durations):

@@ -9,6 +9,7 @@ from psycopg2.extensions import cursor as Cursor
 from dag_2_import_candles_from_kite.gaps import count_states
 from dag_2_import_candles_from_kite.intervals import INTERVALS
 from dag_2_import_candles_from_kite.partitions import find_lacking_partitions
+from dag_2_import_candles_from_kite.plan import midnight
 from dag_2_import_candles_from_kite.settings import FIELDS
 from dag_2_import_candles_from_kite.universe import resolve
 from shared import clock
@@ -43,16 +44,14 @@ def describe_state(cursor: Cursor) -> Mapping[str, int]:
 
 
 def find_lacking(cursor: Cursor) -> tuple[str, str] | None:
-    """The partitions of this and the next year or month that a run could not make."""
-    intervals = [
-        INTERVALS[name] for name in dict.fromkeys(("day", *_read_parameters()["intervals"]))
-    ]
-    statements = find_lacking_partitions(cursor, intervals, clock.now())
+    """The partitions, from the first wanted day to the next year or month, that no run can make."""
+    parameters = _read_parameters()
+    intervals = [INTERVALS[name] for name in dict.fromkeys(("day", *parameters["intervals"]))]
+    since = midnight(parameters["start"])
+    statements = find_lacking_partitions(cursor, intervals, clock.now(), since)
     if not statements:
         return None
-    words = (
-        "Partitions for the candles of this year or month, or the next, and DB_USER may make none."
-    )
+    words = "Partitions for candles up to the next year or month, and DB_USER may make none."
     return words, "\n".join(f"{statement};" for statement in statements)
 
 

@@ -99,4 +99,5 @@ INSERT INTO {adjustments}
     (instrument_id, interval, factor, found_at, compared_from, compared_to, scaled_before)
 SELECT %(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_from)s,
        %(compared_to)s,
-       (SELECT max(ts) + INTERVAL '1 microsecond' FROM pg_temp.stock_ingestion_unreached);
+       (SELECT min(ts) FROM pg_temp.stock_ingestion_candle
+        WHERE ts > (SELECT max(ts) FROM pg_temp.stock_ingestion_unreached));

@@ -23,8 +23,8 @@ INDEX = "NSE:NIFTY 50"  # whose day candles are the calendar
 _TEXTS = ("exchange", "segment", "instrument_type", "underlying")
 _EXPECTED = (
     'a symbol such as "NSE:INFY", or a selection such as {"exchange": "NSE", "segment": "NSE"}, '
-    '{"underlying": "NIFTY", "instrument_type": "FUT"} or {"underlying": "BANKNIFTY", '
-    '"expiries": 2}'
+    '{"exchange": "NFO", "underlying": "NIFTY", "instrument_type": "FUT"} or '
+    '{"exchange": "NFO", "underlying": "BANKNIFTY", "expiries": 2}'
 )
 
 Selection = str | Mapping[str, Any]

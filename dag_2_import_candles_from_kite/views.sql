@@ -81,7 +81,8 @@ WHERE s.interval::text <> 'day'::text AND s.exchange::text <> ALL ('{NSE,NFO}'::
        LIMIT 1);
 
 -- Days without a candle that must have one; days of trading that follow each other are one row.
--- The index itself must have those on which anything of NSE has a candle.
+-- The index itself must have those on which anything of NSE has a candle. Where the server compiles
+-- expressions (jit), SET jit = off first: with many partitions that takes longer than all the rest.
 CREATE OR REPLACE VIEW kite_candle_gap AS
 WITH calendar AS MATERIALIZED (
     SELECT exchange, pg_catalog.array_agg(

@@ -198,10 +198,37 @@ def test_empty_answer_is_believed_twice() -> None:
     assert desk.shelf.covered[-1].end == END
 
 
-def test_old_years_without_candles() -> None:
+def test_answer_without_its_first_candles_is_asked_for_once_more() -> None:
+    """What it was to begin with is stored: so it lacks some, and maybe new ones, too."""
+    desk = Desk(candles(10), candles(10, 3))
+    desk.run(without(*range(1, 11)))
+    assert desk.asked_days == [(7, -1)] * 2
+    desk.assert_right()
+    moved = Desk(candles(1), candles(10, 3))  # to another token, which has no older ones
+    moved.run()
+    assert moved.asked_days == [(7, -1)] * 2
+    assert moved.shelf.list() == [*candles(10, 3), *candles(1)]
+
+
+def test_old_years_without_candles_are_asked_for_once() -> None:
     desk = Desk(candles(10))
     desk.run(begin=day(4500))
-    assert desk.asked_days == [(4500, 2500)] * 2 + [(2500, 500)] * 2 + [(500, -1)]
+    assert desk.asked_days == [(4500, 2500), (2500, 500), (500, -1)]
+    desk.assert_right()
+
+
+def test_old_years_are_asked_for_again_if_what_follows_begins_with_candles() -> None:
+    desk = Desk(candles(4500))
+    desk.run(empty, empty, begin=day(4500))
+    again = [(2500, 500), (4500, 2500)]
+    assert desk.asked_days == [(4500, 2500), (2500, 500), (500, -1), *again]
+    desk.assert_right()
+
+
+def test_listing_at_the_beginning_of_a_span_costs_two_requests() -> None:
+    desk = Desk(candles(500))
+    desk.run(begin=day(2500))
+    assert desk.asked_days == [(2500, 500), (500, -1), (2500, 500), (2500, 500)]
     desk.assert_right()
 
 
