@@ -409,8 +409,8 @@ class Loader:
         if self._failures_in_a_row >= _MOST_FAILURES:
             rest = f" After {_MOST_FAILURES} in a row the others were not asked."
         raise APIError(
-            f"Could not be asked: {self._failed[0]}{more}.{rest} Run again: it goes on where this "
-            "run has ended."
+            f"Could not be asked: {self._failed[0].removesuffix('.')}{more}.{rest} Run again: it "
+            "goes on where this run has ended."
         )
 
 
