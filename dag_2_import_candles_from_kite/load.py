@@ -354,7 +354,10 @@ class Loader:
                 adjustment,
             )
 
-        self._note(self.manager.run_in_transaction(work))
+        def was_stored(cursor: Cursor, result: MergeResult) -> bool:
+            return self.plan.store.was_adjusted(cursor, history.series, now)
+
+        self._note(self.manager.run_in_transaction(work, was_stored=was_stored))
         told = f"{history.series.name}: {history.count:,} candles asked anew"
         if adjustment is None:
             self._corrected.append(told)

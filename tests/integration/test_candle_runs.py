@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import psycopg2
 import pytest
 
 from dag_2_import_candles_from_kite.sandbox import PATH, CandleRoute, ListedCandles
@@ -13,6 +15,7 @@ from sandbox.kite_faults import HttpError
 from sandbox.market_candles import Candle
 from shared import freshness
 from shared.config.config_loader import override_config
+from shared.utils import db_manager, interruptible
 from tests.command_line import CommandLine, Result
 from tests.instruments import instrument, to_csv
 
@@ -400,26 +403,71 @@ def test_wrong_rows_are_rejects_and_the_others_are_stored(desk: Desk) -> None:
 TRIGGER = """
 CREATE FUNCTION public.spoil() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN {body} END $$;
-CREATE TRIGGER spoil BEFORE INSERT ON kite_candle FOR EACH ROW EXECUTE FUNCTION public.spoil();
+CREATE TRIGGER spoil BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION public.spoil();
 """
+CHANGE = "NEW.close := NEW.low; RETURN NEW;"
 
 
+@pytest.mark.parametrize("table", ["kite_candle", "kite_candle_day_2026"])
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param("NEW.close := NEW.low; RETURN NEW;", id="changes a price"),
+        pytest.param(CHANGE, id="changes a price"),
         pytest.param("RETURN NULL;", id="takes a row away"),
     ],
 )
-def test_trigger_that_keeps_candles_from_being_stored(desk: Desk, body: str) -> None:
+def test_trigger_that_keeps_candles_from_being_stored(desk: Desk, table: str, body: str) -> None:
     desk.run()
-    desk.cli.query(TRIGGER.format(body=body))
+    desk.cli.query(TRIGGER.format(table=table, body=body))
     result = desk.run(at=EVENING + timedelta(days=1))
     assert result.status == 1
     assert "was stored: " in result.stderr
     assert "spoil" in result.stderr
     assert desk.days() == until(18)
     assert desk.covered()[-1] == ("18 00:00", "19 00:00", False)
+
+
+def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
+    """All candles are replaced after an adjustment, and these are looked at, too."""
+    desk.run()
+    before = desk.stored()
+    desk.cli.query(TRIGGER.format(table="kite_candle", body=CHANGE))
+    desk.route.adjust(INFY, "0.5", date(2026, 11, 18))
+    desk.cli.parameters["instruments"] = ["NSE:INFY"]
+    desk.truth[INDEX, "day"] = []  # of which nothing new is to be stored
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert result.status == 1
+    assert "Nothing of NSE:INFY day was stored" in result.stderr
+    assert desk.stored() == before
+    assert desk.cli.query("SELECT * FROM kite_candle_adjustment") == []
+
+
+@pytest.mark.parametrize("has_moved", [False, True], ids=["whole", "half of it is scaled"])
+def test_commit_of_an_adjustment_whose_answer_is_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, has_moved: bool
+) -> None:
+    """It is tried again: what was multiplied is not multiplied once more."""
+    desk.run()
+    before = desk.stored()
+    desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
+    if has_moved:  # to another token, which has no older ones
+        del desk.truth[INFY, "day"][:4]
+    call, lost = interruptible.call_interruptibly, list[bool]()
+
+    def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
+        answer = call(function, **options)
+        if not lost and desk.cli.query("SELECT * FROM kite_candle_adjustment"):
+            lost.append(True)
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert (lost, result.status) == ([True], 0)
+    assert "adjusted by Kite: 1" in result.stdout
+    halves = [(row[0], row[1] / 2) for row in before]
+    assert [row[:2] for row in desk.stored()][:-2] == halves[:-1]
+    assert len(desk.cli.query("SELECT * FROM kite_candle_adjustment")) == 1
 
 
 # --- refetch -------------------------------------------------------------------------------------
