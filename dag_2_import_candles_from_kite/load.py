@@ -354,7 +354,10 @@ class Loader:
                 adjustment,
             )
 
-        self._note(self.manager.run_in_transaction(work))
+        def was_stored(cursor: Cursor, result: MergeResult) -> bool:
+            return self.plan.store.was_adjusted(cursor, history.series, now)
+
+        self._note(self.manager.run_in_transaction(work, was_stored=was_stored))
         told = f"{history.series.name}: {history.count:,} candles asked anew"
         if adjustment is None:
             self._corrected.append(told)
@@ -409,8 +412,8 @@ class Loader:
         if self._failures_in_a_row >= _MOST_FAILURES:
             rest = f" After {_MOST_FAILURES} in a row the others were not asked."
         raise APIError(
-            f"Could not be asked: {self._failed[0]}{more}.{rest} Run again: it goes on where this "
-            "run has ended."
+            f"Could not be asked: {self._failed[0].removesuffix('.')}{more}.{rest} Run again: it "
+            "goes on where this run has ended."
         )
 
 

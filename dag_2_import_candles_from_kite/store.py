@@ -143,7 +143,9 @@ class Store:
         if new:
             lines = render(new, series.target.instrument_id, series.interval.name)
             self._copy(cursor, BytesIO(lines))
-        self._prove(cursor, series, span, len(stored) - len(every.off) + len(new), answered)
+        count = len(stored) - len(every.off) + len(new)
+        is_exact = not self.hooks or {*answered} <= {*self._read_candles(cursor, series, span)}
+        self._prove(cursor, series, span, count, is_exact=is_exact)
         self._cover(cursor, series, add_covered(covered, span, now))
         changed = sum(candle is not None for _, candle in every.off)
         result = MergeResult(
@@ -178,10 +180,20 @@ class Store:
         before = cursor.rowcount
         cursor.execute(self._render("insert_staged"))
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
-        self._prove(cursor, series, span, kept + count, None)
+        (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
+        self._prove(cursor, series, span, kept + count, is_exact=exact == count)
         self._cover(cursor, series, add_covered(covered, span, now))
         changed = min(before, count)
         return MergeResult(inserted=count - changed, updated=changed, changed=changed)
+
+    def was_adjusted(self, cursor: Cursor, series: Series, now: datetime) -> bool:
+        """Whether an adjustment that was found at this moment is stored, and the history with it.
+
+        To store it once more would multiply once more what Kite does not answer for.
+        """
+        key = (series.target.instrument_id, series.interval.name, now)
+        (is_stored,) = fetch_one(cursor, self._render("was_adjusted"), key)
+        return bool(is_stored)
 
     def close(self, cursor: Cursor, series: Series, span: Span, now: datetime) -> None:
         """Note that Kite no longer answers for this span."""
@@ -223,19 +235,10 @@ class Store:
         cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
 
     def _prove(
-        self,
-        cursor: Cursor,
-        series: Series,
-        span: Span,
-        expected: int,
-        answered: Sequence[Candle] | None,
+        self, cursor: Cursor, series: Series, span: Span, expected: int, *, is_exact: bool
     ) -> None:
         """Look whether the table holds what was sent, before anybody is told that it does."""
         (found,) = fetch_one(cursor, self._render("count_candles"), self._params(series, span))
-        is_exact = True
-        if self.hooks and answered is not None:
-            stored = set(self._read_candles(cursor, series, span))
-            is_exact = stored.issuperset(answered)
         if found == expected and is_exact:
             return
         suspects = f" Here that may be: {', '.join(self.hooks)}." if self.hooks else ""

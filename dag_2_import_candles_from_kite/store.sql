@@ -79,6 +79,14 @@ INSERT INTO {candles} (instrument_id, interval, ts, open, high, low, close, volu
 SELECT instrument_id, interval, ts, open, high, low, close, volume, oi
 FROM pg_temp.stock_ingestion_candle;
 
+-- name: count_as_staged
+-- How many candles of the history are in the table as they are.
+SELECT count(*) FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
+WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
+  AND ts >= %(begin)s AND ts < %(end)s
+  AND (c.open, c.high, c.low, c.close, c.volume) = (s.open, s.high, s.low, s.close, s.volume)
+  AND c.oi IS NOT DISTINCT FROM s.oi;
+
 -- name: copy_candles
 COPY {candles} (instrument_id, interval, ts, open, high, low, close, volume, oi)
 FROM STDIN (FORMAT text, NULL '');
@@ -101,3 +109,7 @@ SELECT %(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_fro
        %(compared_to)s,
        (SELECT min(ts) FROM pg_temp.stock_ingestion_candle
         WHERE ts > (SELECT max(ts) FROM pg_temp.stock_ingestion_unreached));
+
+-- name: was_adjusted
+SELECT EXISTS (SELECT FROM {adjustments}
+               WHERE instrument_id = %s AND interval = %s AND found_at = %s);
