@@ -166,7 +166,7 @@ class Market:
                 yield share, listing
 
     def dump(self) -> bytes:
-        """Today's list, as Kite's CSV."""
+        """Today's list, as Kite's CSV; a price in it is another one each day."""
         self.told |= {listing.token for _, listing in self.listed()}
         return to_csv(
             instrument(
@@ -179,6 +179,7 @@ class Market:
                 expiry=None,
                 strike=Decimal(0),
                 lot_size=1,
+                last_price=self.now.toordinal(),
             )
             for share, listing in self.listed()
         )

@@ -191,15 +191,16 @@ def test_faults_that_pass_leave_no_trace(make: MakeDesk, kite: KiteServer, inter
     assert desk.clock.most_in_a_second() <= 3
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-def test_fault_in_the_middle_of_an_instrument(
-    make: MakeDesk, kite: KiteServer, fault: Fault
-) -> None:
-    desk = make(["ONE"], days=100, intervals=["minute"])
-    plan_faults(kite, token_of(desk, "ONE"), "minute", [Fine(), fault])
+def test_fault_between_two_spans_is_asked_for_once_more(make: MakeDesk, kite: KiteServer) -> None:
+    names = [f"SHARE{n}" for n in range(len(FAULTS))]
+    desk = make(names, days=60, intervals=["minute"])
+    for name, fault in zip(names, FAULTS):
+        plan_faults(kite, token_of(desk, name), "minute", [Fine(), fault])
+    plan = planned(desk)
     desk.fetch()
     desk.assert_whole()
-    assert asked(kite).total() == planned(desk).total() + 1
+    more = asked(kite) - plan
+    assert more == {f"{token_of(desk, name)}/minute": 1 for name in names}
 
 
 def test_first_answer_of_another_token_is_found_out_and_followed_back(
@@ -215,43 +216,38 @@ def test_first_answer_of_another_token_is_found_out_and_followed_back(
 # What does not pass is told
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [
-        pytest.param([CUT_LIST], id="a list that is cut"),
-        pytest.param([EMPTY, EMPTY], id="an empty answer, twice"),
-    ],
-)
-@pytest.mark.parametrize("number", [1, 2], ids=["in the middle", "at the end"])
-def test_what_answers_for_minutes_lack_is_told(
-    make: MakeDesk, kite: KiteServer, faults: list[Fault], number: int
-) -> None:
-    """What the list in the middle lacks is asked for again with the next span."""
-    desk = make(["ONE", "TWO"], days=100, intervals=["minute"])
-    assert count_plan(desk, "ONE", "minute") == 3
-    plan_faults(kite, token_of(desk, "ONE"), "minute", [*[Fine()] * number, *faults])
+def test_what_answers_for_minutes_lack_is_told(make: MakeDesk, kite: KiteServer) -> None:
+    """What is lost before the end is found out with the next span, and asked for again."""
+    kinds: dict[str, list[Fault]] = {"cut": [CUT_LIST], "empty": [EMPTY, EMPTY]}
+    names = [f"{kind} {number}" for kind in kinds for number in (1, 2, 3)]
+    desk = make([*names, "WHOLE"], days=100, intervals=["minute"])
+    assert count_plan(desk, "WHOLE", "minute") == 3
+    for name in names:
+        kind, number = name.split()
+        faults: list[Fault] = [*[Fine()] * (int(number) - 1), *kinds[kind]]
+        plan_faults(kite, token_of(desk, name), "minute", faults)
     desk.fetch()
-    lost = assert_nothing_is_untold(desk)
-    assert {name for name, _ in lost} == ({"ONE"} if number == 2 else set())
+    assert {name for name, _ in assert_nothing_is_untold(desk)} == {"cut 3", "empty 3"}
 
 
-@pytest.mark.parametrize("who", ["ONE", INDEX_SYMBOL])
-@pytest.mark.parametrize(
-    "faults",
-    [
-        pytest.param([CUT_LIST], id="cut list"),
-        pytest.param([NEGATIVE_MIDDLE], id="negative price"),
-    ],
-)
-def test_what_answers_for_days_lack_is_told(
-    make: MakeDesk, kite: KiteServer, who: str, faults: list[Fault]
-) -> None:
-    desk = make(["ONE", "TWO"], days=40)
-    plan_faults(kite, token_of(desk, who), "day", faults)
+def test_what_answers_for_days_lack_is_told(make: MakeDesk, kite: KiteServer) -> None:
+    desk = make(["CUT", "BAD", "WHOLE"], days=40)
+    plan_faults(kite, token_of(desk, "CUT"), "day", [CUT_LIST])
+    plan_faults(kite, token_of(desk, "BAD"), "day", [NEGATIVE_MIDDLE])
     desk.fetch()
-    lost = assert_nothing_is_untold(desk)
-    assert {name for name, _ in lost} == {who}
-    desk.run("refetch", f"NSE:{who}")
+    assert {name for name, _ in assert_nothing_is_untold(desk)} == {"CUT", "BAD"}
+    for name in ("CUT", "BAD"):
+        assert desk.run("refetch", f"NSE:{name}").status == 0
+    desk.assert_whole()
+    assert desk.gaps() == set()
+
+
+def test_what_the_index_lacks_is_told_by_others(make: MakeDesk, kite: KiteServer) -> None:
+    desk = make(["ONE"], days=40)
+    plan_faults(kite, INDEX_TOKEN, "day", [CUT_LIST])
+    desk.fetch()
+    assert {name for name, _ in assert_nothing_is_untold(desk)} == {INDEX_SYMBOL}
+    assert desk.run("refetch", f"NSE:{INDEX_SYMBOL}").status == 0
     desk.assert_whole()
     assert desk.gaps() == set()
 
@@ -269,8 +265,7 @@ def test_end_that_was_cut_off_comes_on_the_next_day(make: MakeDesk, kite: KiteSe
 # Adjustments and corrections
 
 
-@pytest.mark.parametrize("interval", ["day", "minute"])
-@pytest.mark.parametrize("factor", ["0.1", "0.98", "2"])
+@pytest.mark.parametrize(("interval", "factor"), [("day", "0.1"), ("minute", "0.98")])
 def test_adjustment_between_two_spans(
     make: MakeDesk, kite: KiteServer, interval: str, factor: str
 ) -> None:
@@ -331,9 +326,9 @@ def test_moved_share_is_adjusted_beyond_what_its_token_reaches(
         desk.on(day, is_listed=day == moved)
         desk.assert_whole()
     assert desk.adjustments() == [("ONE", "day", Decimal("0.5"), adjusted)]
-    assert desk.cli.query("SELECT scaled_before FROM kite_candle_adjustment") == [
-        (datetime.combine(moved, time(), IST),)
-    ]
+    [(scaled_before,)] = desk.cli.query("SELECT scaled_before FROM kite_candle_adjustment")
+    assert datetime.combine(before, time(), IST) < scaled_before
+    assert scaled_before <= datetime.combine(moved, time(), IST)
 
 
 def test_todays_candle_that_is_other_tomorrow_is_no_correction(make: MakeDesk) -> None:
@@ -351,20 +346,22 @@ def test_todays_candle_that_is_other_tomorrow_is_no_correction(make: MakeDesk) -
     assert "correct" not in second.stdout.lower()
 
 
-@pytest.mark.parametrize("back", [1, 2, 5])
-def test_corrected_candle_is_replaced_and_told(make: MakeDesk, back: int) -> None:
-    """`back`: how many trading days before the last one that is stored."""
-    desk = make(["ONE", "TWO"])
-    share = desk.market.share("ONE")
+def test_corrected_candles_are_replaced_and_told(make: MakeDesk) -> None:
+    """The name says how many trading days before the last one that is stored."""
+    names = ["BACK0", "BACK1", "BACK4"]
+    desk = make([*names, "SAME"])
     desk.fetch()
     desk.on(TODAY + timedelta(days=1))
     desk.assert_whole()
-    wrong = share.bars["day"][-back]
-    right = wrong._replace(open=wrong.open + Decimal("0.05"), volume=wrong.volume - 1)
-    share.corrections.append(Correction(EVENING + timedelta(hours=30), "day", right))
+    for name in names:
+        share = desk.market.share(name)
+        wrong = share.bars["day"][-1 - int(name[-1])]
+        right = wrong._replace(open=wrong.open + Decimal("0.05"), volume=wrong.volume - 1)
+        share.corrections.append(Correction(EVENING + timedelta(hours=30), "day", right))
     result = desk.on(TODAY + timedelta(days=2))
     desk.assert_whole()
-    assert "correct" in result.stdout.lower()
+    told = result.stdout[result.stdout.index("corrected by Kite: 3") :]
+    assert [name for name in desk.names if name in told] == names
     assert desk.adjustments() == []
 
 
@@ -386,7 +383,7 @@ def test_candle_that_was_corrected_long_after_is_right_after_a_refetch(make: Mak
 # What runs is not stored
 
 
-@pytest.mark.parametrize("hour", [time(9, 14), time(9, 15, 30), time(12, 0, 30), time(15, 29, 59)])
+@pytest.mark.parametrize("hour", [time(9, 15, 30), time(15, 29, 59)])
 def test_candle_that_runs_is_never_stored(make: MakeDesk, hour: time) -> None:
     desk = make(["ONE"], days=20, intervals=["day", "minute"])
     desk.go_to(datetime.combine(TODAY, hour, IST))

@@ -32,15 +32,16 @@ from tests.candle_truth import (
 )
 from tests.command_line import CommandLine
 
+LONG = timedelta(days=20)  # without a list
 AROUND = 10  # trading days, before and after an adjustment
-NEVER_ADJUSTED: dict[str, tuple[str, ...]] = {  # beside which share each of them is fetched
-    "WIPRO": ("BAJFINANCE", "INFY", "MINDTREE"),
-    "HDFCBANK": ("DMART", "ITC", "LT"),
-    "EICHERMOT": ("YESBANK", "JSWSTEEL", "SBIN"),
-    "IRCTC": ("ZOMATO", "MRF", "ADANIENSOL"),
-    "TATASTEEL": ("ZYDUSLIFE", "LTIM", "RELIANCE"),
-    "BAJAJFINSV": ("PVRINOX", "TATAMOTORS", "TCS", "IDEA"),
-    "NESTLEIND": ("SUZLON", "ACLGATI", "LALPATHLAB"),
+BESIDE = {  # of each share, fetched with it
+    "WIPRO": "MINDTREE",
+    "HDFCBANK": "ITC",
+    "EICHERMOT": "YESBANK",
+    "IRCTC": "ZOMATO",
+    "TATASTEEL": "RELIANCE",
+    "BAJAJFINSV": "IDEA",
+    "NESTLEIND": "SUZLON",
 }
 RENAMES = {
     "ZYDUSLIFE": ("CADILAHC", date(2022, 3, 7)),
@@ -49,7 +50,6 @@ RENAMES = {
     "ADANIENSOL": ("ADANITRANS", date(2023, 8, 24)),
     "ACLGATI": ("GATI", date(2023, 11, 30)),
 }
-MOVED = ["DMART", "ADANIENSOL", "SUZLON"]  # to another series, and back
 
 pytestmark = pytest.mark.skipif(
     not nse_folder().exists(), reason="NSE's real daily files are not on this machine"
@@ -79,9 +79,9 @@ def fetch_on(desk: CandleDesk, days: Sequence[date]) -> Iterator[date]:
     listed, last = None, date.min
     for day in days:
         desk.go_to(datetime.combine(day, time(18), IST))
-        dump = desk.market.dump()
-        desk.on(day, is_listed=dump != listed or day - last > timedelta(days=20))
-        listed, last = dump, day
+        listings = [listing for _, listing in desk.market.listed()]
+        desk.on(day, is_listed=listings != listed or day - last > LONG)
+        listed, last = listings, day
         yield day
 
 
@@ -96,9 +96,7 @@ def assert_days_are_real(desk: CandleDesk, names: Sequence[str]) -> None:
 
 
 def test_shares_are_those_of_the_files() -> None:
-    names = {*NEVER_ADJUSTED, *(name for names in NEVER_ADJUSTED.values() for name in names)}
-    assert names == set(read_rows())
-    assert len(names) == 29
+    assert len(read_rows()) == 29
     assert len({row["symbol"] for rows in read_rows().values() for row in rows}) == 34
     for rows in read_rows().values():
         days = [date.fromisoformat(row["date"]) for row in rows]
@@ -112,7 +110,7 @@ def test_shares_are_those_of_the_files() -> None:
 @pytest.mark.parametrize("name", REAL_ADJUSTMENTS)
 def test_day_by_day_around_an_adjustment(desk: CandleDesk, name: str) -> None:
     changed_on, factor = REAL_ADJUSTMENTS[name]
-    desk.names = [name, *NEVER_ADJUSTED[name]]
+    desk.names = [name, BESIDE[name]]
     for day in fetch_on(desk, days_around(changed_on, AROUND, AROUND)):
         desk.assert_whole()
         found = [(name, "day", factor, changed_on)] if day >= changed_on else []
@@ -143,25 +141,30 @@ def test_days_that_were_left_out_are_caught_up_across_an_adjustment(desk: Candle
     assert_days_are_real(desk, desk.names)
 
 
-@pytest.mark.parametrize("name", RENAMES)
-def test_renamed_share_keeps_one_history(desk: CandleDesk, name: str) -> None:
-    old, day = RENAMES[name]
-    desk.names = [name]
-    days = days_around(day, 2, 2)
+def test_renamed_shares_keep_one_history(desk: CandleDesk) -> None:
+    desk.names = list(RENAMES)
+    days = [date for _, day in RENAMES.values() for date in days_around(day, 1, 0)]
     for today in fetch_on(desk, days):
-        assert desk.market.keys([name]) == [f"NSE:{name if today >= day else old}"]
+        symbols = {name if today >= day else old for name, (old, day) in RENAMES.items()}
+        assert set(desk.market.keys(desk.names)) == {f"NSE:{symbol}" for symbol in symbols}
         desk.assert_whole()
     assert desk.adjustments() == []
     assert desk.gaps() == set()
-    assert_days_are_real(desk, [name])
+    assert_days_are_real(desk, desk.names)
     assert desk.cli.query(
-        "SELECT count(*) FROM kite_candle_by_symbol WHERE exchange = 'NSE' AND tradingsymbol = %s",
-        name,
-    ) == [(len(desk.market.rows(name)),)]
+        "SELECT tradingsymbol, count(*) FROM kite_candle_by_symbol WHERE exchange = 'NSE'"
+        " AND tradingsymbol <> 'NIFTY 50' GROUP BY 1 ORDER BY 1"
+    ) == [(name, len(desk.market.rows(name))) for name in sorted(desk.names)]
 
 
-@pytest.mark.parametrize("serves_all", [False, True], ids=["its own days", "all days"])
-@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize(
+    ("name", "serves_all"),
+    [
+        pytest.param("DMART", True, id="DMART, all days"),
+        pytest.param("DMART", False, id="DMART, its own days"),
+        pytest.param("ADANIENSOL", False, id="ADANIENSOL, its own days"),
+    ],
+)
 def test_share_that_moves_to_another_series_keeps_one_history(
     desk: CandleDesk, name: str, serves_all: bool
 ) -> None:
@@ -170,7 +173,7 @@ def test_share_that_moves_to_another_series_keeps_one_history(
     share.serves_all = serves_all
     desk.names = [name]
     moves = [each.first for each in share.listings[1:]]
-    days = {day for move in moves for day in days_around(move, 1, 1)}
+    days = {day for move in moves for day in days_around(move, 1, 0)}
     for _ in fetch_on(desk, sorted(days)):
         desk.assert_whole()
     assert desk.adjustments() == []
