@@ -1,7 +1,11 @@
-"""`--due` with DAG 2 enabled: candles after the list, and again in the evening."""
+"""`--due` with DAG 2 enabled: candles after the list, and again in the evening.
+
+As it is shipped, disabled, nobody hears of it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -140,6 +144,22 @@ def test_day_without_trading_has_no_evening(due: Due, cli: CommandLine) -> None:
     cli.holidays = ["2026-11-18"]
     assert_ran(due(17, "18:00"), LISTS, CANDLES)
     assert due(18, "08:40") == due(18, "18:10") == Result(0, "", "")
+
+
+@pytest.mark.parametrize("words", ["", "--due", "check", "status", "changes"])
+def test_dag_that_is_shipped_disabled_is_not_mentioned(
+    words: str, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assert_silent() -> Result:
+        result = cli.run(*words.split())
+        assert not re.search("DAG [23]|candle|dag_[23]", result.stdout + result.stderr)
+        return result
+
+    cli.kite.dump = LIST
+    assert assert_silent().status in (0, 1)  # nothing is loaded yet
+    for name in ("KITE_API_KEY", "KITE_API_SECRET", "KITE_ACCESS_TOKEN", "DB_USER"):
+        monkeypatch.delenv(name)
+    assert assert_silent().status == 2
 
 
 def candle_requests(cli: CommandLine) -> list[str]:
