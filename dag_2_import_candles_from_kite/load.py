@@ -67,7 +67,7 @@ def load(run: Run, manager: DatabaseManager) -> None:
         plan = manager.run_in_transaction(partial(make_plan, run))
         totals = plan.count(manager)
     run.figures.rejected += plan.universe.rejected
-    run.figures.notes += totals.describe(run)
+    run.figures.notes += totals.describe(run.parameters["requests_per_second"])
     if run.options.dry_run or not totals.requests:
         return
     load_plan(plan, manager, totals)
@@ -91,17 +91,16 @@ class Totals(NamedTuple):
     requests: int = 0
     candles: int = 0
 
-    def describe(self, run: Run) -> list[str]:
+    def describe(self, requests_per_second: float) -> list[str]:
         """The lines of the summary."""
         if not self.requests:
-            return [f"Nothing is missing: {self.wanted:,} series are complete up to now"]
-        rate = run.parameters["requests_per_second"]
-        minutes = self.requests / rate / 60
-        missing = "Missing" if run.options.dry_run else "It was missing"
+            return [f"Nothing to ask for: all {self.wanted:,} series were answered up to now"]
+        minutes = self.requests / requests_per_second / 60
+        series = f"{self.instruments:,} of {self.wanted:,} series"
         return [
-            f"{missing}: in {self.instruments:,} of {self.wanted:,} series, about "
-            f"{self.candles:,} candles: {self.requests:,} requests, {minutes:,.1f} minutes at "
-            f"{rate:g} a second"
+            f"missing: about {self.candles:,} candles, in {series}",
+            f"to ask: {self.requests:,} requests, {minutes:,.1f} minutes "
+            f"at {requests_per_second:g} a second",
         ]
 
 

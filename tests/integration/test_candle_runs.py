@@ -144,7 +144,8 @@ def until(last: int) -> list[date]:
 def test_first_run_and_the_next_ones(desk: Desk) -> None:
     first = desk.run()
     assert (first.status, first.stderr) == (0, "")
-    assert "It was missing: in 3 of 3 series, about 36 candles: 3 requests" in first.stdout
+    assert "missing: about 36 candles, in 3 of 3 series" in first.stdout
+    assert "to ask: 3 requests, 0.0 minutes at 3 a second" in first.stdout
     assert "asked: 3 requests" in first.stdout
     for token in (INDEX, INFY, TCS):
         assert [row[1:] for row in desk.stored(token)] == [
@@ -158,7 +159,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
     assert desk.spans() == [("11-02 00:00", "11-18 23:59")]
     again = desk.run()
     assert again.status == 0
-    assert "Nothing is missing: 3 series are complete up to now" in again.stdout
+    assert "Nothing to ask for: all 3 series were answered up to now" in again.stdout
     assert desk.asked == []
     next_day = desk.run(at=EVENING + timedelta(days=1))
     assert next_day.status == 0
@@ -171,7 +172,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
 def test_dry_run_writes_nothing(desk: Desk) -> None:
     result = desk.run("--dry-run")
     assert (result.status, desk.asked) == (0, [])
-    assert "Missing: in 3 of 3 series, about 36 candles: 3 requests" in result.stdout
+    assert "missing: about 36 candles, in 3 of 3 series" in result.stdout
     assert "nothing was stored" in result.stdout
     assert not desk.has_tables()
     assert desk.cli.query("SELECT to_regclass('kite_candle')") == [(None,)]
@@ -180,9 +181,9 @@ def test_dry_run_writes_nothing(desk: Desk) -> None:
 def test_dry_run_after_a_run(desk: Desk) -> None:
     desk.run()
     result = desk.run("--dry-run")
-    assert "Nothing is missing: 3 series" in result.stdout
+    assert "Nothing to ask for: all 3 series" in result.stdout
     result = desk.run("--dry-run", at=EVENING + timedelta(days=1))
-    assert "Missing: in 3 of 3 series, about 3 candles: 3 requests" in result.stdout
+    assert "missing: about 3 candles, in 3 of 3 series" in result.stdout
     assert desk.asked == []
     assert desk.days() == until(18)
 
