@@ -125,6 +125,9 @@ class Job:
             self._shortened = self.span  # believed when it comes twice
         elif self._history is not None:
             self._take_part(self._history, candles, shelf)
+        elif self._doubt and not candles:  # there were some
+            self._count_doubt()
+            self._shortened = None
         else:
             self._take_answer(candles, shelf)
 

@@ -57,6 +57,9 @@ class MemoryShelf:
         """Store an answer in place of what is there, unless what is off is not accepted."""
         stored = [self.candles[ts] for ts in sorted(self.candles) if span.begin <= ts < span.end]
         comparison = compare([c for c in stored if is_final(self.covered, c.ts)], candles)
+        every = compare(stored, candles)
+        if not comparison.compared and every.factor is not None:
+            comparison = every
         if comparison.off:
             if not is_accepted(comparison):
                 return comparison, False
