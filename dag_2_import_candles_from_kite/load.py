@@ -284,7 +284,7 @@ class Loader:
             if isinstance(answer, BaseException):
                 raise answer
             self._note_rejects(job, answer)
-            job.take(answer.candles, self)
+            job.take(answer.candles, self, _find_unreadable(job.series, answer))
         except AuthenticationError:
             raise
         except PermissionDeniedError as exc:
@@ -414,6 +414,11 @@ class Loader:
             f"Could not be asked: {self._failed[0].removesuffix('.')}{more}.{rest} Run again: it "
             "goes on where this run has ended."
         )
+
+
+def _find_unreadable(series: Series, answer: Answer) -> list[Span]:
+    begins = [datetime.fromisoformat(row.row[0]) for row in answer.rejected]
+    return [Span(begin, begin + series.interval.length) for begin in begins]
 
 
 def _describe_off(series: Series, comparison: Comparison) -> str:

@@ -376,13 +376,15 @@ def test_hours_of_another_exchange(desk: Desk) -> None:
 def test_adjustment_and_correction_are_told(desk: Desk) -> None:
     desk.run()
     desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
-    desk.route.correct(TCS, "day", datetime(2026, 11, 16), open=Decimal("101.05"))
+    opened = desk.truth[TCS, "day"][10].open + 1
+    desk.route.correct(TCS, "day", datetime(2026, 11, 16), open=opened)
     result = desk.run(at=EVENING + timedelta(days=1))
     assert result.status == 0
     assert "adjusted by Kite: 1" in result.stdout
     assert "NSE:INFY day: 14 candles asked anew, factor 0.5" in result.stdout
     assert "corrected by Kite: 1" in result.stdout
     assert "NSE:TCS day: 1 candle, 2026-11-16" in result.stdout
+    assert desk.stored(TCS)[10][1] == opened
     served = desk.route.served(INFY, "day", finished=True)
     assert [row[1:] for row in desk.stored()] == [each[1:6] for each in served]
     assert desk.cli.query(
@@ -397,6 +399,17 @@ def test_wrong_rows_are_rejects_and_the_others_are_stored(desk: Desk) -> None:
     assert result.status == 0
     assert "rejected 1 row" in result.stdout
     assert desk.days() == [day for number, day in enumerate(until(18)) if number != 6]
+
+
+def test_stored_candle_stays_whatever_kite_sends_for_it_that_is_none(desk: Desk) -> None:
+    desk.run()
+    desk.route.correct(INFY, "day", datetime(2026, 11, 16), open=Decimal(-5))
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert result.status == 0
+    assert "rejected 1 row" in result.stdout
+    assert "corrected" not in result.stdout
+    assert desk.days() == until(19)
+    assert desk.stored()[10][1] == desk.truth[INFY, "day"][10].open
 
 
 # --- functions on the way ------------------------------------------------------------------------
