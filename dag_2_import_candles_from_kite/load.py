@@ -26,7 +26,7 @@ from dag_2_import_candles_from_kite.plan import (
     find_missing,
     midnight,
 )
-from dag_2_import_candles_from_kite.progress import Progress
+from dag_2_import_candles_from_kite.progress import Progress, in_words
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
 from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
@@ -95,12 +95,11 @@ class Totals(NamedTuple):
         """The lines of the summary."""
         if not self.requests:
             return [f"Nothing to ask for: all {self.wanted:,} series were answered up to now"]
-        minutes = self.requests / requests_per_second / 60
+        time = in_words(self.requests / requests_per_second)
         series = f"{self.instruments:,} of {self.wanted:,} series"
         return [
             f"missing: about {self.candles:,} candles, in {series}",
-            f"to ask: {self.requests:,} requests, {minutes:,.1f} minutes "
-            f"at {requests_per_second:g} a second",
+            f"to ask: {self.requests:,} requests, {time} at {requests_per_second:g} a second",
         ]
 
 
