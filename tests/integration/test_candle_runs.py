@@ -145,7 +145,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
     first = desk.run()
     assert (first.status, first.stderr) == (0, "")
     assert "missing: about 36 candles, in 3 of 3 series" in first.stdout
-    assert "to ask: 3 requests, 1 s at 3 a second" in first.stdout
+    assert "to ask: 3 requests, 0 s at 1000 a second" in first.stdout
     assert "asked: 3 requests" in first.stdout
     for token in (INDEX, INFY, TCS):
         assert [row[1:] for row in desk.stored(token)] == [
