@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Generic, TypeVar
@@ -11,6 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _SLICE_SECONDS = 0.2  # after which a signal is acted on
+_LONGEST_TURN_SECONDS = 60.0  # well below the deadline of a request
 
 
 class Asker(Generic[T, R]):
@@ -23,6 +25,8 @@ class Asker(Generic[T, R]):
         self._ask = ask
         self._waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+        self._turn = threading.Lock()
+        self._taken = threading.Condition()
         self.under_way = 0
         for _ in range(threads):
             run = partial(copy_context().run, self._work)
@@ -41,7 +45,20 @@ class Asker(Generic[T, R]):
             except queue.Empty:
                 continue
             self.under_way -= 1
+            with self._taken:
+                self._taken.notify()
             return done
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """For what takes much memory in `ask`: one thread at a time, when no answer is left.
+
+        It waits for a minute at most: the request has a deadline.
+        """
+        with self._turn:
+            with self._taken:
+                self._taken.wait_for(self._done.empty, _LONGEST_TURN_SECONDS)
+            yield
 
     def _work(self) -> None:
         while True:
