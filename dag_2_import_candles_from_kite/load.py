@@ -25,6 +25,7 @@ from dag_2_import_candles_from_kite.plan import (
     estimate_candles,
     find_missing,
     midnight,
+    readable_until,
 )
 from dag_2_import_candles_from_kite.progress import Progress
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
@@ -276,7 +277,7 @@ class Loader:
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
         now, exchange = self.run.key.started_at, job.series.target.exchange
-        until = complete_until(request.interval, exchange, now)
+        until = readable_until(request.interval, exchange, now)
         return read_answer(body, request, complete_until=until)
 
     def _take(self, job: Job, answer: Answer | BaseException) -> bool:
