@@ -248,6 +248,7 @@ class Loader:
                     waiting.append(job)
                 progress.finished(is_over)
         finally:
+            asker.close()
             self.run.figures.notes += self._describe(progress)
         self._raise_failures()
 
