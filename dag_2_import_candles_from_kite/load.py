@@ -25,6 +25,7 @@ from dag_2_import_candles_from_kite.plan import (
     estimate_candles,
     find_missing,
     midnight,
+    readable_until,
 )
 from dag_2_import_candles_from_kite.progress import Progress, in_words
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
@@ -246,6 +247,7 @@ class Loader:
                     waiting.append(job)
                 progress.finished(is_over)
         finally:
+            asker.close()
             self.run.figures.notes += self._describe(progress)
         self._raise_failures()
 
@@ -275,7 +277,7 @@ class Loader:
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
         now, exchange = self.run.key.started_at, job.series.target.exchange
-        until = complete_until(request.interval, exchange, now)
+        until = readable_until(request.interval, exchange, now)
         with self._asker.turn():
             return read_answer(body, request, complete_until=until)
 
