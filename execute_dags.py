@@ -307,13 +307,14 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     from shared import notify
     from shared.console import say, say_table
 
-    dags = select(discover_dags(PROJECT_ROOT), arguments.dag, also_disabled=arguments.sandbox)
+    known = discover_dags(PROJECT_ROOT)
+    dags = select(known, arguments.dag, also_disabled=arguments.sandbox)
     options = RunOptions(
         arguments.dry_run, arguments.from_file, arguments.force, dated=arguments.dated
     )
     if arguments.from_folder is not None:
         return _import_folder(dags, options, arguments)
-    plan = plan_runs(dags, options)
+    plan = plan_runs(dags, options, known, in_sandbox=arguments.sandbox)
     if arguments.due:
         return _run_due(plan, arguments.log_file)
     if not options.dry_run:

@@ -39,7 +39,7 @@ _LARGEST_COUNT = 2**63 - 1  # BIGINT
 _COUNT = f"expected a whole number from 0 to {_LARGEST_COUNT}"
 _LONGEST_NUMBER = 1000  # characters
 _ROWS_AT_ONCE = 500
-_MOST_REMEMBERED = 50_000  # by a cache: prices of that number take 13 MB
+_MOST_REMEMBERED = 50_000  # by a cache: so many prices take 10 MB
 _LONGEST_REMEMBERED = 32  # characters
 # Of a JSON text: a candle a minute for 60 days has no more. It bounds the memory for what is none.
 _MOST_PARTS = 8 * 60 * 24 * 60
@@ -78,7 +78,7 @@ def read_answer(body: bytes, request: Request, *, complete_until: datetime) -> A
     that cannot be read, is off the interval's grid or of another span, or not after the one before.
     """
     candles = _find_candles(body, 7 if request.has_oi else 6)
-    numbers, moments = _read_stamps(candles, request, complete_until.astimezone(IST))
+    numbers, moments = _read_stamps(candles, request, complete_until)
     answer = Answer()
     for start in range(0, len(numbers), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -209,6 +209,7 @@ _DAYS: _Cache[str, date] = _Cache(_read_day)
 _TIMES: Mapping[str, _Cache[str, time]] = {
     name: _Cache(partial(_read_time_on_grid, interval)) for name, interval in INTERVALS.items()
 }
+_make_candle: Callable[[tuple[Any, ...]], Candle] = partial(tuple.__new__, Candle)
 _FLOATS: _Cache[str, Decimal | _Number] = _Cache(_read_float)
 _INTEGERS: _Cache[int, Decimal] = _Cache(_to_price)
 
@@ -222,7 +223,7 @@ def _find_candles(body: bytes, width: int) -> list[list[Any]]:
     try:
         candles = answer["data"]["candles"]
         is_good = answer["status"] == "success" and type(candles) is list
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError):
         is_good = False
     if not is_good:
         _refuse_shape(body)
@@ -334,8 +335,8 @@ def _read_stamp(text: Any, number: int) -> datetime:
 
 def _read_together(rows: Sequence[Sequence[Any]], moments: Sequence[datetime]) -> Iterator[Candle]:
     """The candles of these rows. Raises ValueError if any may be bad."""
-    _, *prices, volume = zip(*(row[:6] for row in rows))
-    opened, high, low, closed = map(_to_prices, prices)
+    _, *columns = zip(*rows)
+    opened, high, low, closed = map(_to_prices, columns[:4])
     if not (
         all(map(le, low, opened))
         and all(map(le, low, closed))
@@ -343,11 +344,12 @@ def _read_together(rows: Sequence[Sequence[Any]], moments: Sequence[datetime]) -
         and all(map(le, closed, high))
     ):
         raise ValueError
-    _check_counts(volume)
-    oi: Sequence[int | None] = [None] * len(rows)
-    if len(rows[0]) > len(_NAMES):
-        _check_counts(oi := [row[6] for row in rows])
-    return map(Candle._make, zip(moments, opened, high, low, closed, volume, oi))
+    counts = columns[4:]
+    for column in counts:
+        _check_counts(column)
+    volume, oi = counts if len(counts) == 2 else (*counts, repeat(None))
+    values = zip(moments, opened, high, low, closed, volume, oi)
+    return map(_make_candle, values)
 
 
 def _to_prices(values: Sequence[Any]) -> list[Decimal]:
@@ -413,7 +415,7 @@ def _read_count(value: Any) -> int:
     number = value if type(value) is Decimal else _to_decimal(value)
     if number == 0:
         return 0
-    if number.adjusted() < len(str(_LARGEST_COUNT)) and 0 < number <= _LARGEST_COUNT:
+    if 0 < number <= _LARGEST_COUNT:
         whole = int(number)
         if whole == number:
             return whole

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Generic, TypeVar
@@ -23,11 +23,12 @@ class Asker(Generic[T, R]):
 
     def __init__(self, ask: Callable[[T], R], threads: int) -> None:
         self._ask = ask
-        self._waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._taken = threading.Condition()
         self.under_way = 0
+        self._threads = threads
         for _ in range(threads):
             run = partial(copy_context().run, self._work)
             threading.Thread(target=run, name="ask", daemon=True).start()
@@ -35,7 +36,15 @@ class Asker(Generic[T, R]):
     def put(self, question: T) -> None:
         """Have it asked as soon as a thread is free."""
         self.under_way += 1
-        self._waiting.put(question)
+        self._waiting.put((question,))
+
+    def close(self) -> None:
+        """Let the threads end, each after the question that it has; what waits is not asked."""
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in range(self._threads):
+            self._waiting.put(None)
 
     def take(self) -> tuple[T, R | BaseException]:
         """Wait for the next answer, or for the error in its place."""
@@ -61,11 +70,11 @@ class Asker(Generic[T, R]):
             yield
 
     def _work(self) -> None:
-        while True:
-            question = self._waiting.get()
+        while (waiting := self._waiting.get()) is not None:
+            (question,) = waiting
             try:
                 answer: R | BaseException = self._ask(question)
             except BaseException as exc:
                 answer = exc
             self._done.put((question, answer))
-            del question, answer  # they are large, and the next one may be long in coming
+            del waiting, question, answer  # they are large, and the next one may be long in coming

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from dag_2_import_candles_from_kite.answers import Candle
+from dag_2_import_candles_from_kite.plan import Span
 
 _HALF_PAISA = Fraction(1, 200)  # what rounding to 0.01 can change
 _FACTOR_DIGITS = Decimal("0.0000000001")
@@ -19,8 +20,7 @@ _FACTOR_DIGITS = Decimal("0.0000000001")
 class Comparison(NamedTuple):
     """Stored candles beside an answer: those that are `off`, with the answer's (None: it has none).
 
-    `compared` are the stored ones from the answer's first candle on; what is before that it does
-    not reach.
+    `compared` are the stored ones that the answer reaches: not those before its first candle.
     """
 
     compared: Sequence[Candle]
@@ -40,13 +40,26 @@ class Comparison(NamedTuple):
         return find_factor(list(chain.from_iterable(pairs)))
 
 
-def compare(stored: Sequence[Candle], answered: Sequence[Candle]) -> Comparison:
-    """Compare stored candles with an answer that was asked for all of them. Both are in order."""
+def compare(
+    stored: Sequence[Candle], answered: Sequence[Candle], elsewhere: Sequence[Span] = ()
+) -> Comparison:
+    """Compare stored candles with an answer that was asked for all of them. Both are in order.
+
+    Of the spans `elsewhere` the answer need not know: what it lacks of them is not off.
+    """
     if not answered:
         return Comparison((), ())
-    new = {candle[0]: candle for candle in answered}
-    compared = [candle for candle in stored if candle[0] >= answered[0][0]]
-    off = [(old, new.get(old[0])) for old in compared if new.get(old[0]) != old]
+    new = {candle.ts: candle for candle in answered}
+    compared = [
+        candle
+        for candle in stored
+        if candle.ts in new
+        or (
+            candle.ts >= answered[0].ts
+            and not any(span.begin <= candle.ts < span.end for span in elsewhere)
+        )
+    ]
+    off = [(old, new.get(old.ts)) for old in compared if new.get(old.ts) != old]
     return Comparison(compared, off)
 
 
@@ -61,11 +74,11 @@ def find_factor(prices: Sequence[tuple[Decimal, Decimal]]) -> Decimal | None:
         low = max(low, (after - _HALF_PAISA) / (before + _HALF_PAISA))
         if before > _HALF_PAISA:
             high = min(high, (after + _HALF_PAISA) / (before - _HALF_PAISA))
-    if low > high or low <= 1 <= high:
+    if not 0 < low <= high or low <= 1 <= high:
         return None
     simplest = _find_simplest(low, high)
     factor = Decimal(simplest.numerator) / Decimal(simplest.denominator)
-    return factor.quantize(_FACTOR_DIGITS) if factor < 10**6 else None
+    return factor.quantize(_FACTOR_DIGITS) if _FACTOR_DIGITS <= factor < 10**6 else None
 
 
 def _find_simplest(low: Fraction, high: Fraction) -> Fraction:

@@ -6,12 +6,16 @@ that are stored. What is off there decides what is asked next:
 - by one factor: the whole history, which is replaced in one transaction;
 - otherwise: the longest span that one request may have. If that says the same, it counts; if it is
   off from its oldest candle on, the whole history is asked for, too.
+
+An answer without candles is believed when it comes twice. Before the first candle it is believed at
+once, but asked for again if what follows begins with candles: then it had been listed before.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Protocol
+from weakref import finalize
 
 from dag_2_import_candles_from_kite.answers import Candle, render
 from dag_2_import_candles_from_kite.compare import Comparison, compare
@@ -20,6 +24,7 @@ from dag_2_import_candles_from_kite.plan import Span, day_of, first_request, mid
 from dag_2_import_candles_from_kite.store import Adjustment, Series
 from shared.exceptions import TransientAPIError
 
+_AT_ONCE = timedelta(days=7)  # no exchange is closed for longer
 _MOST_DOUBTS = 3  # answers that agree neither with what is stored nor with each other
 
 
@@ -49,6 +54,7 @@ class History:
         self.series = series
         self.span = span
         self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
+        finalize(self, self.file.close)
         self.first: datetime | None = None
         self.count = 0
         self.recent: list[Candle] = []
@@ -63,7 +69,7 @@ class History:
             last = self.tail[-1][0]
             candles = [candle for candle in candles if candle[0] > last]
         if candles:
-            target, interval = self.series
+            interval, target = self.series.interval, self.series.target
             self.file.write(render(candles, target.instrument_id, interval.name))
             self.first = self.first or candles[0][0]
             self.count += len(candles)
@@ -96,7 +102,9 @@ class Job:
         self._overlap = overlap
         self._overlaps = dict(overlaps)
         self._covered_from = covered_from
-        self._emptied: Span | None = None  # answered with nothing once
+        self._shortened: Span | None = None  # answered with less than was expected, once
+        self._empty: list[Span] = []  # before the first candle, the newest last
+        self._is_again = False  # one of them is asked for again
         self._doubt: Sequence[Candle] = ()
         self._comparison = Comparison((), ())
         self._doubts = 0
@@ -106,33 +114,53 @@ class Job:
     @property
     def request(self) -> Request:
         """What is to be asked now."""
-        target, interval = self.series
-        return Request(target.token, interval, *self.span, has_oi=target.has_oi)
+        target = self.series.target
+        return Request(target.token, self.series.interval, *self.span, has_oi=target.has_oi)
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is missing any more."""
         return not self.missing
 
-    def take(self, candles: Sequence[Candle], shelf: Shelf) -> None:
+    def take(
+        self, candles: Sequence[Candle], shelf: Shelf, unreadable: Sequence[Span] = ()
+    ) -> None:
         """Store the answer to the request, or find what has to be asked first.
 
+        What is stored of its `unreadable` candles stays, unless a whole history replaces it.
         Raises TransientAPIError if the answers contradict each other.
         """
-        if not candles and self._emptied != self.span:
-            self._emptied = self.span  # believed when it comes twice
+        if self._is_short(candles) and self._shortened != self.span:
+            self._shortened = self.span  # believed when it comes twice
         elif self._history is not None:
             self._take_part(self._history, candles, shelf)
+        elif self._doubt and not candles:  # there were some
+            self._count_doubt()
+            self._shortened = None
         else:
-            self._take_answer(candles, shelf)
+            self._take_answer(candles, shelf, unreadable)
 
-    def _take_answer(self, candles: Sequence[Candle], shelf: Shelf) -> None:
+    def _is_short(self, candles: Sequence[Candle]) -> bool:
+        """Whether the answer has nothing, or lacks the candle that it was to begin with."""
+        if not candles:
+            return not self._is_before_others
+        if self._history is not None:
+            return False
+        first = self._overlaps.get(self.missing[0].begin)  # that is stored
+        if self._doubt:
+            first = self._doubt[0][0]
+        return first is not None and self.span.begin <= first < candles[0][0]
+
+    def _take_answer(
+        self, candles: Sequence[Candle], shelf: Shelf, unreadable: Sequence[Span]
+    ) -> None:
         is_confirmed = self._agrees(candles)
+        series = self.series._replace(elsewhere=(*self.series.elsewhere, *unreadable))
 
         def is_accepted(comparison: Comparison) -> bool:
             return is_confirmed and not (comparison.is_oldest_off and self._has_older)
 
-        comparison, is_stored = shelf.merge(self.series, self.span, candles, is_accepted)
+        comparison, is_stored = shelf.merge(series, self.span, candles, is_accepted)
         if is_stored:
             self._forward(candles)
         elif is_confirmed:
@@ -165,11 +193,11 @@ class Job:
             self.span = self._find_next()
 
     def _find_adjustment(self) -> Adjustment | None:
-        compared, factor = self._comparison.compared, self._comparison.factor
+        off, factor = self._comparison.off, self._comparison.factor
         if factor is None:
             return None
-        end = compared[-1][0] + self.series.interval.length
-        return Adjustment(factor, Span(compared[0][0], end))
+        first, last = off[0][0].ts, off[-1][0].ts
+        return Adjustment(factor, Span(first, last + self.series.interval.length))
 
     def _forward(self, candles: Sequence[Candle]) -> None:
         """Go on behind the span that was stored."""
@@ -178,8 +206,37 @@ class Job:
         overlap_begin = self._overlaps.get(self.missing[0].begin)
         self._overlaps[end] = candles[-self._overlap :][0][0] if candles else overlap_begin
         self.missing = [Span(max(s.begin, end), s.end) for s in self.missing if s.end > end]
+        if empty := self._find_empty(candles):
+            self.missing.insert(0, empty)
         if self.missing:
             self.span = self._find_next()
+
+    @property
+    def _is_before_others(self) -> bool:
+        """Whether the span has nothing stored before it, and its stretch goes on behind it.
+
+        What comes there tells whether to believe that it is empty.
+        """
+        first = self.missing[0]
+        return (
+            self._history is None and self.span.begin == first.begin and self.span.end < first.end
+        )
+
+    def _find_empty(self, candles: Sequence[Candle]) -> Span | None:
+        """The span before, if it was answered with nothing and this one has candles at once."""
+        if not candles and not self._is_again:
+            self._empty.append(self.span)
+            return None
+        empty = self._empty.pop() if candles and self._empty else None
+        self._is_again = (
+            empty is not None
+            and empty.end == self.span.begin
+            and candles[0].ts < self.span.begin + _AT_ONCE
+        )
+        if self._is_again:
+            return empty
+        self._empty.clear()
+        return None
 
     def _find_next(self) -> Span:
         """The request for the oldest span that is missing."""

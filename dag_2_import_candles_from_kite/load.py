@@ -25,10 +25,12 @@ from dag_2_import_candles_from_kite.plan import (
     estimate_candles,
     find_missing,
     midnight,
+    readable_until,
 )
-from dag_2_import_candles_from_kite.progress import Progress
+from dag_2_import_candles_from_kite.progress import Progress, in_words
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
-from dag_2_import_candles_from_kite.universe import Target, Universe, find_ended, resolve
+from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
+from shared.calendar import IST
 from shared.exceptions import (
     APIError,
     AuthenticationError,
@@ -59,14 +61,14 @@ def load(run: Run, manager: DatabaseManager) -> None:
     if not run.parameters["instruments"]:
         raise ConfigurationError(
             "parameters.instruments is empty: expected whose candles are wanted, such as "
-            '["NSE:INFY", {"underlying": "NIFTY", "instrument_type": "FUT"}], in '
+            '["NSE:INFY", {"exchange": "NFO", "underlying": "NIFTY", "expiries": 1}], in '
             f"{run.feed.folder.name}/local.json."
         )
     with operation("plan", run.durations):
         plan = manager.run_in_transaction(partial(make_plan, run))
         totals = plan.count(manager)
     run.figures.rejected += plan.universe.rejected
-    run.figures.notes += totals.describe(run)
+    run.figures.notes += totals.describe(run.parameters["requests_per_second"])
     if run.options.dry_run or not totals.requests:
         return
     load_plan(plan, manager, totals)
@@ -90,17 +92,15 @@ class Totals(NamedTuple):
     requests: int = 0
     candles: int = 0
 
-    def describe(self, run: Run) -> list[str]:
+    def describe(self, requests_per_second: float) -> list[str]:
         """The lines of the summary."""
         if not self.requests:
-            return [f"Nothing is missing: {self.wanted:,} series are complete up to now"]
-        rate = run.parameters["requests_per_second"]
-        minutes = self.requests / rate / 60
-        missing = "Missing" if run.options.dry_run else "Missing before"
+            return [f"Nothing to ask for: all {self.wanted:,} series were answered up to now"]
+        time = in_words(self.requests / requests_per_second)
+        series = f"{self.instruments:,} of {self.wanted:,} series"
         return [
-            f"{missing}: in {self.instruments:,} of {self.wanted:,} series, about "
-            f"{self.candles:,} candles: {self.requests:,} requests, {minutes:,.1f} minutes at "
-            f"{rate:g} a second"
+            f"missing: about {self.candles:,} candles, in {series}",
+            f"to ask: {self.requests:,} requests, {time} at {requests_per_second:g} a second",
         ]
 
 
@@ -111,6 +111,7 @@ class Plan:
     run: Run
     store: Store
     universe: Universe
+    moves: Moves
     series: Sequence[tuple[Interval, Sequence[Target]]]
     is_anew: bool = False
     since: datetime | None = None
@@ -162,7 +163,7 @@ class Plan:
             overlaps = manager.run_in_transaction(read)
             for target, spans, covered in lacking:
                 yield Job(
-                    Series(target, interval),
+                    Series(target, interval, self.moves.find_elsewhere(target)),
                     spans,
                     self.run.key.started_at,
                     overlap=overlap,
@@ -190,17 +191,16 @@ class _Missing(NamedTuple):
 
 def make_plan(run: Run, cursor: Cursor) -> Plan:
     """The plan of a run. Raises DatabaseError if there is no list, or the tables are unusable."""
-    store = Store.open(cursor, make=not run.options.dry_run)
+    store = Store.open(cursor)
     universe = resolve(cursor, run.parameters["instruments"])
-    ids = [target.instrument_id for target in universe.targets]
     series = []
     for name in dict.fromkeys(("day", *run.parameters["intervals"])):
         targets = [*universe.targets] if name in run.parameters["intervals"] else []
         if name == "day" and universe.calendar is not None:
             targets = [universe.calendar, *(t for t in targets if t != universe.calendar)]
-        ended = find_ended(cursor, name, ids) if store.is_there else []
+        ended = find_ended(cursor, name) if store.is_there else []
         series.append((INTERVALS[name], [*targets, *ended]))
-    return Plan(run, store, universe, series)
+    return Plan(run, store, universe, Moves(cursor), series)
 
 
 @dataclass
@@ -247,6 +247,7 @@ class Loader:
                     waiting.append(job)
                 progress.finished(is_over)
         finally:
+            asker.close()
             self.run.figures.notes += self._describe(progress)
         self._raise_failures()
 
@@ -276,7 +277,7 @@ class Loader:
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
         now, exchange = self.run.key.started_at, job.series.target.exchange
-        until = complete_until(request.interval, exchange, now)
+        until = readable_until(request.interval, exchange, now)
         with self._asker.turn():
             return read_answer(body, request, complete_until=until)
 
@@ -286,9 +287,13 @@ class Loader:
             if isinstance(answer, BaseException):
                 raise answer
             self._note_rejects(job, answer)
-            job.take(answer.candles, self)
-        except (AuthenticationError, PermissionDeniedError):
+            job.take(answer.candles, self, _find_unreadable(job.series, answer))
+        except AuthenticationError:
             raise
+        except PermissionDeniedError as exc:
+            raise PermissionDeniedError(
+                f"Kite gives this app no historical data, for which an app needs a plan. {exc}"
+            ) from exc
         except RefusedRequestError as exc:
             if job.series.target.is_listed:
                 self.run.figures.rejected.append(RejectedRow(None, str(exc), [job.series.name]))
@@ -337,8 +342,7 @@ class Loader:
     def replace(self, history: History, adjustment: Adjustment | None) -> None:
         """Put a whole history in place of what is stored."""
         assert history.first is not None
-        first = history.first
-        self._prepare(history.series.interval, Span(first, history.span.end))
+        self._prepare(history.series.interval, Span(history.first, history.span.end))
         now = self.run.key.started_at
 
         def work(cursor: Cursor) -> MergeResult:
@@ -347,13 +351,15 @@ class Loader:
                 history.series,
                 history.span,
                 history.file,
-                first,
                 history.count,
                 now,
                 adjustment,
             )
 
-        self._note(self.manager.run_in_transaction(work))
+        def was_stored(cursor: Cursor, result: MergeResult) -> bool:
+            return self.plan.store.was_adjusted(cursor, history.series, now)
+
+        self._note(self.manager.run_in_transaction(work, was_stored=was_stored))
         told = f"{history.series.name}: {history.count:,} candles asked anew"
         if adjustment is None:
             self._corrected.append(told)
@@ -408,15 +414,19 @@ class Loader:
         if self._failures_in_a_row >= _MOST_FAILURES:
             rest = f" After {_MOST_FAILURES} in a row the others were not asked."
         raise APIError(
-            f"Could not be asked: {self._failed[0]}{more}.{rest} Run again: it goes on where this "
-            "run has ended."
+            f"Could not be asked: {self._failed[0].removesuffix('.')}{more}.{rest} Run again: it "
+            "goes on where this run has ended."
         )
 
 
+def _find_unreadable(series: Series, answer: Answer) -> list[Span]:
+    begins = [datetime.fromisoformat(row.row[0]) for row in answer.rejected]
+    return [Span(begin, begin + series.interval.length) for begin in begins]
+
+
 def _describe_off(series: Series, comparison: Comparison) -> str:
-    first, last = comparison.off[0][0][0], comparison.off[-1][0][0]
-    when = f"{first:%Y-%m-%d %H:%M}"
-    if last != first:
-        when += f" to {last:%Y-%m-%d %H:%M}"
+    form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
+    first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
+    span = f"{first} to {others[-1]}" if others else first
     count = len(comparison.off)
-    return f"{series.name}: {count:,} candle{'' if count == 1 else 's'}, {when}"
+    return f"{series.name}: {count:,} candle{'s' if others else ''}, {span}"

@@ -42,7 +42,8 @@ class Progress:
         """What was asked, in a line of the summary."""
         seconds = self._clock() - self._begin
         rate = self._requests / seconds if seconds > 0 else 0.0
-        return f"asked: {self._requests:,} requests, {rate:.1f} a second"
+        requests = "1 request" if self._requests == 1 else f"{self._requests:,} requests"
+        return f"asked: {requests}, {rate:.1f} a second"
 
     def _describe_rest(self) -> str:
         seconds = self._clock() - max(self._begin, self._clock() - _WINDOW_SECONDS)
@@ -50,10 +51,11 @@ class Progress:
         left = max(0, self._planned - self._requests)
         if not rate:
             return ""
-        return f"{rate:.1f} requests/s, {_in_words(left / rate)} left"
+        return f"{rate:.1f} requests/s, {in_words(left / rate)} left"
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A time as a person says it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

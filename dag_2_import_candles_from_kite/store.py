@@ -4,7 +4,7 @@ Takes a cursor inside a transaction and never commits. After it the table holds 
 which is looked at before it is said (ruling 29).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,21 +21,26 @@ from dag_2_import_candles_from_kite.intervals import Interval
 from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, is_final
 from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from dag_2_import_candles_from_kite.universe import Target
+from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.utils.extras import ensure_extra_table
 from shared.utils.merge_proof import find_hooks
 from shared.utils.relations import Relation, find_relation
 from shared.utils.sql import compose, fetch_one, joined, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
 
 SQL = load_sql(__file__)
+_COPY_BYTES = 1 << 16
 
 
 class Series(NamedTuple):
-    """The candles of one instrument in one interval."""
+    """The candles of one instrument in one interval.
+
+    `elsewhere` is when the instrument had another token: Kite may not answer for that by this one.
+    """
 
     target: Target
     interval: Interval
+    elsewhere: tuple[Span, ...] = ()
 
     @property
     def name(self) -> str:
@@ -60,14 +65,8 @@ class Store:
     hooks: Sequence[str] = ()
 
     @classmethod
-    def open(cls, cursor: Cursor, *, make: bool = True) -> "Store":
-        """The tables, made where they are not there yet and `make` says so.
-
-        Raises DatabaseError if they cannot be made or used.
-        """
-        for table in (COVERAGE, ADJUSTMENTS) if make else ():
-            if reason := ensure_extra_table(cursor, table):
-                raise DatabaseError(f"Candles cannot be stored without {table.name}: {reason}.")
+    def open(cls, cursor: Cursor) -> "Store":
+        """The tables, which a dry run may find to be lacking."""
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
         hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
@@ -86,7 +85,8 @@ class Store:
         cursor.execute(self._render("read_coverage"), params)
         found: dict[int, list[Covered]] = {}
         for instrument_id, *row in cursor.fetchall():
-            found.setdefault(instrument_id, []).append(Covered(*row))
+            begin, end, fetched_at = (moment.astimezone(IST) for moment in row[:3])
+            found.setdefault(instrument_id, []).append(Covered(begin, end, fetched_at, row[3]))
         return found
 
     def read_overlaps(
@@ -111,7 +111,8 @@ class Store:
             "count": count,
         }
         cursor.execute(self._render("read_overlaps"), params)
-        return dict(zip(wanted, (begin for (begin,) in cursor.fetchall())))
+        found = (begin for (begin,) in cursor.fetchall())
+        return dict(zip(wanted, (begin and begin.astimezone(IST) for begin in found)))
 
     def merge(
         self,
@@ -129,17 +130,22 @@ class Store:
         """
         covered = self._begin(cursor, series)
         stored = self._read_candles(cursor, series, span)
-        comparison = compare([c for c in stored if is_final(covered, c[0])], answered)
+        final = [candle for candle in stored if is_final(covered, candle.ts)]
+        comparison = compare(final, answered, series.elsewhere)
+        every = compare(stored, answered, series.elsewhere)
+        if not comparison.compared and every.factor is not None:  # no final one is reached
+            comparison = every
         if comparison.off and not is_accepted(comparison):
             return comparison, None
-        every = compare(stored, answered)
         kept = {old[0] for old in every.compared}.difference(old[0] for old, _ in every.off)
         new = [candle for candle in answered if candle[0] not in kept]
         self._delete(cursor, series, span, [old[0] for old, _ in every.off])
         if new:
             lines = render(new, series.target.instrument_id, series.interval.name)
             self._copy(cursor, BytesIO(lines))
-        self._prove(cursor, series, span, len(stored) - len(every.off) + len(new), answered)
+        count = len(stored) - len(every.off) + len(new)
+        is_exact = not self.hooks or {*answered} <= {*self._read_candles(cursor, series, span)}
+        self._prove(cursor, series, span, count, is_exact=is_exact)
         self._cover(cursor, series, add_covered(covered, span, now))
         changed = sum(candle is not None for _, candle in every.off)
         result = MergeResult(
@@ -153,28 +159,41 @@ class Store:
         series: Series,
         span: Span,
         history: IO[bytes],
-        first: datetime,
         count: int,
         now: datetime,
         adjustment: Adjustment | None,
     ) -> MergeResult:
         """Put the whole history, which was asked anew for `span`, in place of what is stored.
 
-        `history` has `count` candles in COPY's form, the first of which begins at `first`. What is
-        stored before that is kept; after an adjustment it is multiplied by the factor.
+        `history` has `count` candles in COPY's form. What is stored and Kite does not answer for
+        is kept, if it is before them or of another token; an adjustment multiplies it.
         """
         covered = self._begin(cursor, series)
-        reached = Span(first, span.end)
-        cursor.execute(self._render("delete_span"), self._params(series, reached))
-        before = cursor.rowcount
-        if adjustment is not None:
-            self._adjust(cursor, series, Span(span.begin, first), now, adjustment)
+        params = self._params(series, span)
+        cursor.execute(self._render("create_stage"))
         history.seek(0)
-        self._copy(cursor, history)
-        self._prove(cursor, series, reached, count, None)
+        cursor.copy_expert(self._render("copy_to_stage"), history, _COPY_BYTES)
+        cursor.execute(self._render("choose_unreached"), params)
+        if adjustment is not None:
+            self._adjust(cursor, params, now, adjustment)
+        cursor.execute(self._render("delete_reached"), params)
+        before = cursor.rowcount
+        cursor.execute(self._render("insert_staged"))
+        (kept,) = fetch_one(cursor, SQL["count_unreached"])
+        (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
+        self._prove(cursor, series, span, kept + count, is_exact=exact == count)
         self._cover(cursor, series, add_covered(covered, span, now))
         changed = min(before, count)
         return MergeResult(inserted=count - changed, updated=changed, changed=changed)
+
+    def was_adjusted(self, cursor: Cursor, series: Series, now: datetime) -> bool:
+        """Whether an adjustment that was found at this moment is stored, and the history with it.
+
+        To store it once more would multiply once more what Kite does not answer for.
+        """
+        key = (series.target.instrument_id, series.interval.name, now)
+        (is_stored,) = fetch_one(cursor, self._render("was_adjusted"), key)
+        return bool(is_stored)
 
     def close(self, cursor: Cursor, series: Series, span: Span, now: datetime) -> None:
         """Note that Kite no longer answers for this span."""
@@ -189,21 +208,15 @@ class Store:
         return coverage.get(instrument_id, [])
 
     def _adjust(
-        self, cursor: Cursor, series: Series, unreached: Span, now: datetime, found: Adjustment
+        self, cursor: Cursor, params: Mapping[str, Any], now: datetime, found: Adjustment
     ) -> None:
-        params = self._params(series, unreached)
-        scaled = 0
-        if unreached.begin < unreached.end:
-            factor = {"factor": found.factor}
-            cursor.execute(self._render("scale_candles"), {**params, **factor})
-            scaled = cursor.rowcount
+        cursor.execute(self._render("scale_unreached"), {**params, "factor": found.factor})
         row = {
             **params,
             "factor": found.factor,
             "found_at": now,
             "compared_from": found.compared.begin,
             "compared_to": found.compared.end,
-            "scaled_before": unreached.end if scaled else None,
         }
         cursor.execute(self._render("insert_adjustment"), row)
 
@@ -219,22 +232,13 @@ class Store:
             cursor.execute(self._render("delete_candles"), params)
 
     def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
-        cursor.copy_expert(self._render("copy_candles"), lines, 1 << 16)
+        cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
 
     def _prove(
-        self,
-        cursor: Cursor,
-        series: Series,
-        span: Span,
-        expected: int,
-        answered: Sequence[Candle] | None,
+        self, cursor: Cursor, series: Series, span: Span, expected: int, *, is_exact: bool
     ) -> None:
         """Look whether the table holds what was sent, before anybody is told that it does."""
         (found,) = fetch_one(cursor, self._render("count_candles"), self._params(series, span))
-        is_exact = True
-        if self.hooks and answered is not None:
-            stored = set(self._read_candles(cursor, series, span))
-            is_exact = stored.issuperset(answered)
         if found == expected and is_exact:
             return
         suspects = f" Here that may be: {', '.join(self.hooks)}." if self.hooks else ""
@@ -258,6 +262,8 @@ class Store:
             "interval": series.interval.name,
             "begin": span.begin,
             "end": span.end,
+            "begins": [each.begin for each in series.elsewhere],
+            "ends": [each.end for each in series.elsewhere],
         }
 
     def _render(self, name: str, **parts: sql.Composable) -> sql.Composed:

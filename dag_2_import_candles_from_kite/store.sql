@@ -31,18 +31,61 @@ DELETE FROM {candles}
 WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
   AND ts >= %(begin)s AND ts < %(end)s AND ts = ANY(%(moments)s::timestamptz[]);
 
--- name: delete_span
+-- name: create_stage
+-- A whole history that is to be stored, and what of the stored one it does not reach.
+DROP TABLE IF EXISTS pg_temp.stock_ingestion_candle, pg_temp.stock_ingestion_unreached;
+CREATE TEMPORARY TABLE stock_ingestion_candle (
+    instrument_id BIGINT, interval VARCHAR, ts TIMESTAMPTZ PRIMARY KEY, open NUMERIC, high NUMERIC,
+    low NUMERIC, close NUMERIC, volume BIGINT, oi BIGINT) ON COMMIT DROP;
+CREATE TEMPORARY TABLE stock_ingestion_unreached (ts TIMESTAMPTZ PRIMARY KEY) ON COMMIT DROP;
+
+-- name: copy_to_stage
+COPY pg_temp.stock_ingestion_candle FROM STDIN (FORMAT text, NULL '');
+
+-- name: choose_unreached
+-- What is before the first candle of the answer, or was traded under another token.
+INSERT INTO pg_temp.stock_ingestion_unreached
+SELECT ts FROM {candles} AS c
+WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
+  AND ts >= %(begin)s AND ts < %(end)s
+  AND NOT EXISTS (SELECT FROM pg_temp.stock_ingestion_candle AS s WHERE s.ts = c.ts)
+  AND (ts < (SELECT min(ts) FROM pg_temp.stock_ingestion_candle)
+       OR EXISTS (SELECT FROM unnest(%(begins)s::timestamptz[], %(ends)s::timestamptz[])
+                              AS elsewhere(begin, "end")
+                  WHERE ts >= elsewhere.begin AND ts < elsewhere."end"));
+
+-- name: count_unreached
+SELECT count(*) FROM pg_temp.stock_ingestion_unreached;
+
+-- name: scale_unreached
+-- What Kite does not answer for, on the scale of what it does. Its prices are whole paise.
+UPDATE {candles}
+SET open = greatest(round(open * %(factor)s, 2), 0.01),
+    high = greatest(round(high * %(factor)s, 2), 0.01),
+    low = greatest(round(low * %(factor)s, 2), 0.01),
+    close = greatest(round(close * %(factor)s, 2), 0.01)
+WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
+  AND ts >= %(begin)s AND ts < %(end)s
+  AND ts IN (SELECT ts FROM pg_temp.stock_ingestion_unreached);
+
+-- name: delete_reached
 DELETE FROM {candles}
 WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
-  AND ts >= %(begin)s AND ts < %(end)s;
+  AND ts >= %(begin)s AND ts < %(end)s
+  AND ts NOT IN (SELECT ts FROM pg_temp.stock_ingestion_unreached);
 
--- name: scale_candles
--- What Kite no longer answers for, on the scale of what it does. Its prices are whole paise.
-UPDATE {candles}
-SET open = greatest(round(open * %(factor)s, 2), 0.01), high = greatest(round(high * %(factor)s, 2), 0.01),
-    low = greatest(round(low * %(factor)s, 2), 0.01), close = greatest(round(close * %(factor)s, 2), 0.01)
-WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
-  AND ts >= %(begin)s AND ts < %(end)s;
+-- name: insert_staged
+INSERT INTO {candles} (instrument_id, interval, ts, open, high, low, close, volume, oi)
+SELECT instrument_id, interval, ts, open, high, low, close, volume, oi
+FROM pg_temp.stock_ingestion_candle;
+
+-- name: count_as_staged
+-- How many candles of the history are in the table as they are.
+SELECT count(*) FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
+WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
+  AND ts >= %(begin)s AND ts < %(end)s
+  AND (c.open, c.high, c.low, c.close, c.volume) = (s.open, s.high, s.low, s.close, s.volume)
+  AND c.oi IS NOT DISTINCT FROM s.oi;
 
 -- name: copy_candles
 COPY {candles} (instrument_id, interval, ts, open, high, low, close, volume, oi)
@@ -62,5 +105,11 @@ INSERT INTO {coverage} (instrument_id, interval, "from", "to", fetched_at, is_fi
 -- name: insert_adjustment
 INSERT INTO {adjustments}
     (instrument_id, interval, factor, found_at, compared_from, compared_to, scaled_before)
-VALUES (%(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_from)s,
-        %(compared_to)s, %(scaled_before)s);
+SELECT %(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_from)s,
+       %(compared_to)s,
+       (SELECT min(ts) FROM pg_temp.stock_ingestion_candle
+        WHERE ts > (SELECT max(ts) FROM pg_temp.stock_ingestion_unreached));
+
+-- name: was_adjusted
+SELECT EXISTS (SELECT FROM {adjustments}
+               WHERE instrument_id = %s AND interval = %s AND found_at = %s);

@@ -1,13 +1,13 @@
 """Whose candles are wanted: the configured universe, resolved against today's list."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
-from dag_2_import_candles_from_kite.plan import day_of
+from dag_2_import_candles_from_kite.plan import Span, day_of, midnight
 from shared.exceptions import DatabaseError
 from shared.feed import RejectedRow
 from shared.utils import run_history
@@ -18,13 +18,14 @@ SQL = load_sql(__file__)
 
 LIST_DAG = 1  # the DAG that brings the list and its history
 _SOURCES = ("kite_instrument_today", "kite_instrument_history")
+_FOR_EVER = midnight(date(9999, 1, 1))
 INDEX = "NSE:NIFTY 50"  # whose day candles are the calendar
 _TEXTS = ("exchange", "segment", "instrument_type", "underlying")
 _PARAMETERS = (*_TEXTS, "expiries", "symbols")  # of select_listed
 _EXPECTED = (
     'a symbol such as "NSE:INFY", or a selection such as {"exchange": "NSE", "segment": "NSE"}, '
-    '{"underlying": "NIFTY", "instrument_type": "FUT"} or {"underlying": "BANKNIFTY", '
-    '"expiries": 2}'
+    '{"exchange": "NFO", "underlying": "NIFTY", "instrument_type": "FUT"} or '
+    '{"exchange": "NFO", "underlying": "BANKNIFTY", "expiries": 2}'
 )
 
 Selection = str | Mapping[str, Any]
@@ -144,8 +145,24 @@ def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
     return days[number - 1] + timedelta(days=1) if number else None
 
 
-def find_ended(cursor: Cursor, interval: str, wanted: Iterable[int]) -> list[Target]:
+def find_ended(cursor: Cursor, interval: str) -> list[Target]:
     """Those that have left the list, and were not asked for up to their last day."""
-    cursor.execute(SQL["find_ended"], {"interval": interval, "wanted": list(wanted)})
+    cursor.execute(SQL["find_ended"], (interval,))
     rows = cursor.fetchall()
     return [Target._make((*row[:-1], None, False, row[-1])) for row in rows]
+
+
+class Moves:
+    """Instruments that have had several tokens, and when each was theirs."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        cursor.execute(SQL["read_moves"])
+        self._periods: dict[int, list[tuple[int, Span]]] = {}
+        for instrument_id, token, begin, end in cursor.fetchall():
+            span = Span(begin, end or _FOR_EVER)
+            self._periods.setdefault(instrument_id, []).append((token, span))
+
+    def find_elsewhere(self, target: Target) -> tuple[Span, ...]:
+        """When it had another token than now."""
+        periods = self._periods.get(target.instrument_id, ())
+        return tuple(span for token, span in periods if token != target.token)

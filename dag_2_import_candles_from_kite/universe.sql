@@ -4,7 +4,7 @@
 -- Those of today's list, with the day of their first version.
 WITH matching AS (
     SELECT instrument_id, instrument_token, exchange, tradingsymbol, expiry,
-           dense_rank() OVER (ORDER BY expiry) AS expiry_number
+           dense_rank() OVER (PARTITION BY exchange, name ORDER BY expiry) AS expiry_number
     FROM kite_instrument_today
     WHERE (%(exchange)s::text IS NULL OR exchange = upper(%(exchange)s))
       AND (%(symbols)s::text[] IS NULL OR tradingsymbol = ANY(%(symbols)s))
@@ -29,12 +29,23 @@ SELECT h.instrument_id, h.instrument_token, h.exchange, h.tradingsymbol, h.expir
                    WHERE other.exchange = h.exchange AND other.valid_to IS NULL
                      AND other.instrument_token = h.instrument_token)
 FROM (SELECT instrument_id, max("to") FILTER (WHERE is_final) AS covered_to
-      FROM kite_candle_coverage WHERE interval = %(interval)s GROUP BY instrument_id) AS c
+      FROM kite_candle_coverage WHERE interval = %s GROUP BY instrument_id) AS c
 CROSS JOIN LATERAL (SELECT * FROM kite_instrument_history AS v
                     WHERE v.instrument_id = c.instrument_id
                     ORDER BY valid_from DESC LIMIT 1) AS h
 CROSS JOIN LATERAL (
     SELECT coalesce(h.expiry, (h.valid_to AT TIME ZONE INTERVAL '5:30')::date - 1) AS day) AS last
-WHERE h.valid_to IS NOT NULL AND h.instrument_id <> ALL(%(wanted)s::bigint[])
+WHERE h.valid_to IS NOT NULL
   AND (c.covered_to IS NULL OR c.covered_to < (last.day + 1)::timestamp AT TIME ZONE INTERVAL '5:30')
 ORDER BY h.exchange, h.tradingsymbol;
+
+-- name: read_moves
+-- When instruments that have had several tokens had each: from the day of its first list on.
+SELECT instrument_id, instrument_token,
+       date_trunc('day', valid_from AT TIME ZONE INTERVAL '5:30') AT TIME ZONE INTERVAL '5:30',
+       date_trunc('day', lead(valid_from) OVER (PARTITION BY instrument_id ORDER BY valid_from)
+                         AT TIME ZONE INTERVAL '5:30') AT TIME ZONE INTERVAL '5:30'
+FROM kite_instrument_history
+WHERE instrument_id IN (SELECT instrument_id FROM kite_instrument_history GROUP BY instrument_id
+                        HAVING min(instrument_token) <> max(instrument_token))
+ORDER BY instrument_id, valid_from;

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from shared.config.fields import FEED_FIELDS, SNAPSHOT_FIELDS, Field
+from shared.config.fields import FEED_FIELDS, RETRY_FIELDS, SNAPSHOT_FIELDS, Field
 from shared.models.column import EXACT_TYPES
 from shared.models.table import Table
 
@@ -129,12 +129,16 @@ class Feed:
     `versions` is a table that keeps what each row was, and from when to when, and `after_merge`
     writes it, in the transaction, when the table is changed. A feed that has it takes saved lists
     of other days (`--dated`). `plain_views` are the views where that table cannot be had.
-    `reads` are tables of other DAGs that these two use, where they are there.
+    `reads` are tables of other DAGs that these two use, where they are there. `needs` are tables
+    beside its own that a run cannot do without.
 
     `describe_state` gives the figures that `status` shows of the DAG, by their names in words: it
     reads, soon, in one transaction. `find_lacking` says what `check` names as lacking, also before
     the first run, and the SQL with which the table's owner gives it ("": nothing to run); None, or
     no words, if nothing is lacking. It changes nothing.
+
+    `needs_fresh`: a run fails before it asks anybody where the rows of a DAG that it comes after
+    (`after` in config.json), and that the same call does not run, are not fresh.
 
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
@@ -164,9 +168,11 @@ class Feed:
     after_merge: Callable[[Cursor, Run, MergeResult], None] | None = None
     plain_views: str = ""
     reads: tuple[ExtraTable, ...] = ()
+    needs: tuple[ExtraTable, ...] = ()
     commands: tuple[Command, ...] = ()
     describe_state: Callable[[Cursor], Mapping[str, int]] | None = None
     find_lacking: Callable[[Cursor], tuple[str, str] | None] | None = None
+    needs_fresh: bool = False
     due_from: time | None = None
     changes_daily: bool = False
     empty_note: str = ""
@@ -190,6 +196,8 @@ class Feed:
     @property
     def settings(self) -> tuple[Field, ...]:
         """All the settings that a run of it reads from its config.json."""
+        if self.load is not None:
+            return (*RETRY_FIELDS, *self.fields)
         of_snapshots = SNAPSHOT_FIELDS if self.table.is_snapshot else ()
         return (*FEED_FIELDS, *of_snapshots, *self.fields)
 
@@ -280,6 +288,7 @@ class Run:
     options: RunOptions = RunOptions()
     config: RootConfig | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    require: Callable[[DatabaseManager], None] | None = None  # raises where it may not run now
     stage: Stage = Stage.STARTED
     run_id: int | None = None  # in the history, from the start on
     table: Relation | None = None  # where the feed's table is

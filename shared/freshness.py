@@ -1,6 +1,7 @@
 """Whether a DAG's data are fresh (ruling 31): by the last good run, or else by the newest rows."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -9,9 +10,10 @@ from typing import Any
 
 from shared import clock
 from shared.calendar import IST, Calendar, Freshness
+from shared.config.config_loader import ConfigLoader
 from shared.config.logging_config import redact
 from shared.dag_discovery import DAG
-from shared.exceptions import StockIngestionError, TransientDatabaseError
+from shared.exceptions import DAGExecutionError, StockIngestionError, TransientDatabaseError
 from shared.models.table import Table
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
@@ -19,6 +21,8 @@ from shared.utils.relations import find_relation, only_own_functions
 from shared.utils.run_history import LastLoad
 from shared.utils.sql import fetch_one, load_sql, settings
 from shared.utils.staged_merge import has_time_zone
+
+logger = logging.getLogger(__name__)
 
 SQL = load_sql(Path(__file__).with_suffix(".sql"))
 
@@ -92,6 +96,30 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
         raise
     except StockIngestionError as exc:
         return cannot_judge(dag, exc)
+
+
+def require_fresh(
+    manager: DatabaseManager, dag: DAG, before: Sequence[DAG], way_out: Sequence[str], dry_run: bool
+) -> None:
+    """Refuse a run of `dag` where the rows of one of those `before` it are not fresh.
+
+    `way_out` has the words of the command line that runs each of these. In a dry run it is a
+    warning. Raises DAGExecutionError, TransientDatabaseError if the database is away.
+    """
+    now = Now(*read_clocks(manager), ConfigLoader.load_calendar())
+    has_history = manager.run_in_transaction(run_history.is_kept)
+    for each, words in zip(before, way_out):
+        verdict = judge(manager, each, now, has_history)
+        if verdict.verdict == FRESH:
+            continue
+        rows = "stale" if verdict.verdict == STALE else "not known to be fresh"
+        said = (
+            f"DAG {dag.dag_id} comes after DAG {each.dag_id}, whose rows are {rows}: "
+            f"{' '.join(verdict.reason.split())} Run DAG {each.dag_id} first: '{words}'"
+        )
+        if not dry_run:
+            raise DAGExecutionError(said)
+        logger.warning("%s", said)
 
 
 def add_state(manager: DatabaseManager, dag: DAG, verdict: Verdict) -> Verdict:

@@ -6,7 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from shared.exceptions import ConfigurationError
+from shared.exceptions import ConfigurationError, DatabaseError
 from shared.feed import Feed
 from shared.utils import run_history
 from shared.utils.changes import table_of
@@ -143,16 +143,27 @@ def read_schema(feed: Feed) -> str:
         ) from exc
 
 
-def prove_schema(cursor: Any, feed: Feed) -> None:
-    """Make the table, if it is not there, and take it away again.
+def ensure_tables(cursor: Any, feed: Feed) -> None:
+    """Make the feed's table, and those beside it that it needs, where they are not there yet.
 
-    Raises ConfigurationError or DatabaseError if a run could not make it.
+    Raises ConfigurationError or DatabaseError if they cannot be made, or used.
     """
-    if read_table(cursor, feed.table.name) is not None:
+    ensure_table(cursor, feed.table, read_schema(feed))
+    for table in feed.needs:
+        if reason := ensure_extra_table(cursor, table):
+            raise DatabaseError(f"{feed.title} cannot be stored without {table.name}: {reason}.")
+
+
+def prove_schema(cursor: Any, feed: Feed) -> None:
+    """Make the tables that are not there, and take them away again.
+
+    Raises ConfigurationError or DatabaseError if a run could not make them.
+    """
+    if read_table(cursor, feed.table.name) is not None and not feed.needs:
         return
     cursor.execute("SAVEPOINT before_table")
     try:
-        ensure_table(cursor, feed.table, read_schema(feed))
+        ensure_tables(cursor, feed)
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT before_table")
 
@@ -178,6 +189,8 @@ def preview_upgrade(cursor: Any, feed: Feed) -> Preview:
         else:  # views may read them; the catalogs alone are written
             for statement in find_added(feed.table, found).values():
                 attempt(cursor, statement)
+        for table in feed.needs:
+            ensure_extra_table(cursor, table)
         if feed.versions and (runs := find_extra(cursor, run_history.TABLE)) is not None:
             for statement in find_upgrades(run_history.TABLE, runs):
                 attempt(cursor, statement)

@@ -39,7 +39,7 @@ from shared.feed import (
 )
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
-from shared.preparation import History, Lacking, prepare_extras, read_schema
+from shared.preparation import History, Lacking, ensure_tables, prepare_extras
 from shared.store import Rows, look_up, predict, store
 from shared.summary import describe, is_unchanged, summarize, write_rejected_rows
 from shared.utils import run_history
@@ -50,7 +50,7 @@ from shared.utils.operation import advance, operation
 from shared.utils.retry import ONCE, RetryPolicy
 from shared.utils.sql import settings
 from shared.utils.staged_merge import last_of_each_key
-from shared.utils.table_setup import ensure_table, refuse_unsuited
+from shared.utils.table_setup import refuse_unsuited
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +69,17 @@ def run_feed(
     from_file: str | None = None,
     force: bool = False,
     dated: date | None = None,
+    require: Callable[[DatabaseManager], None] | None = None,
 ) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
 
-    The options are those of RunOptions. Raises DAGExecutionError if any step fails; the step's own
+    The options are those of RunOptions. `require` is called before the source is asked, and raises
+    where the run may not go on. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, clock.now())
-    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated))
+    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated), require=require)
     with ExitStack() as until_the_end:
         try:
             _execute(run, until_the_end)
@@ -110,10 +112,12 @@ def _execute(run: Run, until_the_end: ExitStack) -> None:
 
 def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
     feed = run.feed
-    if run.options.dry_run and feed.load is not None:
-        _try(partial(_look_and_load, run, feed.load), database)
-        return
     if run.options.dry_run:
+        if run.require is not None:
+            _try(run.require, database)
+        if feed.load is not None:
+            _try(partial(_look_and_load, run, feed.load), database)
+            return
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
         return
@@ -123,6 +127,8 @@ def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
         lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
         with operation("check table", run.durations):  # before the source is asked
             _begin(run, manager, lock)
+            if run.require is not None:
+                run.require(manager)
         if feed.load is not None:
             _load_by_itself(run, manager, feed.load)
             return
@@ -161,7 +167,7 @@ def _prepare_tables(run: Run, manager: DatabaseManager) -> History:
     """Make what the run writes to, where that is not there yet."""
 
     def prepare(cursor: Any) -> tuple[History, Lacking]:
-        ensure_table(cursor, run.feed.table, read_schema(run.feed))
+        ensure_tables(cursor, run.feed)
         return prepare_extras(cursor, run.feed)
 
     with operation("prepare table", run.durations):

@@ -1,16 +1,21 @@
 """Which DAGs a call of the command line runs, in which order, and how."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shared.dag_discovery import DAG, NO_ID, in_order
 from shared.exceptions import ConfigurationError, StockIngestionError
 from shared.feed import RunOptions
 from shared.program import command
+
+if TYPE_CHECKING:
+    from shared.utils.db_manager import DatabaseManager
 
 Plan = Sequence[tuple[DAG, Callable[[], Any]]]  # each DAG, and what runs it
 
@@ -60,16 +65,25 @@ def select(dags: Sequence[DAG], wanted: Sequence[int], *, also_disabled: bool = 
     return selected
 
 
-def plan_runs(dags: Sequence[DAG], options: RunOptions) -> Plan:
+def plan_runs(
+    dags: Sequence[DAG],
+    options: RunOptions,
+    known: Sequence[DAG] = (),
+    *,
+    in_sandbox: bool = False,
+) -> Plan:
     """The DAGs in the order in which they run, each with what runs it.
 
-    One that cannot be loaded fails in its turn. Raises ConfigurationError for wrong options.
+    `known` are all that there are: where a feed needs it, those that it comes after, and that do
+    not run, are looked at. One that cannot be loaded fails in its turn. Raises ConfigurationError
+    for wrong options.
     """
     if options.from_file == "":
         raise ConfigurationError("--from-file: expected the path of a saved file, or -, got ''.")
     if options.from_file is not None:
         only_one(dags, "--from-file")
-    return [(dag, _make_call(dag, options)) for dag in in_order(dags)]
+    others = [dag for dag in known if dag not in dags]
+    return [(dag, _make_call(dag, options, others, in_sandbox)) for dag in in_order(dags)]
 
 
 def only_one(dags: Sequence[DAG], option: str) -> DAG:
@@ -82,7 +96,9 @@ def only_one(dags: Sequence[DAG], option: str) -> DAG:
     return dags[0]
 
 
-def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
+def _make_call(
+    dag: DAG, options: RunOptions, others: Sequence[DAG], in_sandbox: bool
+) -> Callable[[], Any]:
     from shared.run import run_function  # not for a command that runs nothing
 
     try:
@@ -100,8 +116,29 @@ def _make_call(dag: DAG, options: RunOptions) -> Callable[[], Any]:
         raise ConfigurationError(f"DAG {dag.dag_id} has no --from-file: {fault}.")
     if feed and feed.versions is None and options.dated:
         raise ConfigurationError(f"DAG {dag.dag_id} has no --dated: it keeps no versions.")
+    before = [each for each in others if each.dag_id in dag.after and _has_rows(each)]
+    if feed and feed.needs_fresh and before and options.from_file is None:
+        given["require"] = _require_fresh(dag, before, options, in_sandbox)
     call = partial(function, **given)  # of a feed it records its run itself
     return call if feed else partial(run_function, dag.dag_id, dag.name, call)
+
+
+def _has_rows(dag: DAG) -> bool:
+    """Whether the DAG is a feed, also one that is broken."""
+    try:
+        return dag.load_feed() is not None
+    except StockIngestionError:
+        return True
+
+
+def _require_fresh(
+    dag: DAG, before: Sequence[DAG], options: RunOptions, in_sandbox: bool
+) -> Callable[[DatabaseManager], None]:
+    from shared.freshness import require_fresh
+
+    place = ("--sandbox",) if in_sandbox else ()
+    way_out = [command(*place, "--dag", str(each.dag_id)) for each in before]
+    return partial(require_fresh, dag=dag, before=before, way_out=way_out, dry_run=options.dry_run)
 
 
 def fail(error: StockIngestionError) -> NoReturn:

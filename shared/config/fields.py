@@ -252,10 +252,15 @@ DAG_FIELDS = (
     Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
 )
 
-FEED_FIELDS = (
-    Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
+RETRY_FIELDS = (
     Field("parameters.retry_attempts", integer(1, 100), 3),
     Field("parameters.retry_delay_seconds", number(0, 3600), 5.0),
+)
+
+# A feed's that does not load by itself.
+FEED_FIELDS = (
+    Field("parameters.batch_size", integer(1, UNBOUNDED), 1000),
+    *RETRY_FIELDS,
     # A payload of which more rows than this are rejected fails the run.
     Field("parameters.max_reject_percent", number(0, 100), 5.0, is_extra=True),
     # How long good payloads are kept; 0 keeps none.

@@ -37,6 +37,7 @@ _LATER_COLUMNS = 2  # that a view has got since there are versions in comments, 
 _STATEMENT = re.compile(r"^CREATE .*?;$", re.M | re.S)
 _NAME = re.compile(r"CREATE (?:OR REPLACE )?(VIEW|INDEX|FUNCTION) (?:IF NOT EXISTS )?(\S+)")
 _SOURCE = re.compile(r"""\b(?:FROM|JOIN) ("[^"]+"\."[^"]+"|\w[\w.]*)""")
+_PART = re.compile(r"\b(\w+) AS MATERIALIZED \(")  # of a query, by a name that it gives itself
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,8 @@ def find_stale(cursor: Cursor, script: str) -> Iterator[Stale]:
     for statement in _STATEMENT.findall(script):
         ((kind, name),) = _NAME.findall(statement)
         fingerprint = hashlib.sha256(statement.encode()).hexdigest()[:12]
-        sources = _SOURCE.findall(statement)
+        parts = _PART.findall(statement)
+        sources = [source for source in _SOURCE.findall(statement) if source not in parts]
         is_function = kind == "FUNCTION"
         read = SQL["read_function" if is_function else "read_view_or_index"]
         cursor.execute(read, {"name": name, "sources": sources})

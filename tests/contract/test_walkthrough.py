@@ -301,17 +301,31 @@ def test_types_of_a_new_dag_are_checked(dag_clone: Clone) -> None:
 def test_output_that_is_shown_is_that_of_a_run(dag_clone: Clone) -> None:
     """The steps and labels that are shown are those of a run, and the error is that of one."""
     output, failure = (b.text for b in blocks_of("text") if b.document == "README.md")
-    real = shell(dag_clone, f"{PYTHON} --sandbox --dag 1")
-    assert labels(output) == labels(real)
-    assert re.findall(r"^  (\w[\w ]+?) +━", output, re.M) == re.findall(
-        r"^  ([\w ]+): done", real, re.M
-    )
+    real = shell(dag_clone, f"{PYTHON} --sandbox --dag 1 --dag 2")  # as `make sandbox` does
+    parts = [re.split("^(?=DAG 2 import)", text, maxsplit=1, flags=re.M) for text in (output, real)]
+    (shown, shown_candles), (said, said_candles) = parts
+    assert labels(shown) == labels(said)
+    assert shown_steps(shown) == steps(said)
+    assert shown_steps(shown_candles) == ["plan", "load candles"]
+    assert set(shown_steps(shown_candles)) <= set(steps(said_candles))
+    for title in re.findall(r"^Stored [\d,]+ (.*)$", output, re.M):
+        assert re.search(rf"^Stored [\d,]+ {re.escape(title)}$", real, re.M), title
     (line,) = re.findall(r"^\$ (.*); echo \$\?$", failure, re.M)
     said = shell(dag_clone, line, status=int(failure.splitlines()[-1]))
     (error,) = re.findall(r"^ERROR: .*$", said, re.M)
     # This clone's .venv/bin/python calls the Python of the tests, which a message names.
     called = shlex.join([sys.executable, str(dag_clone.folder / "execute_dags.py")])
     assert error.replace(called, PYTHON) in failure
+
+
+def steps(output: str) -> list[str]:
+    """The steps of a run without a terminal."""
+    return re.findall(r"^  ([\w ]+): done", output, re.M)
+
+
+def shown_steps(output: str) -> list[str]:
+    """The steps of a run at a terminal."""
+    return re.findall(r"^  (\w[\w ]+?) +━", output, re.M)
 
 
 def labels(output: str) -> set[str]:

@@ -78,6 +78,12 @@ def test_list_without_env_network_and_database(project: Project) -> None:
         "daily",
         "Import complete instrument list from Kite Connect API",
     ]
+    row = rows_of_table(result.stdout)["2 import_candles_from_kite"]
+    assert re.split(" {2,}", row)[2:] == [
+        "no",
+        "0 18 * * 1-5",
+        "Import candles from Kite Connect's historical API",
+    ]
     row = rows_of_table(result.stdout)["3 import_symbol_changes_from_nse"]
     assert re.split(" {2,}", row)[2:] == [
         "no",
@@ -98,7 +104,7 @@ def test_list_from_another_folder_with_an_empty_environment(
 
 
 def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "syntax_error", "def syntax_error(:\n")
+    add_dag(11, "syntax_error", "def syntax_error(:\n")
     add_dag(6, "bad_json", config='{"enabled": true,\n')
     add_dag(4, "wrong_type", enabled="maybe")
     add_dag(5, "exits", "raise SystemExit(7)\n")
@@ -113,7 +119,7 @@ def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> 
     rows = rows_of_table(result.stdout)
     assert list(rows) == [
         "1 import_instruments_from_kite",
-        "2 syntax_error",
+        "2 import_candles_from_kite",
         "3 import_symbol_changes_from_nse",
         "4 wrong_type",
         "5 exits",
@@ -122,6 +128,7 @@ def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> 
         "7 twin",
         "9 no_config",
         "10 last",
+        "11 syntax_error",
     ]
     assert "BROKEN: dag_6_bad_json/config.json is not valid JSON: line 2" in rows["6 bad_json"]
     assert 'enabled: expected true or false, got "maybe"' in rows["4 wrong_type"]
@@ -129,7 +136,7 @@ def test_list_when_dag_folders_are_broken(project: Project, add_dag: AddDAG) -> 
     for twin in ("7 twin", "7 other_twin"):
         assert "used by several folders: dag_7_other_twin, dag_7_twin" in rows[twin]
     assert re.search(r" no +daily +\$\{NOT_SET\} stays$", rows["10 last"])
-    assert "BROKEN" not in rows["2 syntax_error"] + rows["5 exits"]  # their code is not looked at
+    assert "BROKEN" not in rows["11 syntax_error"] + rows["5 exits"]  # their code is not looked at
 
 
 def test_list_where_output_is_ascii(project: Project) -> None:
@@ -146,18 +153,18 @@ def test_list_where_output_is_ascii(project: Project) -> None:
 def test_second_dag_that_was_dropped_in_is_listed_and_run(
     project: Project, add_dag: AddDAG
 ) -> None:
-    add_dag(2, "say_hello", "def say_hello():\n    return 'Hello, 3 rows'\n")
-    assert "About say_hello" in rows_of_table(project.run("--list").stdout)["2 say_hello"]
-    result = project.run("--dag", "2")
+    add_dag(4, "say_hello", "def say_hello():\n    return 'Hello, 3 rows'\n")
+    assert "About say_hello" in rows_of_table(project.run("--list").stdout)["4 say_hello"]
+    result = project.run("--dag", "4")
     assert (result.returncode, result.stderr) == (0, "")
     assert "Hello, 3 rows" in result.stdout.splitlines()
-    assert "DAG 2 say_hello: succeeded in" in project.log
+    assert "DAG 4 say_hello: succeeded in" in project.log
 
 
 def test_second_dag_with_modules_of_its_own_and_shared_ones(
     project: Project, add_dag: AddDAG
 ) -> None:
-    folder = add_dag(2, "whole", "from dag_2_whole.work import whole\n", parameters={"limit": 7})
+    folder = add_dag(4, "whole", "from dag_4_whole.work import whole\n", parameters={"limit": 7})
     (folder / "work.py").write_text(
         "from pathlib import Path\n"
         "from shared.config.config_loader import ConfigLoader\n"
@@ -165,18 +172,18 @@ def test_second_dag_with_modules_of_its_own_and_shared_ones(
         "    config = ConfigLoader.load_dag_config(str(Path(__file__).parent))\n"
         "    return f\"limit {config['parameters']['limit']}\"\n"
     )
-    result = project.run("--dag", "2")
+    result = project.run("--dag", "4")
     assert result.returncode == 0, result.stderr
     assert "limit 7" in result.stdout.splitlines()
 
 
 def test_dag_option_given_several_times(project: Project, add_dag: AddDAG) -> None:
-    for dag_id in (2, 4, 5):
-        add_dag(dag_id, f"dag{'abcdef'[dag_id]}")
-    result = project.run("--dag", "4", "--dag", "2", "--dag", "4")
+    for dag_id in (4, 5, 6):
+        add_dag(dag_id, f"dag{'abcdefg'[dag_id]}")
+    result = project.run("--dag", "5", "--dag", "4", "--dag", "5")
     assert result.returncode == 0
     said = [line for line in result.stdout.splitlines() if "was here" in line]
-    assert said == ["dagc was here", "dage was here"]
+    assert said == ["dage was here", "dagf was here"]
 
 
 def test_run_of_all_in_order_of_id_without_disabled_ones(
@@ -184,29 +191,29 @@ def test_run_of_all_in_order_of_id_without_disabled_ones(
 ) -> None:
     add_dag(10, "ten")
     add_dag(9, "nine")
-    add_dag(2, "two", enabled=False)
+    add_dag(4, "four", enabled=False)
     result = project.run()
     assert (result.returncode, result.stderr) == (0, "")
     said = [line for line in result.stdout.splitlines() if "was here" in line]
     assert said == ["nine was here", "ten was here"]
 
 
-@pytest.mark.parametrize("arguments", [("--dag", "5"), ("--dag", "2", "--dag", "5")])
+@pytest.mark.parametrize("arguments", [("--dag", "5"), ("--dag", "4", "--dag", "5")])
 def test_unknown_dag(project: Project, add_dag: AddDAG, arguments: tuple[str, ...]) -> None:
-    add_dag(2, "two")
+    add_dag(4, "four")
     result = project.run(*arguments)
     assert result.returncode == 2
     all_dags = shlex.join(project.command("list"))
-    assert result.stderr == f"ERROR: There is no DAG 5. Known ids: 1, 2, 3 (see {all_dags}).\n"
+    assert result.stderr == f"ERROR: There is no DAG 5. Known ids: 1, 2, 3, 4 (see {all_dags}).\n"
     assert "was here" not in result.stdout
 
 
 def test_disabled_dag_by_its_id(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "two", enabled=False)
-    result = project.run("--dag", "2")
+    add_dag(4, "four", enabled=False)
+    result = project.run("--dag", "4")
     assert result.returncode == 2
-    assert result.stderr.startswith("ERROR: DAG 2 is disabled")
-    assert "dag_2_two/local.json" in result.stderr
+    assert result.stderr.startswith("ERROR: DAG 4 is disabled")
+    assert "dag_4_four/local.json" in result.stderr
     assert "was here" not in result.stdout
 
 
@@ -219,11 +226,11 @@ def test_run_of_all_when_every_dag_is_disabled(project: Project, without_dag_1: 
 def test_run_of_all_goes_on_after_failures(
     project: Project, add_dag: AddDAG, without_dag_1: None
 ) -> None:
-    add_dag(2, "fails", "def fails():\n    return 1 / 0\n")
+    add_dag(4, "fails", "def fails():\n    return 1 / 0\n")
     add_dag(8, "syntax_error", "def syntax_error(:\n")
-    add_dag(4, "exits", "raise SystemExit(0)\n")
-    add_dag(5, "nameless", "x = 1\n")
-    add_dag(6, "bad_json", config="[]")
+    add_dag(5, "exits", "raise SystemExit(0)\n")
+    add_dag(6, "nameless", "x = 1\n")
+    add_dag(7, "bad_json", config="[]")
     add_dag(9, "works")
     result = project.run()
     assert result.returncode == 1
@@ -236,10 +243,10 @@ def test_run_of_all_goes_on_after_failures(
     assert len(errors) == 5
     for expected, line in zip(
         (
-            "DAG 2 fails failed: ZeroDivisionError: division by zero",
-            "dag_4_exits cannot be loaded: SystemExit",
-            "dag_5_nameless has no function nameless",
-            "dag_6_bad_json/config.json: expected an object",
+            "DAG 4 fails failed: ZeroDivisionError: division by zero",
+            "dag_5_exits cannot be loaded: SystemExit",
+            "dag_6_nameless has no function nameless",
+            "dag_7_bad_json/config.json: expected an object",
             "dag_8_syntax_error cannot be loaded: SyntaxError",
         ),
         errors,
@@ -251,10 +258,10 @@ def test_run_of_all_goes_on_after_failures(
 
 
 def test_single_dag_has_no_table_at_the_end(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "two")
-    result = project.run("--dag", "2")
+    add_dag(4, "four")
+    result = project.run("--dag", "4")
     assert re.fullmatch(
-        r"DAG 2 two\n\ntwo was here\n\nDAG 2 two succeeded in \d+\.\d\d s\n", result.stdout
+        r"DAG 4 four\n\nfour was here\n\nDAG 4 four succeeded in \d+\.\d\d s\n", result.stdout
     )
 
 
@@ -358,22 +365,22 @@ def test_log_level_debug_reaches_console_and_file(
     project: Project, add_dag: AddDAG, level: str
 ) -> None:
     code = "import logging\ndef chatty():\n    logging.getLogger('x').debug('a detail')\n"
-    add_dag(2, "chatty", code)
-    result = project.run("--dag", "2", "--log-level", level)
+    add_dag(4, "chatty", code)
+    result = project.run("--dag", "4", "--log-level", level)
     assert "DEBUG: a detail\n" in result.stderr
-    assert "INFO: DAG 2 chatty: started\n" in result.stderr
+    assert "INFO: DAG 4 chatty: started\n" in result.stderr
     assert "x - DEBUG - a detail" in project.log
-    quiet = project.run("--dag", "2")
+    quiet = project.run("--dag", "4")
     assert quiet.stderr == ""
     assert project.log.count("a detail") == 1
 
 
 def test_log_level_error_hides_warnings(project: Project, add_dag: AddDAG) -> None:
     code = "import logging\ndef warns():\n    logging.getLogger('x').warning('careful')\n"
-    add_dag(2, "warns", code)
-    assert project.run("--dag", "2", "--log-level", "ERROR").stderr == ""
+    add_dag(4, "warns", code)
+    assert project.run("--dag", "4", "--log-level", "ERROR").stderr == ""
     assert "careful" not in project.log
-    assert project.run("--dag", "2").stderr == "WARNING: careful\n"
+    assert project.run("--dag", "4").stderr == "WARNING: careful\n"
 
 
 # Dry run
@@ -401,10 +408,10 @@ def test_dry_run_writes_nothing(
 
 
 def test_dry_run_of_a_dag_that_has_none(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "two")
-    result = project.run("--dag", "2", "--dry-run")
+    add_dag(4, "four")
+    result = project.run("--dag", "4", "--dry-run")
     assert result.returncode == 2
-    assert "DAG 2 has no --dry-run" in result.stderr
+    assert "DAG 4 has no --dry-run" in result.stderr
     assert "was here" not in result.stdout
 
 
@@ -477,8 +484,8 @@ def test_failure_is_one_line_on_the_console_and_a_stack_trace_in_the_log(
 def test_terminal_escapes_in_texts_are_shown_and_not_sent(
     project: Project, add_dag: AddDAG
 ) -> None:
-    add_dag(2, "two", "def two():\n    return 'a\\x1b[31mb\\x07c\\rd'\n", description="x\x1b[2Jy")
-    result = project.run("--dag", "2")
+    add_dag(4, "four", "def four():\n    return 'a\\x1b[31mb\\x07c\\rd'\n", description="x\x1b[2Jy")
+    result = project.run("--dag", "4")
     assert not CONTROL_CHARACTER.search(result.stdout)
     assert r"a\x1b[31mb\x07c\rd" in result.stdout
     listed = project.run("--list")
@@ -577,7 +584,7 @@ def test_interrupt_at_a_terminal(configured_project: Project, kite: KiteServer) 
 
 
 def test_list_at_a_terminal_keeps_to_its_width(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "two", description="word " * 40)
+    add_dag(4, "four", description="word " * 40)
     status, output = run_at_terminal(project, "--list")
     assert status == 0
     assert max(map(len, visible_lines(output))) <= 80

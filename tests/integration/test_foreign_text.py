@@ -234,7 +234,7 @@ def test_arguments_that_are_refused(project: Project) -> None:
 
 
 def test_description_of_a_dag(project: Project, add_dag: AddDAG) -> None:
-    add_dag(2, "two", description=FORGED)
+    add_dag(4, "four", description=FORGED)
     result = project.run("--list")
     assert result.returncode == 0
     assert r"\nFRESH: DAG 1" in result.stdout
@@ -244,12 +244,12 @@ def test_description_of_a_dag(project: Project, add_dag: AddDAG) -> None:
 def test_name_of_a_step_at_a_terminal(project: Project, add_dag: AddDAG) -> None:
     """The live display has names of steps, too; rich's own marks are nothing special in them."""
     add_dag(
-        2,
-        "two",
-        "from shared.utils.operation import operation\ndef two():\n"
+        4,
+        "four",
+        "from shared.utils.operation import operation\ndef four():\n"
         "    with operation('[red]a\\x1b]0;b\\x07\\n'):\n        pass\n",
     )
-    sent = at_terminal(project, "", "--dag", "2")
+    sent = at_terminal(project, "", "--dag", "4")
     assert r"[red]a\x1b]0;b\x07\n" in ESCAPE.sub("", sent)
     assert "\x1b]" not in sent
     assert "\x07" not in sent

@@ -582,23 +582,23 @@ def test_check_of_every_fault_of_every_enabled_dag(
     config = json.loads(path.read_text())
     config["parameters"].update(batch_size="many", retry_attempts=0)
     path.write_text(json.dumps(config))
-    add_dag(2, "plain", schedule="sometimes")
-    add_dag(4, "broken", "raise RuntimeError('no luck')", schedule="daily")
+    add_dag(4, "plain", schedule="sometimes")
+    add_dag(5, "broken", "raise RuntimeError('no luck')", schedule="daily")
     add_dag(6, "off", "raise RuntimeError", enabled=False)
-    add_dag(5, "unreadable", config="{")
+    add_dag(7, "unreadable", config="{")
     result = checked.run("check")
     assert result.returncode == 1
     found = [line for line in result.stdout.splitlines() if line.startswith(("ok", "FAILED"))]
     assert [line.split(": ")[0] for line in found] == [
         f"FAILED  {DAG}",
-        "FAILED  DAG 2 plain",
-        "FAILED  DAG 4 broken",
-        "FAILED  DAG 4 broken",
-        "FAILED  DAG 5 unreadable",
+        "FAILED  DAG 4 plain",
+        "FAILED  DAG 5 broken",
+        "FAILED  DAG 5 broken",
+        "FAILED  DAG 7 unreadable",
         "FAILED  Kite session",
         *("ok      database", f"ok      {DAG}"),
     ]
-    assert "dag_4_broken cannot be loaded: RuntimeError: no luck" in found[2]
+    assert "dag_5_broken cannot be loaded: RuntimeError: no luck" in found[2]
     for fault in (
         "calendar.holidays",
         "logging.level",
@@ -612,11 +612,11 @@ def test_check_of_every_fault_of_every_enabled_dag(
 def test_check_of_one_dag_that_needs_neither_kite_nor_a_database(
     project: Project, kite: KiteServer, add_dag: AddDAG
 ) -> None:
-    add_dag(2, "plain", enabled=False, schedule="daily")
+    add_dag(4, "plain", enabled=False, schedule="daily")
     project.environment.update(DB_USER="nobody", DB_PASSWORD="none", KITE_API_ROOT=kite.root)
-    result = project.run("check", "--dag", "2")
+    result = project.run("check", "--dag", "4")
     assert (result.returncode, kite.requests) == (0, [])
-    assert result.stdout == "ok      DAG 2 plain: its configuration is complete\n"
+    assert result.stdout == "ok      DAG 4 plain: its configuration is complete\n"
 
 
 def test_check_shows_no_secret_that_a_server_echoes(checked: Project, kite: KiteServer) -> None:

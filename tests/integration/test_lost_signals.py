@@ -39,8 +39,8 @@ each_signal = pytest.mark.parametrize(
 def test_signal_while_an_object_is_cleaned_up(
     project: Project, add_dag: AddDAG, name: str, status: int, message: str
 ) -> None:
-    add_dag(2, "wait_for_ever", DAG.format(name=name))
-    result = project.run("--dag", "2")
+    add_dag(4, "wait_for_ever", DAG.format(name=name))
+    result = project.run("--dag", "4")
     assert result.returncode == status
     assert result.stderr.startswith(f"ERROR: {message}")
     assert "Exception ignored" not in result.stderr
@@ -68,8 +68,8 @@ def make_a_class():
 def test_signal_while_a_class_is_made(
     project: Project, add_dag: AddDAG, name: str, status: int, message: str
 ) -> None:
-    add_dag(2, "make_a_class", DAG_OF_A_CLASS.format(name=name))
-    result = project.run("--dag", "2")
+    add_dag(4, "make_a_class", DAG_OF_A_CLASS.format(name=name))
+    result = project.run("--dag", "4")
     assert (result.returncode, result.stderr.count("\n")) == (status, 1)
     assert result.stderr.startswith(f"ERROR: {message}")
 
@@ -93,8 +93,8 @@ def swallow():
 def test_signal_that_the_dag_swallows_before_it_ends(
     project: Project, add_dag: AddDAG, name: str, status: int, message: str
 ) -> None:
-    add_dag(2, "swallow", DAG_THAT_SWALLOWS.format(name=name, seconds=0))
-    result = project.run("--dag", "2")
+    add_dag(4, "swallow", DAG_THAT_SWALLOWS.format(name=name, seconds=0))
+    result = project.run("--dag", "4")
     assert (result.returncode, result.stderr.count("\n")) == (status, 1)
     assert result.stderr.startswith(f"ERROR: {message}")
 
@@ -103,30 +103,30 @@ def test_signal_that_the_dag_swallows_before_it_waits_for_ever(
     project: Project, add_dag: AddDAG
 ) -> None:
     """It is raised again; soon enough for a run to end within ten seconds (ruling 26)."""
-    add_dag(2, "swallow", DAG_THAT_SWALLOWS.format(name="SIGTERM", seconds=600))
-    result = project.run("--dag", "2")
+    add_dag(4, "swallow", DAG_THAT_SWALLOWS.format(name="SIGTERM", seconds=600))
+    result = project.run("--dag", "4")
     assert (result.returncode, result.stderr.count("\n")) == (143, 1)
     assert signals._REPEAT_SECONDS <= 8
 
 
 def test_handler_that_a_dag_leaves_behind(project: Project, add_dag: AddDAG) -> None:
     for number, code in (
-        (2, "signal.signal(signal.SIGTERM, lambda *_: print('handled by another'))"),
-        (4, "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait(30)"),
+        (4, "signal.signal(signal.SIGTERM, lambda *_: print('handled by another'))"),
+        (5, "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait(30)"),
     ):
         add_dag(number, "go", f"import os, signal, threading\ndef go(): {code}\n")
-    result = project.run("--dag", "2", "--dag", "4")
+    result = project.run("--dag", "4", "--dag", "5")
     assert (result.returncode, result.stderr.count("\n")) == (143, 1)
     assert "handled by another" not in result.stdout
 
 
 def test_alarm_of_the_dags_own_is_no_signal_to_end(project: Project, add_dag: AddDAG) -> None:
     add_dag(
-        2,
+        4,
         "go",
         "import signal\ndef go():\n    signal.raise_signal(signal.SIGALRM)\n    return 'went on'\n",
     )
-    result = project.run("--dag", "2")
+    result = project.run("--dag", "4")
     assert (result.returncode, result.stderr) == (0, "")
     assert "went on" in result.stdout
 
@@ -135,12 +135,12 @@ def test_other_errors_while_an_object_is_cleaned_up_are_shown(
     project: Project, add_dag: AddDAG
 ) -> None:
     add_dag(
-        2,
+        4,
         "clean_up",
         "class Session:\n    def __del__(self):\n        raise ValueError('in the clean-up')\n"
         "def clean_up():\n    Session()\n    return 'went on'\n",
     )
-    result = project.run("--dag", "2")
+    result = project.run("--dag", "4")
     assert result.returncode == 0
     assert "went on" in result.stdout
     assert "ValueError: in the clean-up" in result.stderr

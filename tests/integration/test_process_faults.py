@@ -212,7 +212,7 @@ def test_run_under_nohup_goes_on_when_its_terminal_is_closed(next_day: Rig) -> N
 
 
 def test_signal_ends_a_run_of_several_dags(next_day: Rig, add_dag: AddDAG) -> None:
-    add_dag(2, "never")
+    add_dag(4, "never")
     next_day.kite.fail_next("/instruments", Hang("answer"))
     asked = was_asked(next_day.kite, "/instruments")
     process = subprocess.Popen(

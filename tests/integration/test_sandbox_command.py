@@ -128,6 +128,7 @@ def test_what_a_sandbox_writes_is_in_its_folder(used: Used) -> None:
         ".venv",
         "config",
         "dag_1_import_instruments_from_kite",
+        "dag_2_import_candles_from_kite",
         "dag_3_import_symbol_changes_from_nse",
         "execute_dags.py",
         "sandbox",

@@ -1036,7 +1036,7 @@ def test_dag_that_there_is_not(cli: CommandLine, monkeypatch: pytest.MonkeyPatch
     result = cli.run("status", "--dag", "7")
     assert (result.status, result.stdout) == (2, "")
     assert result.stderr == (
-        "ERROR: There is no DAG 7. Known ids: 1, 3 (see sh execute_dags.py list).\n"
+        "ERROR: There is no DAG 7. Known ids: 1, 2, 3 (see sh execute_dags.py list).\n"
     )
 
 

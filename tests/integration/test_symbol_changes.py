@@ -171,7 +171,7 @@ def test_commands_work_with_it_and_a_run_of_all_leaves_it_out_as_shipped(desk: D
     assert "DAG 3 is disabled" in desk.run("--dag", "3", status=2).stderr
     assert NAME not in desk.run(status=2).stdout  # DAG 1 has no credentials
     assert len(desk.nse.requests) == asked
-    [_, dag] = json.loads(desk.run("list", "--json").stdout)["dags"]
+    [_, _, dag] = json.loads(desk.run("list", "--json").stdout)["dags"]
     assert (dag["dag_id"], dag["enabled"], dag["cron"]) == (3, False, "0 8 * * 1-5")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dag_1_import_instruments_from_kite.import_instruments import FEED
+from dag_2_import_candles_from_kite import FEED as CANDLES
 from shared.feed import Batch, Feed, Run
 from shared.models.table import Column
 from shared.preparation import prepare_extras, read_schema
@@ -281,29 +282,33 @@ def test_column_that_the_role_may_not_add_is_told_before_kite_is_asked(
     assert words in cli.run("check").stdout
 
 
-def scripts_of(feed: Feed) -> dict[str, tuple[int, str]]:
-    assert feed.versions is not None
-    tables = {
-        table.name: table for table in (run_history.TABLE, CHANGES, table_of(feed), feed.versions)
-    }
-    return {
-        feed.table.name: (feed.table.version, read_schema(feed)),
-        **{name: (table.version, table.script) for name, table in tables.items()},
-        "views.sql": (version_of(feed.views), feed.views),
-    }
+def scripts_of(*feeds: Feed) -> Iterator[tuple[str, int, str]]:
+    """What has a version, once each: its name, its version and its script."""
+    tables = {table.name: table for table in (run_history.TABLE, CHANGES)}
+    for feed in feeds:
+        yield feed.table.name, feed.table.version, read_schema(feed)
+        yield f"views.sql of DAG {feed.dag_id}", version_of(feed.views), feed.views
+        beside = (table_of(feed), feed.versions, *feed.needs)
+        tables |= {table.name: table for table in beside if table is not None}
+    for table in tables.values():
+        yield table.name, table.version, table.script
 
 
 def test_version_is_raised_with_what_it_is_of() -> None:
     """Whoever changes a script raises its version, and puts the form before into tests/upgrades."""
     found = {
         name: (version, hashlib.sha256(re.sub(r"--.*|\s+", "", script).encode()).hexdigest()[:8])
-        for name, (version, script) in scripts_of(FEED).items()
+        for name, version, script in scripts_of(FEED, CANDLES)
     }
     assert found == {
         "kite_instrument_master": (1, "271a996a"),
+        "views.sql of DAG 1": (5, "9ae90638"),
         "ingestion_run": (3, "d13e132e"),
         "ingestion_change": (1, "1cdc89b5"),
         "kite_instrument_change": (2, "4a3bd9ea"),
         "kite_instrument_history": (1, "c8f1a087"),
-        "views.sql": (5, "9ae90638"),
+        "kite_candle": (1, "b1f741c4"),
+        "kite_candle_coverage": (1, "89cbf9f4"),
+        "kite_candle_adjustment": (1, "ae3ab746"),
+        "views.sql of DAG 2": (1, "cfabf5e1"),
     }

@@ -103,7 +103,7 @@ class Writing:
         zone = self._rng.choice(["+0530", "+05:30"])
         stamp = f"{candle.ts:%Y-%m-%dT%H:%M:%S}{zone}"
         numbers = [*candle[1:6], *([] if candle.oi is None else [candle.oi])]
-        return [self.text(stamp), *(self.number(Decimal(number)) for number in numbers)]
+        return [self.text(stamp), *(self.number(Decimal(str(number))) for number in numbers)]
 
     def number(self, number: Decimal) -> str:
         """The number with more zeros, with an exponent, as an int where it is one."""

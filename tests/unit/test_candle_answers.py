@@ -19,12 +19,8 @@ from shared.exceptions import TransientAPIError
 DAY = datetime(2017, 12, 15, tzinfo=IST)
 UNTIL = DAY + timedelta(days=1)
 GOOD = ("1704.5", "1705", "1699.25", "1702.8", "2499")
-GOOD_CANDLE = Candle(
-    DAY + timedelta(hours=9, minutes=15),
-    *map(Decimal, GOOD[:4]),
-    2499,
-    None,
-)
+NINE_FIFTEEN = DAY + timedelta(hours=9, minutes=15)
+GOOD_CANDLE = Candle._make([NINE_FIFTEEN, *map(Decimal, GOOD[:4]), 2499, None])
 
 
 def request_for(interval: str = "minute", *, has_oi: bool = False, days: int = 1) -> Request:
@@ -281,8 +277,9 @@ def test_candles_that_do_not_ascend(second: str) -> None:
 @pytest.mark.parametrize("day", ["2017-12-14", "2017-12-16", "2016-12-15"])
 def test_candle_of_another_span(day: str) -> None:
     body = body_of(row("00:00", day=day))
+    request = request_for("day")._replace(begin=DAY.astimezone(UTC), end=UNTIL.astimezone(UTC))
     with pytest.raises(TransientAPIError) as caught:
-        read_answer(body, request_for("day"), complete_until=UNTIL + timedelta(days=1))
+        read_answer(body, request, complete_until=UNTIL + timedelta(days=1))
     assert str(caught.value) == (
         "Kite answered with candles of another span: expected some from 2017-12-15 00:00 "
         f"to before 2017-12-16 00:00, got {day}T00:00:00+0530 (candle 1)."
@@ -308,6 +305,14 @@ def test_running_candle_is_left_out_without_a_word(last: str, zone: Any) -> None
     body = body_of(row("09:15"), row("09:16"), last)
     answer = read_answer(body, request_for(), complete_until=until)
     assert starts(answer) == ["09:15", "09:16"]
+
+
+def test_running_candle_counts_among_the_lines_of_others() -> None:
+    body = body_of(row("09:15"), row("09:18"), row("09:16", "0", *GOOD[1:]))
+    until = DAY + timedelta(hours=9, minutes=17)
+    answer = read_answer(body, request_for(), complete_until=until)
+    assert answer.candles == [GOOD_CANDLE]
+    assert [rejected.line_number for rejected in answer.rejected] == [3]
 
 
 def test_running_candle_alone() -> None:

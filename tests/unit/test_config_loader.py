@@ -232,8 +232,9 @@ def test_missing_variables_within_lists_are_named_like_the_others(files: Files) 
 
 def test_every_variable_of_the_configuration_is_in_the_example_file() -> None:
     example = (PROJECT / ".env.example").read_text()
-    for file in (PROJECT / "config", PROJECT / "dag_1_import_instruments_from_kite"):
-        for name in VARIABLE.findall((file / "config.json").read_text()):
+    folders = [PROJECT / "config", *PROJECT.glob("dag_*_*")]
+    for folder in folders:
+        for name in VARIABLE.findall((folder / "config.json").read_text()):
             assert f"{name[0]}=" in example
 
 

@@ -50,8 +50,16 @@ def only(root: Path) -> DAG:
     return dag
 
 
-def test_project_has_dag_1_and_dag_3_which_is_not_enabled() -> None:
-    dag, changes = discover_dags(PROJECT)
+def test_project_has_dag_1_and_two_others_which_are_not_enabled() -> None:
+    dag, candles, changes = discover_dags(PROJECT)
+    assert (candles.dag_id, candles.name, candles.enabled, candles.schedule, candles.after) == (
+        2,
+        "import_candles_from_kite",
+        False,
+        "0 18 * * 1-5",
+        (1,),
+    )
+    assert candles.fault is None
     assert (changes.dag_id, changes.name, changes.enabled, changes.schedule, changes.fault) == (
         3,
         "import_symbol_changes_from_nse",
