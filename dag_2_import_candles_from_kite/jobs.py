@@ -122,17 +122,23 @@ class Job:
         """Whether nothing is missing any more."""
         return not self.missing
 
-    def take(self, candles: Sequence[Candle], shelf: Shelf) -> None:
+    def take(
+        self, candles: Sequence[Candle], shelf: Shelf, unreadable: Sequence[Span] = ()
+    ) -> None:
         """Store the answer to the request, or find what has to be asked first.
 
+        What is stored of its `unreadable` candles stays, unless a whole history replaces it.
         Raises TransientAPIError if the answers contradict each other.
         """
         if self._is_short(candles) and self._shortened != self.span:
             self._shortened = self.span  # believed when it comes twice
         elif self._history is not None:
             self._take_part(self._history, candles, shelf)
+        elif self._doubt and not candles:  # there were some
+            self._count_doubt()
+            self._shortened = None
         else:
-            self._take_answer(candles, shelf)
+            self._take_answer(candles, shelf, unreadable)
 
     def _is_short(self, candles: Sequence[Candle]) -> bool:
         """Whether the answer has nothing, or lacks the candle that it was to begin with."""
@@ -145,13 +151,16 @@ class Job:
             first = self._doubt[0][0]
         return first is not None and self.span.begin <= first < candles[0][0]
 
-    def _take_answer(self, candles: Sequence[Candle], shelf: Shelf) -> None:
+    def _take_answer(
+        self, candles: Sequence[Candle], shelf: Shelf, unreadable: Sequence[Span]
+    ) -> None:
         is_confirmed = self._agrees(candles)
+        series = self.series._replace(elsewhere=(*self.series.elsewhere, *unreadable))
 
         def is_accepted(comparison: Comparison) -> bool:
             return is_confirmed and not (comparison.is_oldest_off and self._has_older)
 
-        comparison, is_stored = shelf.merge(self.series, self.span, candles, is_accepted)
+        comparison, is_stored = shelf.merge(series, self.span, candles, is_accepted)
         if is_stored:
             self._forward(candles)
         elif is_confirmed:

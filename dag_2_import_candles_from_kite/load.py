@@ -25,8 +25,9 @@ from dag_2_import_candles_from_kite.plan import (
     estimate_candles,
     find_missing,
     midnight,
+    readable_until,
 )
-from dag_2_import_candles_from_kite.progress import Progress
+from dag_2_import_candles_from_kite.progress import Progress, in_words
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
 from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
@@ -67,7 +68,7 @@ def load(run: Run, manager: DatabaseManager) -> None:
         plan = manager.run_in_transaction(partial(make_plan, run))
         totals = plan.count(manager)
     run.figures.rejected += plan.universe.rejected
-    run.figures.notes += totals.describe(run)
+    run.figures.notes += totals.describe(run.parameters["requests_per_second"])
     if run.options.dry_run or not totals.requests:
         return
     load_plan(plan, manager, totals)
@@ -91,17 +92,15 @@ class Totals(NamedTuple):
     requests: int = 0
     candles: int = 0
 
-    def describe(self, run: Run) -> list[str]:
+    def describe(self, requests_per_second: float) -> list[str]:
         """The lines of the summary."""
         if not self.requests:
-            return [f"Nothing is missing: {self.wanted:,} series are complete up to now"]
-        rate = run.parameters["requests_per_second"]
-        minutes = self.requests / rate / 60
-        missing = "Missing" if run.options.dry_run else "It was missing"
+            return [f"Nothing to ask for: all {self.wanted:,} series were answered up to now"]
+        time = in_words(self.requests / requests_per_second)
+        series = f"{self.instruments:,} of {self.wanted:,} series"
         return [
-            f"{missing}: in {self.instruments:,} of {self.wanted:,} series, about "
-            f"{self.candles:,} candles: {self.requests:,} requests, {minutes:,.1f} minutes at "
-            f"{rate:g} a second"
+            f"missing: about {self.candles:,} candles, in {series}",
+            f"to ask: {self.requests:,} requests, {time} at {requests_per_second:g} a second",
         ]
 
 
@@ -213,6 +212,7 @@ class Loader:
     plan: Plan
     kite: KiteClientWrapper = field(init=False)
     _partitions: Partitions = field(init=False)
+    _asker: Asker[Job, Answer] = field(init=False)
     _failed: list[str] = field(default_factory=list)
     _failures_in_a_row: int = 0
     _adjusted: list[str] = field(default_factory=list)
@@ -226,13 +226,13 @@ class Loader:
             retry=retry_policy(self.run),
             requests_per_second=self.run.parameters["requests_per_second"],
         )
-
         self._partitions = Partitions(self.plan.store.table)
+        self._asker = Asker(self._ask, _THREADS)
 
     def load(self, jobs: Iterator[Job], total: int, requests: int) -> None:
         """Do the jobs. Raises APIError in the end if some could not be done."""
         progress = Progress(total, requests)
-        asker: Asker[Job, Answer] = Asker(self._ask, _THREADS)
+        asker = self._asker
         waiting: deque[Job] = deque()
         try:
             while True:
@@ -247,6 +247,7 @@ class Loader:
                     waiting.append(job)
                 progress.finished(is_over)
         finally:
+            asker.close()
             self.run.figures.notes += self._describe(progress)
         self._raise_failures()
 
@@ -276,8 +277,9 @@ class Loader:
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
         now, exchange = self.run.key.started_at, job.series.target.exchange
-        until = complete_until(request.interval, exchange, now)
-        return read_answer(body, request, complete_until=until)
+        until = readable_until(request.interval, exchange, now)
+        with self._asker.turn():
+            return read_answer(body, request, complete_until=until)
 
     def _take(self, job: Job, answer: Answer | BaseException) -> bool:
         """Store an answer; returns whether nothing more is to be asked for its series."""
@@ -285,7 +287,7 @@ class Loader:
             if isinstance(answer, BaseException):
                 raise answer
             self._note_rejects(job, answer)
-            job.take(answer.candles, self)
+            job.take(answer.candles, self, _find_unreadable(job.series, answer))
         except AuthenticationError:
             raise
         except PermissionDeniedError as exc:
@@ -415,6 +417,11 @@ class Loader:
             f"Could not be asked: {self._failed[0].removesuffix('.')}{more}.{rest} Run again: it "
             "goes on where this run has ended."
         )
+
+
+def _find_unreadable(series: Series, answer: Answer) -> list[Span]:
+    begins = [datetime.fromisoformat(row.row[0]) for row in answer.rejected]
+    return [Span(begin, begin + series.interval.length) for begin in begins]
 
 
 def _describe_off(series: Series, comparison: Comparison) -> str:

@@ -51,10 +51,11 @@ class Progress:
         left = max(0, self._planned - self._requests)
         if not rate:
             return ""
-        return f"{rate:.1f} requests/s, {_in_words(left / rate)} left"
+        return f"{rate:.1f} requests/s, {in_words(left / rate)} left"
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A time as a person says it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

@@ -56,14 +56,17 @@ class MemoryShelf:
     ) -> tuple[Comparison, bool]:
         """Store an answer in place of what is there, unless what is off is not accepted."""
         stored = [self.candles[ts] for ts in sorted(self.candles) if span.begin <= ts < span.end]
-        comparison = compare([c for c in stored if is_final(self.covered, c.ts)], candles)
+        final = [c for c in stored if is_final(self.covered, c.ts)]
+        comparison = compare(final, candles, series.elsewhere)
+        every = compare(stored, candles, series.elsewhere)
+        if not comparison.compared and every.factor is not None:
+            comparison = every
         if comparison.off:
             if not is_accepted(comparison):
                 return comparison, False
             self.corrections.append(comparison)
-        for candle in stored:
-            if candles and candle.ts >= candles[0].ts:
-                del self.candles[candle.ts]
+        for old, _ in every.off:
+            del self.candles[old.ts]
         self.candles |= {candle.ts: candle for candle in candles}
         self.covered = add_covered(self.covered, span, self.now)
         return comparison, True

@@ -144,7 +144,8 @@ def until(last: int) -> list[date]:
 def test_first_run_and_the_next_ones(desk: Desk) -> None:
     first = desk.run()
     assert (first.status, first.stderr) == (0, "")
-    assert "It was missing: in 3 of 3 series, about 36 candles: 3 requests" in first.stdout
+    assert "missing: about 36 candles, in 3 of 3 series" in first.stdout
+    assert "to ask: 3 requests, 0 s at 1000 a second" in first.stdout
     assert "asked: 3 requests" in first.stdout
     for token in (INDEX, INFY, TCS):
         assert [row[1:] for row in desk.stored(token)] == [
@@ -158,7 +159,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
     assert desk.spans() == [("11-02 00:00", "11-18 23:59")]
     again = desk.run()
     assert again.status == 0
-    assert "Nothing is missing: 3 series are complete up to now" in again.stdout
+    assert "Nothing to ask for: all 3 series were answered up to now" in again.stdout
     assert desk.asked == []
     next_day = desk.run(at=EVENING + timedelta(days=1))
     assert next_day.status == 0
@@ -171,7 +172,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
 def test_dry_run_writes_nothing(desk: Desk) -> None:
     result = desk.run("--dry-run")
     assert (result.status, desk.asked) == (0, [])
-    assert "Missing: in 3 of 3 series, about 36 candles: 3 requests" in result.stdout
+    assert "missing: about 36 candles, in 3 of 3 series" in result.stdout
     assert "nothing was stored" in result.stdout
     assert not desk.has_tables()
     assert desk.cli.query("SELECT to_regclass('kite_candle')") == [(None,)]
@@ -180,9 +181,9 @@ def test_dry_run_writes_nothing(desk: Desk) -> None:
 def test_dry_run_after_a_run(desk: Desk) -> None:
     desk.run()
     result = desk.run("--dry-run")
-    assert "Nothing is missing: 3 series" in result.stdout
+    assert "Nothing to ask for: all 3 series" in result.stdout
     result = desk.run("--dry-run", at=EVENING + timedelta(days=1))
-    assert "Missing: in 3 of 3 series, about 3 candles: 3 requests" in result.stdout
+    assert "missing: about 3 candles, in 3 of 3 series" in result.stdout
     assert desk.asked == []
     assert desk.days() == until(18)
 
@@ -353,6 +354,19 @@ def test_running_minute_is_left_out(desk: Desk) -> None:
     ]
 
 
+def test_running_minute_of_an_evening_is_left_out(desk: Desk) -> None:
+    """Of Muhurat: the day is covered as not final, and asked for again on the next one."""
+    desk.truth[INFY, "minute"] = minutes(18, "18:15", "19:15")
+    desk.route.set_session(INFY, time(18, 15), time(19, 15))
+    desk.cli.parameters |= {"instruments": ["NSE:INFY"], "intervals": ["minute"]}
+    desk.cli.parameters["start"] = "2026-11-18"
+    desk.run(at=EVENING.replace(minute=30, second=30))
+    assert len(desk.stored(INFY, "minute")) == 15
+    assert desk.covered(INFY, "minute") == [("18 00:00", "19 00:00", False)]
+    desk.run(at=EVENING + timedelta(days=1))
+    assert len(desk.stored(INFY, "minute")) == 60
+
+
 def test_hours_of_another_exchange(desk: Desk) -> None:
     desk.truth[GOLD, "60minute"] = minutes(18, "09:00", "23:00", 60)
     desk.truth[GOLD, "day"] = desk.truth[INFY, "day"]
@@ -375,13 +389,15 @@ def test_hours_of_another_exchange(desk: Desk) -> None:
 def test_adjustment_and_correction_are_told(desk: Desk) -> None:
     desk.run()
     desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
-    desk.route.correct(TCS, "day", datetime(2026, 11, 16), open=Decimal("101.05"))
+    opened = desk.truth[TCS, "day"][10].open + 1
+    desk.route.correct(TCS, "day", datetime(2026, 11, 16), open=opened)
     result = desk.run(at=EVENING + timedelta(days=1))
     assert result.status == 0
     assert "adjusted by Kite: 1" in result.stdout
     assert "NSE:INFY day: 14 candles asked anew, factor 0.5" in result.stdout
     assert "corrected by Kite: 1" in result.stdout
     assert "NSE:TCS day: 1 candle, 2026-11-16" in result.stdout
+    assert desk.stored(TCS)[10][1] == opened
     served = desk.route.served(INFY, "day", finished=True)
     assert [row[1:] for row in desk.stored()] == [each[1:6] for each in served]
     assert desk.cli.query(
@@ -396,6 +412,17 @@ def test_wrong_rows_are_rejects_and_the_others_are_stored(desk: Desk) -> None:
     assert result.status == 0
     assert "rejected 1 row" in result.stdout
     assert desk.days() == [day for number, day in enumerate(until(18)) if number != 6]
+
+
+def test_stored_candle_stays_whatever_kite_sends_for_it_that_is_none(desk: Desk) -> None:
+    desk.run()
+    desk.route.correct(INFY, "day", datetime(2026, 11, 16), open=Decimal(-5))
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert result.status == 0
+    assert "rejected 1 row" in result.stdout
+    assert "corrected" not in result.stdout
+    assert desk.days() == until(19)
+    assert desk.stored()[10][1] == desk.truth[INFY, "day"][10].open
 
 
 # --- functions on the way ------------------------------------------------------------------------

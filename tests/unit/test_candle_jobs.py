@@ -345,6 +345,17 @@ def test_three_answers_that_contradict_each_other() -> None:
     desk.assert_right()
 
 
+def test_nothing_twice_contradicts_an_answer_that_is_in_doubt() -> None:
+    desk = Desk(candles(10), candles(10, 3))
+    desk.run(changed(5), empty, empty)
+    desk.assert_right()
+    never = Desk(candles(10), candles(10, 3))
+    with pytest.raises(TransientAPIError):
+        never.run(changed(5), *[empty] * 20)
+    assert never.shelf.list() == candles(10, 3)
+    assert never.shelf.covered[-1].end == day(2)
+
+
 def test_answers_that_never_agree_end_the_job() -> None:
     desk = Desk(candles(10), candles(10, 3))
     with pytest.raises(TransientAPIError, match="contradict each other, 4 times"):
