@@ -24,7 +24,7 @@ from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
 from shared.utils.merge_proof import find_hooks
-from shared.utils.relations import Relation, find_relation
+from shared.utils.relations import Relation, find_relation, only_own_functions
 from shared.utils.sql import compose, fetch_one, joined, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
 
@@ -69,7 +69,8 @@ class Store:
         """The tables, which a dry run may find to be lacking."""
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
-        hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
+        with only_own_functions(cursor):
+            hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
         return cls(places[0], places[1], places[2], hooks)
 
     @property

@@ -18,6 +18,7 @@ from shared.config.config_loader import override_config
 from shared.utils import db_manager, interruptible
 from tests.command_line import CommandLine, Result
 from tests.instruments import instrument, to_csv
+from tests.integration.test_relations import TRAPS, set_catalog_traps
 
 INDEX, INFY, TCS, GOLD = 256265, 408065, 2953217, 111
 ROUTE = PATH  # for faults
@@ -482,6 +483,21 @@ def test_commit_of_an_adjustment_whose_answer_is_lost(
     halves = [(row[0], row[1] / 2) for row in before]
     assert [row[:2] for row in desk.stored()][:-2] == halves[:-1]
     assert len(desk.cli.query("SELECT * FROM kite_candle_adjustment")) == 1
+
+
+@pytest.mark.parametrize("path", ["public", "public, pg_catalog"])
+def test_functions_of_others_are_not_called(desk: Desk, path: str) -> None:
+    desk.load_list()
+    [(database,)] = desk.cli.query("SELECT current_database()")
+    desk.cli.query(f"ALTER DATABASE {database} SET search_path = {path}")
+    desk.cli.query(TRAPS)
+    set_catalog_traps(desk.cli)
+    for evening in (EVENING, EVENING + timedelta(days=1)):
+        result = desk.run(at=evening)
+        assert (result.status, result.stderr) == (0, "")
+    for command in (["refetch", "NSE:INFY"], ["gaps"], ["check"], ["status"]):
+        result = desk.cli.run(*command)
+        assert "trapped" not in result.stdout + result.stderr
 
 
 # --- refetch -------------------------------------------------------------------------------------
