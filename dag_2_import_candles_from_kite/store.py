@@ -145,6 +145,7 @@ class Store:
             lines = render(new, series.target.instrument_id, series.interval.name)
             self._copy(cursor, BytesIO(lines))
         count = len(stored) - len(every.off) + len(new)
+        self._fire_deferred(cursor)
         is_exact = not self.hooks or {*answered} <= {*self._read_candles(cursor, series, span)}
         self._prove(cursor, series, span, count, is_exact=is_exact)
         self._cover(cursor, series, add_covered(covered, span, now))
@@ -180,6 +181,7 @@ class Store:
         cursor.execute(self._render("delete_reached"), params)
         before = cursor.rowcount
         cursor.execute(self._render("insert_staged"))
+        self._fire_deferred(cursor)
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
@@ -234,6 +236,10 @@ class Store:
 
     def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
         cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
+
+    def _fire_deferred(self, cursor: Cursor) -> None:
+        if self.hooks:  # else nothing that is deferred changes candles
+            cursor.execute(SQL["fire_deferred"])
 
     def _prove(
         self, cursor: Cursor, series: Series, span: Span, expected: int, *, is_exact: bool

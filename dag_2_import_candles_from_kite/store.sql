@@ -93,6 +93,10 @@ WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
 COPY {candles} (instrument_id, interval, ts, open, high, low, close, volume, oi)
 FROM STDIN (FORMAT text, NULL '');
 
+-- name: fire_deferred
+-- What is deferred to the end of the transaction happens now, where it can still be looked at.
+SET CONSTRAINTS ALL IMMEDIATE;
+
 -- name: count_candles
 SELECT count(*) FROM {candles}
 WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s

@@ -442,6 +442,38 @@ def test_trigger_that_keeps_candles_from_being_stored(desk: Desk, table: str, bo
     assert desk.covered()[-1] == ("18 00:00", "19 00:00", False)
 
 
+DEFERRED = """
+CREATE FUNCTION public.spoil() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM public.kite_candle WHERE (instrument_id, ts) = (NEW.instrument_id, NEW.ts);
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER spoil AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION public.spoil();
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "factor"),
+    [
+        pytest.param("kite_candle", "1", id="merged"),
+        pytest.param("kite_candle_day_2026", "0.5", id="asked anew"),
+    ],
+)
+def test_trigger_that_waits_for_the_commit(desk: Desk, table: str, factor: str) -> None:
+    desk.run()
+    desk.cli.query(DEFERRED.format(table=table))
+    desk.route.adjust(INFY, factor, date(2026, 11, 19))
+    desk.cli.parameters["instruments"] = ["NSE:INFY"]
+    desk.truth[INDEX, "day"] = []  # of which nothing new is to be stored
+    before = desk.stored()
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert result.status == 1
+    assert "Nothing of NSE:INFY day was stored" in result.stderr
+    assert "spoil" in result.stderr
+    assert desk.stored() == before
+
+
 def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
     """All candles are replaced after an adjustment, and these are looked at, too."""
     desk.run()
