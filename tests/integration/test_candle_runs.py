@@ -413,6 +413,22 @@ def test_stored_candle_stays_whatever_kite_sends_for_it_that_is_none(desk: Desk)
     assert desk.stored()[10][1] == desk.truth[INFY, "day"][10].open
 
 
+def test_answer_of_which_most_is_bad_is_no_answer(desk: Desk) -> None:
+    """As after a change of Kite's form: what is final would never be asked for again."""
+    good = desk.truth[INFY, "day"]
+    desk.truth[INFY, "day"] = [
+        each if number < 6 else each._replace(low=Decimal(-1)) for number, each in enumerate(good)
+    ]
+    result = desk.run()
+    assert result.status == 1
+    said = "NSE:INFY day: 7 of the 13 candles that Kite answered are bad, the first for this: low:"
+    assert said in " ".join(result.stderr.split())
+    assert (desk.stored(), desk.covered(), desk.days(TCS)) == ([], [], until(18))
+    desk.truth[INFY, "day"] = good
+    assert desk.run().status == 0
+    assert desk.days() == until(18)
+
+
 # --- functions on the way ------------------------------------------------------------------------
 
 TRIGGER = """
