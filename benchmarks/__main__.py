@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candle_experiments import QUICK
 from benchmarks.contestants import Runner
-from benchmarks.experiments import Experiments, Plan, UnequalTablesError
+from benchmarks.experiments import Experiments, Plan
 from benchmarks.plots import draw_plots
-from benchmarks.processes import PROJECT, ContenderFailedError
+from benchmarks.processes import PROJECT, ContenderFailedError, UnequalTablesError
 from benchmarks.servers import start_servers
 from benchmarks.summary import as_markdown, as_text, make_tables
 from benchmarks.surroundings import describe_surroundings
@@ -46,6 +47,7 @@ def make_quick_plan(rows: int) -> Plan:
         growth_rows=(rows,),
         growth_rounds=1,
         refreshes_in_a_row=2,
+        candles=QUICK,
         fsync=False,
     )
 

@@ -205,5 +205,7 @@ def copy_project(folder: Path) -> None:
     """Copy what a run needs: no .env, archive or log of the user's own is touched."""
     folder.mkdir()
     shutil.copy(PROJECT / "execute_dags.py", folder)
-    for source in (PROJECT / "shared", PROJECT / "config", *PROJECT.glob("dag_*")):
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    left_out = shutil.ignore_patterns("__pycache__", ".venv", "local.json")
+    folders = (PROJECT / name for name in ("shared", "config", "benchmarks"))
+    for source in (*folders, *PROJECT.glob("dag_*")):
+        shutil.copytree(source, folder / source.name, ignore=left_out)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.candle_experiments import CandleExperiments, CandlePlan
 from benchmarks.contestants import CONTESTANTS, FLOOR_NAME, PROJECT_NAME, Contestant, Runner
 from benchmarks.lists import DAY_OF_MOVES, Lists, make_lists
-from benchmarks.processes import Measurement, measure
+from benchmarks.processes import Measurement, UnequalTablesError, measure
 from benchmarks.statements import group_statements
 
 Say = Callable[[str], None]
@@ -30,10 +31,6 @@ FROM pg_stat_user_tables WHERE relname = 'kite_instrument_master' AND schemaname
 """
 
 
-class UnequalTablesError(Exception):
-    """A contender left other rows than the floor: it cannot be compared."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """How much is measured. `rounds` is how often each contender runs what is compared."""
@@ -44,6 +41,7 @@ class Plan:
     growth_rows: Sequence[int]
     growth_rounds: int
     refreshes_in_a_row: int
+    candles: CandlePlan = field(default_factory=CandlePlan)
     fsync: bool = True
 
 
@@ -79,7 +77,8 @@ class Experiments:
             "statements": self._time_statements(),
             "growth": [self._grow(rows) for rows in self._plan.growth_rows],
         }
-        return results
+        candles = CandleExperiments(self._runner, self._plan.candles, self._say, listed="loaded")
+        return {**results, "candles": candles.run()}
 
     def _prepare(self, lists: Lists) -> None:
         """Make the templates: `empty` has the tables, `loaded` yesterday's list as well."""

@@ -1,14 +1,18 @@
-"""`python -m benchmarks.kite_process FILE`: Kite's server in a process of its own.
+"""`python -m benchmarks.kite_process FILE LAST_DAY [LIMIT]`: Kite's server, a process of its own.
 
-So it shares no interpreter lock with what is measured. It serves what FILE holds at the time,
-prints its address, and ends with its standard input.
+So it shares no interpreter lock with what is measured. It serves what FILE holds at the time, and
+candles of any token up to LAST_DAY; more than LIMIT requests for those within a second are answered
+with 429. It prints its address, and ends with its standard input.
 """
 
 from __future__ import annotations
 
 import sys
+from datetime import date
 from pathlib import Path
 
+from benchmarks.candle_market import WalkingCandles
+from dag_2_import_candles_from_kite.sandbox_route import PATH, CandleRoute
 from sandbox.kite_server import KiteServer
 
 
@@ -29,7 +33,11 @@ class _File:
 
 def main() -> None:
     """Serve until standard input ends."""
-    with KiteServer(_File(Path(sys.argv[1]))) as server:
+    path, last_day, *limits = sys.argv[1:]
+    limit = int(limits[0]) if limits else None
+    market = WalkingCandles(date.fromisoformat(last_day))
+    with KiteServer(_File(Path(path))) as server:
+        server.add_route(PATH, CandleRoute(market, limit_per_second=limit))
         sys.stdout.write(f"{server.root}\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -23,6 +23,10 @@ class ContenderFailedError(Exception):
     """A measured command ended badly; the message has what it said."""
 
 
+class UnequalTablesError(Exception):
+    """A contender left other rows than the floor: it cannot be compared."""
+
+
 @dataclass
 class Measurement:
     """What a process took: wall and CPU time in seconds, peak memory in MB (10^6 bytes).

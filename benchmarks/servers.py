@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import psycopg2
 
 from benchmarks.processes import PROJECT, clean_environment
 from sandbox.embedded_postgres import EmbeddedPostgres, temporary_postgres
+from shared.calendar import IST
+from shared.utils.db_manager import DatabaseManager
 
 _SESSION_SECONDS = 5.0
 _POLL_SECONDS = 0.01
@@ -34,8 +37,11 @@ _CREDENTIALS = {
 class Servers:
     """PostgreSQL and Kite, and what is asked of them between two runs."""
 
-    def __init__(self, postgres: EmbeddedPostgres, kite_root: str, dump_file: Path) -> None:
+    def __init__(
+        self, postgres: EmbeddedPostgres, kite_root: str, dump_file: Path, last_day: date
+    ) -> None:
         self.postgres = postgres
+        self.last_day = last_day  # that has candles
         self._kite_root = kite_root
         self._dump_file = dump_file
 
@@ -56,8 +62,12 @@ class Servers:
         beside = self._dump_file.with_suffix(".new")
         beside.write_bytes(dump)
         beside.replace(self._dump_file)
+        self.ask("/instruments")
+
+    def ask(self, route: str) -> bytes:
+        """What Kite answers to a GET, compressed where it does so."""
         request = urllib.request.Request(  # noqa: S310 - the local server
-            f"{self._kite_root}/instruments",
+            f"{self._kite_root}{route}",
             headers={
                 "X-Kite-Version": "3",
                 "Authorization": "token {KITE_API_KEY}:{KITE_ACCESS_TOKEN}".format(**_CREDENTIALS),
@@ -65,7 +75,22 @@ class Servers:
             },
         )
         with urllib.request.urlopen(request) as response:  # noqa: S310
-            response.read()
+            body: bytes = response.read()
+            return body
+
+    @contextmanager
+    def limit(self, requests_per_second: int) -> Iterator[None]:
+        """Let programs find another Kite meanwhile, which answers no more requests than that."""
+        usual = self._kite_root
+        with _start_kite(self._dump_file, self.last_day, requests_per_second) as self._kite_root:
+            yield
+        self._kite_root = usual
+
+    def manage(self, database: str) -> DatabaseManager:
+        """The project's own connection."""
+        names = ("host", "port", "user", "password")
+        config = {name: getattr(self.postgres, name) for name in names}
+        return DatabaseManager({**config, "database": database})
 
     def create(self, database: str, template: str = "template1") -> None:
         """Make a database, in place of one of this name."""
@@ -101,19 +126,21 @@ def start_servers(folder: Path, *, fsync: bool = True) -> Iterator[Servers]:
     """Start both servers, and stop them at the end. `folder` is for the served list."""
     dump_file = folder / "served.csv"
     dump_file.write_bytes(b"")
+    last_day = datetime.now(IST).date() - timedelta(days=1)  # what is over for sure
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         settings = {"listen_addresses": _HOST, "port": str(probe.getsockname()[1])}
     with (
         temporary_postgres(settings=settings, fsync=fsync) as postgres,
-        _start_kite(dump_file) as kite_root,
+        _start_kite(dump_file, last_day) as kite_root,
     ):
-        yield Servers(postgres, kite_root, dump_file)
+        yield Servers(postgres, kite_root, dump_file, last_day)
 
 
 @contextmanager
-def _start_kite(dump_file: Path) -> Iterator[str]:
-    command: Sequence[str] = [sys.executable, "-m", "benchmarks.kite_process", str(dump_file)]
+def _start_kite(dump_file: Path, last_day: date, *limits: int) -> Iterator[str]:
+    arguments = map(str, (dump_file, last_day, *limits))
+    command: Sequence[str] = [sys.executable, "-m", "benchmarks.kite_process", *arguments]
     with subprocess.Popen(  # noqa: S603 - a module of this package
         command,
         cwd=PROJECT,

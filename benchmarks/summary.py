@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import statements
+from benchmarks.candle_summary import make_candle_tables
 from benchmarks.contestants import (
     CONTESTANTS,
     FLOOR_NAME,
@@ -218,6 +219,7 @@ def make_tables(results: Mapping[str, Any]) -> list[list[list[str]]]:
         make_statements(results),
         make_growth(results),
         make_in_a_row(results),
+        *make_candle_tables(results["candles"]),
     ]
 
 

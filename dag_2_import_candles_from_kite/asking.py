@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Generic, TypeVar
@@ -11,6 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _SLICE_SECONDS = 0.2  # after which a signal is acted on
+_LONGEST_TURN_SECONDS = 60.0  # well below the deadline of a request
 
 
 class Asker(Generic[T, R]):
@@ -21,9 +23,12 @@ class Asker(Generic[T, R]):
 
     def __init__(self, ask: Callable[[T], R], threads: int) -> None:
         self._ask = ask
-        self._waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+        self._turn = threading.Lock()
+        self._taken = threading.Condition()
         self.under_way = 0
+        self._threads = threads
         for _ in range(threads):
             run = partial(copy_context().run, self._work)
             threading.Thread(target=run, name="ask", daemon=True).start()
@@ -31,7 +36,15 @@ class Asker(Generic[T, R]):
     def put(self, question: T) -> None:
         """Have it asked as soon as a thread is free."""
         self.under_way += 1
-        self._waiting.put(question)
+        self._waiting.put((question,))
+
+    def close(self) -> None:
+        """Let the threads end, each after the question that it has; what waits is not asked."""
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in range(self._threads):
+            self._waiting.put(None)
 
     def take(self) -> tuple[T, R | BaseException]:
         """Wait for the next answer, or for the error in its place."""
@@ -41,14 +54,27 @@ class Asker(Generic[T, R]):
             except queue.Empty:
                 continue
             self.under_way -= 1
+            with self._taken:
+                self._taken.notify()
             return done
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """For what takes much memory in `ask`: one thread at a time, when no answer is left.
+
+        It waits for a minute at most: the request has a deadline.
+        """
+        with self._turn:
+            with self._taken:
+                self._taken.wait_for(self._done.empty, _LONGEST_TURN_SECONDS)
+            yield
+
     def _work(self) -> None:
-        while True:
-            question = self._waiting.get()
+        while (waiting := self._waiting.get()) is not None:
+            (question,) = waiting
             try:
                 answer: R | BaseException = self._ask(question)
             except BaseException as exc:
                 answer = exc
             self._done.put((question, answer))
-            del question, answer  # they are large, and the next one may be long in coming
+            del waiting, question, answer  # they are large, and the next one may be long in coming

@@ -25,6 +25,7 @@ from dag_2_import_candles_from_kite.plan import (
     estimate_candles,
     find_missing,
     midnight,
+    readable_until,
 )
 from dag_2_import_candles_from_kite.progress import Progress, in_words
 from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
@@ -212,6 +213,7 @@ class Loader:
     plan: Plan
     kite: KiteClientWrapper = field(init=False)
     _partitions: Partitions = field(init=False)
+    _asker: Asker[Job, Answer] = field(init=False)
     _failed: list[str] = field(default_factory=list)
     _failures_in_a_row: int = 0
     _adjusted: list[str] = field(default_factory=list)
@@ -225,13 +227,13 @@ class Loader:
             retry=retry_policy(self.run),
             requests_per_second=self.run.parameters["requests_per_second"],
         )
-
         self._partitions = Partitions(self.plan.store.table)
+        self._asker = Asker(self._ask, _THREADS)
 
     def load(self, jobs: Iterator[Job], total: int, requests: int) -> None:
         """Do the jobs. Raises APIError in the end if some could not be done."""
         progress = Progress(total, requests)
-        asker: Asker[Job, Answer] = Asker(self._ask, _THREADS)
+        asker = self._asker
         waiting: deque[Job] = deque()
         try:
             while True:
@@ -246,6 +248,7 @@ class Loader:
                     waiting.append(job)
                 progress.finished(is_over)
         finally:
+            asker.close()
             self.run.figures.notes += self._describe(progress)
         self._raise_failures()
 
@@ -278,8 +281,9 @@ class Loader:
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
         now, exchange = self.run.key.started_at, job.series.target.exchange
-        until = complete_until(request.interval, exchange, now)
-        return read_answer(body, request, complete_until=until)
+        until = readable_until(request.interval, exchange, now)
+        with self._asker.turn():
+            return read_answer(body, request, complete_until=until)
 
     def _take(self, job: Job, answer: Answer | BaseException) -> bool:
         """Store an answer; returns whether nothing more is to be asked for its series."""

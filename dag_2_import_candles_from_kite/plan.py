@@ -52,10 +52,24 @@ def complete_until(interval: Interval, exchange: str, now: datetime) -> datetime
     close = CLOSES.get(exchange)
     if close is not None and local.time() >= close:
         return today + _DAY
-    if interval.is_day:
-        return today
-    last = (local - interval.length).replace(second=0, microsecond=0)
-    return max(today, last + _MINUTE)
+    return today if interval.is_day else max(today, _running_from(interval, local))
+
+
+def readable_until(interval: Interval, exchange: str, now: datetime) -> datetime:
+    """The moment before which a candle of an answer must begin to be over at `now`.
+
+    Unlike `complete_until` it knows that there may be a session after the close: an evening of
+    Muhurat. What it leaves out is asked for again on the next day, as all that is not final.
+    """
+    until, local = complete_until(interval, exchange, now), now.astimezone(IST)
+    close = CLOSES.get(exchange)
+    if interval.is_day or close is None or local.time() < close:
+        return until
+    return max(datetime.combine(local.date(), close, IST), _running_from(interval, local))
+
+
+def _running_from(interval: Interval, local: datetime) -> datetime:
+    return (local - interval.length).replace(second=0, microsecond=0) + _MINUTE
 
 
 def find_missing(wanted: Span, covered: Iterable[Covered], now: datetime) -> list[Span]:

@@ -1,7 +1,7 @@
 """Whose candles are wanted: the configured universe, resolved against today's list."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ _SOURCES = ("kite_instrument_today", "kite_instrument_history")
 _FOR_EVER = midnight(date(9999, 1, 1))
 INDEX = "NSE:NIFTY 50"  # whose day candles are the calendar
 _TEXTS = ("exchange", "segment", "instrument_type", "underlying")
+_PARAMETERS = (*_TEXTS, "expiries", "symbols")  # of select_listed
 _EXPECTED = (
     'a symbol such as "NSE:INFY", or a selection such as {"exchange": "NSE", "segment": "NSE"}, '
     '{"exchange": "NFO", "underlying": "NIFTY", "instrument_type": "FUT"} or '
@@ -96,33 +97,46 @@ def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
                 "as a role that may make it."
             )
     days = [day for day, _ in run_history.read_list_days(cursor, LIST_DAG)]
-    index, _ = _resolve_one(cursor, INDEX, days)
+    names = [INDEX, *(item for item in selections if isinstance(item, str))]
+    symbols: dict[str, list[Target | None]] = {}
+    for name, target in _select(cursor, days, symbols=[each.partition(":")[2] for each in names]):
+        symbols.setdefault(name, []).append(target)
     found: dict[int, Target] = {}
     rejected = []
-    for selection in selections:
-        targets, fault = _resolve_one(cursor, selection, days)
-        found |= {target.instrument_id: target for target in targets}
-        if fault:
-            rejected.append(RejectedRow(None, fault, [str(selection)]))
-    return Universe(index[0] if index else None, list(found.values()), rejected)
+    for item in selections:
+        if isinstance(item, str):
+            listed = symbols.get(item, [])
+        else:
+            listed = [target for _, target in _select(cursor, days, **item)]
+        found |= {target.instrument_id: target for target in listed if target}
+        if fault := _find_fault(listed):
+            rejected.append(RejectedRow(None, fault, [str(item)]))
+    index = next(filter(None, symbols.get(INDEX, ())), None)
+    return Universe(index, list(found.values()), rejected)
 
 
-def _resolve_one(cursor: Cursor, item: Selection, days: Sequence[date]) -> tuple[list[Target], str]:
-    wanted: dict[str, Any] = dict.fromkeys((*_TEXTS, "tradingsymbol", "expiries"))
-    if isinstance(item, str):
-        wanted["exchange"], _, wanted["tradingsymbol"] = item.partition(":")
-    else:
-        wanted |= item
-    cursor.execute(SQL["select_listed"], wanted)
-    rows = cursor.fetchall()
-    if not rows:
-        return [], "expected something of today's list, and it names nothing there"
-    known = [row for row in rows if row[0] is not None]
-    fault = ""
-    if lacking := len(rows) - len(known):
-        fault = f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
-    listed_on = (_find_listing(row[-1], days) for row in known)
-    return [Target._make((*row[:-1], day, True, True)) for row, day in zip(known, listed_on)], fault
+def _select(
+    cursor: Cursor, days: Sequence[date], **wanted: Any
+) -> Iterator[tuple[str, Target | None]]:
+    """The names of those in today's list that are `wanted`, and what they are if that is known."""
+    cursor.execute(SQL["select_listed"], {**dict.fromkeys(_PARAMETERS), **wanted})
+    kept: dict[Any, Any] = {}  # of equal texts and days one: there may be 100,000 instruments
+    for instrument_id, token, exchange, symbol, has_oi, expiry, valid_from in cursor:
+        target = None
+        if instrument_id is not None:
+            keep = kept.setdefault
+            own = (instrument_id, token, keep(exchange, exchange), symbol, has_oi)
+            listed_on = _find_listing(valid_from, days)
+            target = Target(*own, keep(expiry, expiry), keep(listed_on, listed_on))
+        yield f"{exchange}:{symbol}", target
+
+
+def _find_fault(listed: Sequence[Target | None]) -> str:
+    if not listed:
+        return "expected something of today's list, and it names nothing there"
+    if lacking := listed.count(None):
+        return f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
+    return ""
 
 
 def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:

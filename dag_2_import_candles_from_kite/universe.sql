@@ -5,12 +5,12 @@
 -- Those of today's list, with the day of their first version.
 WITH matching AS (
     SELECT instrument_id, instrument_token, exchange, tradingsymbol, expiry,
-           dense_rank() OVER (ORDER BY expiry) AS expiry_number
+           dense_rank() OVER (PARTITION BY exchange, name ORDER BY expiry) AS expiry_number
     FROM (SELECT instrument_id, instrument_token, exchange::text, tradingsymbol::text,
                  segment::text, instrument_type::text, name::text, expiry
           FROM kite_instrument_today) AS listed
     WHERE (%(exchange)s::text IS NULL OR exchange = upper(%(exchange)s))
-      AND (%(tradingsymbol)s::text IS NULL OR tradingsymbol = %(tradingsymbol)s)
+      AND (%(symbols)s::text[] IS NULL OR tradingsymbol = ANY(%(symbols)s))
       AND (%(segment)s::text IS NULL OR segment = %(segment)s)
       AND (%(instrument_type)s::text IS NULL OR instrument_type = upper(%(instrument_type)s))
       AND (%(underlying)s::text IS NULL OR (name = %(underlying)s AND expiry IS NOT NULL))

@@ -9,11 +9,17 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.candle_experiments import FLOOR as CANDLE_FLOOR
+from benchmarks.candle_experiments import KITES_LIMIT, QUICK, WAYS
+from benchmarks.candle_market import WalkingCandles
+from benchmarks.candle_summary import make_candle_tables
 from benchmarks.contestants import CONTESTANTS, FLOOR_NAME, PROJECT_NAME, STAGES, Contestant
 from benchmarks.lists import make_lists
 from benchmarks.processes import Measurement
@@ -105,8 +111,79 @@ def test_quick_benchmark_measures_who_is_there_and_names_who_is_not(tmp_path: Pa
         assert min(groups[name] for name in GROUPS if name != "other") > 0
     for row in results["refreshes_in_a_row"]:
         assert 0.9 * ROWS < row["updates"] < 2 * ROWS
+    check_candles(results["candles"], result.stdout)
     has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     assert (tmp_path / "img" / "benchmark_steps.png").exists() == has_matplotlib
+
+
+def check_candles(results: dict[str, Any], shown: str) -> None:
+    """All ways have brought the same ones, and each experiment has its figures."""
+    assert results["candles"] == QUICK.answers * QUICK.days * 375
+    for way in WAYS:
+        assert (f"skipped: {way.name} (" in shown) == bool(way.missing)
+    there = [way for way in WAYS if not way.missing]
+    assert set(results["to_commit"]) == {way.name for way in there}
+    names = ", ".join(way.name for way in there if way.table == "kite_candle")
+    assert f"equal candles: {results['candles']:,} of {names}\n" in shown
+    many, limited, (growth,) = results["many"], results["limited"], results["growth"]
+    runs = [run for (run,) in results["to_commit"].values()]
+    for run in (many, limited, growth, *results["planned"].values(), *runs):
+        assert 10 < run["peak_mb"] < 500
+        assert 0 <= sum(run["steps"].values()) < run["seconds"]
+    assert growth["stored"] == QUICK.stored_days[0] * QUICK.grown_instruments
+    assert limited["steps"]["load candles"] > (QUICK.limited - 1) / KITES_LIMIT
+    assert "bytes to commit, a second" in shown
+
+
+def test_figures_of_candles_are_medians_beside_their_targets() -> None:
+    def make(seconds: float, **values: Any) -> dict[str, Any]:
+        run = {"seconds": 2 * seconds, "peak_mb": 100.0, "steps": {"read and store": seconds}}
+        return {**run, **values}
+
+    results = {
+        "instruments": 118_000,
+        "candles": 200_000,
+        "reading": [{PROJECT_NAME: 0.6, "kiteconnect": each} for each in (6.0, 90.0, 8.0)],
+        "to_commit": {
+            PROJECT_NAME: [make(each) for each in (2.5, 1.0, 2.0)],
+            CANDLE_FLOOR: [make(0.5)],
+        },
+        "growth": [
+            make(10.0, stored=100_000, instruments=9_000),
+            make(14.0, stored=10_000_000, instruments=9_000),
+        ],
+        "many": make(5.0, instruments=2_000),
+        "limited": make(17.0, requests=100),
+        "planned": {"planned": make(1.0), "asked": make(1.0, peak_mb=151.0)},
+    }
+    comparison, reading, targets = make_candle_tables(results)
+    assert comparison[1:] == [
+        [PROJECT_NAME, "2.00 s", "100,000", "0.25", "100 MB"],
+        [CANDLE_FLOOR, "0.50 s", "400,000", "1.00", "100 MB"],
+    ]
+    assert reading[1:] == [[PROJECT_NAME, "3.0 us"], ["kiteconnect", "40.0 us"]]
+    assert [row[2:] for row in targets[1:]] == [
+        ["100,000", "yes"],
+        ["3.0 us", "yes"],
+        ["1.40", "NO"],
+        ["10.0 s", "yes"],
+        ["100 MB", "yes"],
+        ["100 MB", "yes"],
+        ["151 MB", "NO"],
+        ["1.020", "yes"],
+    ]
+
+
+def test_market_of_the_benchmark_has_a_candle_for_each_minute_of_every_day() -> None:
+    market = WalkingCandles(date(2026, 11, 15))  # a Sunday
+    candles = market.candles(408065, "minute")
+    assert len(candles) == 60 * 375
+    assert all(c.low <= min(c.open, c.close) and max(c.open, c.close) <= c.high for c in candles)
+    assert all(one.ts < other.ts for one, other in pairwise(candles))
+    assert {c.ts.date() for c in market.candles(408065, "day")[-2:]} == {
+        date(2026, 11, 14),
+        date(2026, 11, 15),
+    }
 
 
 @pytest.mark.parametrize("name", NEEDED_BY_ALL)

@@ -355,6 +355,19 @@ def test_running_minute_is_left_out(desk: Desk) -> None:
     ]
 
 
+def test_running_minute_of_an_evening_is_left_out(desk: Desk) -> None:
+    """Of Muhurat: the day is covered as not final, and asked for again on the next one."""
+    desk.truth[INFY, "minute"] = minutes(18, "18:15", "19:15")
+    desk.route.set_session(INFY, time(18, 15), time(19, 15))
+    desk.cli.parameters |= {"instruments": ["NSE:INFY"], "intervals": ["minute"]}
+    desk.cli.parameters["start"] = "2026-11-18"
+    desk.run(at=EVENING.replace(minute=30, second=30))
+    assert len(desk.stored(INFY, "minute")) == 15
+    assert desk.covered(INFY, "minute") == [("18 00:00", "19 00:00", False)]
+    desk.run(at=EVENING + timedelta(days=1))
+    assert len(desk.stored(INFY, "minute")) == 60
+
+
 def test_hours_of_another_exchange(desk: Desk) -> None:
     desk.truth[GOLD, "60minute"] = minutes(18, "09:00", "23:00", 60)
     desk.truth[GOLD, "day"] = desk.truth[INFY, "day"]

@@ -19,6 +19,7 @@ from dag_2_import_candles_from_kite.plan import (
     first_request,
     is_final,
     midnight,
+    readable_until,
 )
 from shared.calendar import IST
 
@@ -80,6 +81,27 @@ def test_candle_is_over_that_begins_before(
     interval: str, exchange: str, now: str, until: str
 ) -> None:
     assert complete_until(INTERVALS[interval], exchange, ist(now)) == ist(until)
+
+
+@pytest.mark.parametrize(
+    ("interval", "exchange", "now", "until"),
+    [
+        ("minute", "NSE", "18 15:29:59", "18 15:29"),
+        ("minute", "NSE", "18 15:30", "18 15:30"),
+        ("minute", "NSE", "18 18:30:30", "18 18:30"),  # of an evening of Muhurat
+        ("60minute", "NSE", "18 15:30", "18 15:30"),
+        ("60minute", "NSE", "18 18:30", "18 17:31"),
+        ("60minute", "NSE", "18 19:15", "18 18:16"),
+        ("minute", "MCX", "18 23:56", "18 23:56"),
+        ("minute", "unknown", "18 18:30:30", "18 18:30"),
+        ("day", "NSE", "18 18:30", "19"),
+        ("day", "NSE", "18 15:29", "18"),
+    ],
+)
+def test_candle_of_an_evening_may_run(interval: str, exchange: str, now: str, until: str) -> None:
+    moment = readable_until(INTERVALS[interval], exchange, ist(now))
+    assert moment == ist(until)
+    assert moment <= complete_until(INTERVALS[interval], exchange, ist(now))
 
 
 @pytest.mark.parametrize("name", INTERVALS)
