@@ -37,6 +37,7 @@ from shared.exceptions import (
     ConfigurationError,
     PermissionDeniedError,
     RefusedRequestError,
+    TransientAPIError,
 )
 from shared.feed import RejectedRow, Run, Stage
 from shared.run import retry_policy
@@ -286,7 +287,10 @@ class Loader:
             "oi": int(request.has_oi),
         }
         route = f"/instruments/historical/{request.token}/{request.interval.name}"
-        read: Callable[[bytes], Answer] = partial(self._read, job=job, request=request)
+
+        def read(body: bytes) -> Answer:
+            return _refuse_rejects(self._read(body, job, request))
+
         return self.kite.ask(route, params, bounds=SERIES_BOUNDS, read=read)
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
@@ -433,6 +437,18 @@ class Loader:
             f"Could not be asked: {self._failed[0].removesuffix('.')}{more}.{rest} Run again: it "
             "goes on where this run has ended."
         )
+
+
+def _refuse_rejects(answer: Answer) -> Answer:
+    """Raises TransientAPIError if most of it is bad: it must not count as answered (ruling 19)."""
+    bad, count = len(answer.rejected), len(answer.rejected) + len(answer.candles)
+    if bad * 2 > count:
+        first = answer.rejected[0]
+        raise TransientAPIError(
+            f"{bad:,} of the {count:,} candles that Kite answered are bad, the first for this: "
+            f"{first.reason}."
+        )
+    return answer
 
 
 def _find_unreadable(series: Series, answer: Answer) -> list[Span]:

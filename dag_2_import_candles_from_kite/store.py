@@ -24,7 +24,7 @@ from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
 from shared.utils.merge_proof import find_hooks
-from shared.utils.relations import Relation, find_relation
+from shared.utils.relations import Relation, find_relation, only_own_functions
 from shared.utils.sql import compose, fetch_one, joined, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
 
@@ -77,7 +77,8 @@ class Store:
         """The tables, which a dry run may find to be lacking."""
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
-        hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
+        with only_own_functions(cursor):
+            hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
         return cls(places[0], places[1], places[2], hooks)
 
     @property
@@ -151,6 +152,7 @@ class Store:
             lines = render(new, series.target.instrument_id, series.interval.name)
             self._copy(cursor, BytesIO(lines))
         count = len(stored) - len(every.off) + len(new)
+        self._fire_deferred(cursor)
         is_exact = not self.hooks or {*answered} <= {*self._read_candles(cursor, series, span)}
         self._prove(cursor, series, span, count, is_exact=is_exact)
         self._cover(cursor, series, add_covered(covered, span, now))
@@ -190,6 +192,7 @@ class Store:
         cursor.execute(self._render("delete_reached"), params)
         before = min(cursor.rowcount, count)
         cursor.execute(self._render("insert_staged"))
+        self._fire_deferred(cursor)
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
@@ -253,6 +256,10 @@ class Store:
 
     def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
         cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
+
+    def _fire_deferred(self, cursor: Cursor) -> None:
+        if self.hooks:  # else nothing that is deferred changes candles
+            cursor.execute(SQL["fire_deferred"])
 
     def _prove(
         self, cursor: Cursor, series: Series, span: Span, expected: int, *, is_exact: bool

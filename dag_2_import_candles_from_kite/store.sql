@@ -1,5 +1,6 @@
 -- The transaction of an answer. Statements on {candles} carry the answer's own bounds: the planner
--- then looks at the partitions of these alone.
+-- then looks at the partitions of these alone. Those that read for the plan cast texts to text: see
+-- universe.sql.
 
 -- name: only_own_functions
 -- To the end of the transaction.
@@ -7,12 +8,13 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- name: read_coverage
 SELECT instrument_id, "from", "to", fetched_at, is_final FROM {coverage}
-WHERE instrument_id = ANY(%s) AND interval = %s ORDER BY instrument_id, "from";
+WHERE instrument_id = ANY(%s) AND interval::text = %s ORDER BY instrument_id, "from";
 
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.
 SELECT (SELECT min(ts) FROM (SELECT ts FROM {candles} AS c
-                             WHERE c.instrument_id = wanted.instrument_id AND interval = %(interval)s
+                             WHERE c.instrument_id = wanted.instrument_id
+                               AND interval::text = %(interval)s
                                AND ts >= %(begin)s AND ts < %(end)s
                                AND ts >= wanted.begin AND ts < wanted.before
                              ORDER BY ts DESC LIMIT wanted.count) AS last)
@@ -91,6 +93,10 @@ WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
 -- name: copy_candles
 COPY {candles} (instrument_id, interval, ts, open, high, low, close, volume, oi)
 FROM STDIN (FORMAT text, NULL '');
+
+-- name: fire_deferred
+-- What is deferred to the end of the transaction happens now, where it can still be looked at.
+SET CONSTRAINTS ALL IMMEDIATE;
 
 -- name: count_candles
 SELECT count(*) FROM {candles}

@@ -18,6 +18,7 @@ from shared.config.config_loader import override_config
 from shared.utils import db_manager, interruptible
 from tests.command_line import CommandLine, Result
 from tests.instruments import instrument, to_csv
+from tests.integration.test_relations import TRAPS, set_catalog_traps
 
 INDEX, INFY, TCS, GOLD = 256265, 408065, 2953217, 111
 ROUTE = PATH  # for faults
@@ -425,6 +426,22 @@ def test_stored_candle_stays_whatever_kite_sends_for_it_that_is_none(desk: Desk)
     assert desk.stored()[10][1] == desk.truth[INFY, "day"][10].open
 
 
+def test_answer_of_which_most_is_bad_is_no_answer(desk: Desk) -> None:
+    """As after a change of Kite's form: what is final would never be asked for again."""
+    good = desk.truth[INFY, "day"]
+    desk.truth[INFY, "day"] = [
+        each if number < 6 else each._replace(low=Decimal(-1)) for number, each in enumerate(good)
+    ]
+    result = desk.run()
+    assert result.status == 1
+    said = "NSE:INFY day: 7 of the 13 candles that Kite answered are bad, the first for this: low:"
+    assert said in " ".join(result.stderr.split())
+    assert (desk.stored(), desk.covered(), desk.days(TCS)) == ([], [], until(18))
+    desk.truth[INFY, "day"] = good
+    assert desk.run().status == 0
+    assert desk.days() == until(18)
+
+
 # --- functions on the way ------------------------------------------------------------------------
 
 TRIGGER = """
@@ -452,6 +469,38 @@ def test_trigger_that_keeps_candles_from_being_stored(desk: Desk, table: str, bo
     assert "spoil" in result.stderr
     assert desk.days() == until(18)
     assert desk.covered()[-1] == ("18 00:00", "19 00:00", False)
+
+
+DEFERRED = """
+CREATE FUNCTION public.spoil() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM public.kite_candle WHERE (instrument_id, ts) = (NEW.instrument_id, NEW.ts);
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER spoil AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION public.spoil();
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "factor"),
+    [
+        pytest.param("kite_candle", "1", id="merged"),
+        pytest.param("kite_candle_day_2026", "0.5", id="asked anew"),
+    ],
+)
+def test_trigger_that_waits_for_the_commit(desk: Desk, table: str, factor: str) -> None:
+    desk.run()
+    desk.cli.query(DEFERRED.format(table=table))
+    desk.route.adjust(INFY, factor, date(2026, 11, 19))
+    desk.cli.parameters["instruments"] = ["NSE:INFY"]
+    desk.truth[INDEX, "day"] = []  # of which nothing new is to be stored
+    before = desk.stored()
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert result.status == 1
+    assert "Nothing of NSE:INFY day was stored" in result.stderr
+    assert "spoil" in result.stderr
+    assert desk.stored() == before
 
 
 def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
@@ -495,6 +544,21 @@ def test_commit_of_an_adjustment_whose_answer_is_lost(
     halves = [(row[0], row[1] / 2) for row in before]
     assert [row[:2] for row in desk.stored()][:-2] == halves[:-1]
     assert len(desk.cli.query("SELECT * FROM kite_candle_adjustment")) == 1
+
+
+@pytest.mark.parametrize("path", ["public", "public, pg_catalog"])
+def test_functions_of_others_are_not_called(desk: Desk, path: str) -> None:
+    desk.load_list()
+    [(database,)] = desk.cli.query("SELECT current_database()")
+    desk.cli.query(f"ALTER DATABASE {database} SET search_path = {path}")
+    desk.cli.query(TRAPS)
+    set_catalog_traps(desk.cli)
+    for evening in (EVENING, EVENING + timedelta(days=1)):
+        result = desk.run(at=evening)
+        assert (result.status, result.stderr) == (0, "")
+    for command in (["refetch", "NSE:INFY"], ["gaps"], ["check"], ["status"]):
+        result = desk.cli.run(*command)
+        assert "trapped" not in result.stdout + result.stderr
 
 
 # --- refetch -------------------------------------------------------------------------------------
