@@ -162,11 +162,12 @@ class Store:
         count: int,
         now: datetime,
         adjustment: Adjustment | None,
-    ) -> MergeResult:
+    ) -> tuple[MergeResult, Adjustment | None]:
         """Put the whole history, which was asked anew for `span`, in place of what is stored.
 
         `history` has `count` candles in COPY's form. What is stored and Kite does not answer for
-        is kept, if it is before them or of another token; an adjustment multiplies it.
+        is kept, if it is before them or of another token; an adjustment multiplies it, and is
+        returned, unless what is stored shows none.
         """
         covered = self._begin(cursor, series)
         params = self._params(series, span)
@@ -174,8 +175,9 @@ class Store:
         history.seek(0)
         cursor.copy_expert(self._render("copy_to_stage"), history, _COPY_BYTES)
         cursor.execute(self._render("choose_unreached"), params)
-        if adjustment is not None:
-            self._adjust(cursor, params, now, adjustment)
+        (same,) = fetch_one(cursor, self._render("count_as_staged"), params)
+        if adjustment is not None and not self._adjust(cursor, params, now, adjustment):
+            adjustment = None
         cursor.execute(self._render("delete_reached"), params)
         before = cursor.rowcount
         cursor.execute(self._render("insert_staged"))
@@ -183,8 +185,9 @@ class Store:
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
         self._cover(cursor, series, add_covered(covered, span, now))
-        changed = min(before, count)
-        return MergeResult(inserted=count - changed, updated=changed, changed=changed)
+        updated = min(before, count)
+        result = MergeResult(inserted=count - updated, updated=updated, changed=updated - same)
+        return result, adjustment
 
     def was_adjusted(self, cursor: Cursor, series: Series, now: datetime) -> bool:
         """Whether an adjustment that was found at this moment is stored, and the history with it.
@@ -209,8 +212,8 @@ class Store:
 
     def _adjust(
         self, cursor: Cursor, params: Mapping[str, Any], now: datetime, found: Adjustment
-    ) -> None:
-        cursor.execute(self._render("scale_unreached"), {**params, "factor": found.factor})
+    ) -> bool:
+        """Multiply and record, if what is stored shows the adjustment; returns whether it does."""
         row = {
             **params,
             "factor": found.factor,
@@ -218,7 +221,11 @@ class Store:
             "compared_from": found.compared.begin,
             "compared_to": found.compared.end,
         }
-        cursor.execute(self._render("insert_adjustment"), row)
+        (is_adjusted,) = fetch_one(cursor, self._render("is_adjusted"), row)
+        if is_adjusted:
+            cursor.execute(self._render("scale_unreached"), row)
+            cursor.execute(self._render("insert_adjustment"), row)
+        return bool(is_adjusted)
 
     def _read_candles(self, cursor: Cursor, series: Series, span: Span) -> list[Candle]:
         cursor.execute(self._render("read_candles"), self._params(series, span))

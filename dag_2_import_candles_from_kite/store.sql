@@ -102,6 +102,21 @@ DELETE FROM {coverage} WHERE instrument_id = %s AND interval = %s;
 -- name: insert_coverage
 INSERT INTO {coverage} (instrument_id, interval, "from", "to", fetched_at, is_final) VALUES {rows};
 
+-- name: is_adjusted
+-- Whether what was compared is off still, and most of the ten candles before it are, too. Else another
+-- run has stored the history meanwhile; or Kite has corrected candles, and it looks like a factor.
+WITH reached AS (
+    SELECT ts, (c.open, c.high, c.low, c.close) = (s.open, s.high, s.low, s.close) AS is_same
+    FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
+    WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
+      AND ts >= %(begin)s AND ts < %(end)s
+)
+SELECT EXISTS (SELECT FROM reached
+               WHERE ts >= %(compared_from)s AND ts < %(compared_to)s AND NOT is_same)
+   AND (SELECT 2 * count(*) FILTER (WHERE is_same) <= count(*)
+        FROM (SELECT is_same FROM reached WHERE ts < %(compared_from)s
+              ORDER BY ts DESC LIMIT 10) AS older);
+
 -- name: insert_adjustment
 INSERT INTO {adjustments}
     (instrument_id, interval, factor, found_at, compared_from, compared_to, scaled_before)

@@ -1,5 +1,7 @@
 """Whose candles are wanted: the configured universe, resolved against today's list."""
 
+from __future__ import annotations
+
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -87,6 +89,28 @@ class Universe(NamedTuple):
     rejected: Sequence[RejectedRow]
 
 
+class Lists(NamedTuple):
+    """The days of DAG 1's lists, and since when each exchange has been in them."""
+
+    days: Sequence[date]
+    firsts: Mapping[str, date]
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> Lists:
+        """What there is of them."""
+        days = [day for day, _ in run_history.read_list_days(cursor, LIST_DAG)]
+        cursor.execute(SQL["read_first_lists"])
+        return cls(days, {exchange: day_of(first) for exchange, first in cursor.fetchall()})
+
+    def find_listing(self, exchange: str, valid_from: datetime) -> date | None:
+        """The day after the last list without it; None if its exchange's first list has it."""
+        day = day_of(valid_from)
+        number = bisect_left(self.days, day)
+        if not number or day <= self.firsts[exchange]:
+            return None
+        return self.days[number - 1] + timedelta(days=1)
+
+
 def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
     """The instruments that are wanted. Raises DatabaseError if there is no list yet."""
     for name in _SOURCES:
@@ -95,19 +119,19 @@ def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
                 f"{name} is not there: DAG {LIST_DAG}, which brings the list, has to run first, "
                 "as a role that may make it."
             )
-    days = [day for day, _ in run_history.read_list_days(cursor, LIST_DAG)]
-    index, _ = _resolve_one(cursor, INDEX, days)
+    lists = Lists.read(cursor)
+    index, _ = _resolve_one(cursor, INDEX, lists)
     found: dict[int, Target] = {}
     rejected = []
     for selection in selections:
-        targets, fault = _resolve_one(cursor, selection, days)
+        targets, fault = _resolve_one(cursor, selection, lists)
         found |= {target.instrument_id: target for target in targets}
         if fault:
             rejected.append(RejectedRow(None, fault, [str(selection)]))
     return Universe(index[0] if index else None, list(found.values()), rejected)
 
 
-def _resolve_one(cursor: Cursor, item: Selection, days: Sequence[date]) -> tuple[list[Target], str]:
+def _resolve_one(cursor: Cursor, item: Selection, lists: Lists) -> tuple[list[Target], str]:
     wanted: dict[str, Any] = dict.fromkeys((*_TEXTS, "tradingsymbol", "expiries"))
     if isinstance(item, str):
         wanted["exchange"], _, wanted["tradingsymbol"] = item.partition(":")
@@ -121,14 +145,8 @@ def _resolve_one(cursor: Cursor, item: Selection, days: Sequence[date]) -> tuple
     fault = ""
     if lacking := len(rows) - len(known):
         fault = f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
-    listed_on = (_find_listing(row[-1], days) for row in known)
+    listed_on = (lists.find_listing(row[2], row[-1]) for row in known)
     return [Target._make((*row[:-1], day, True, True)) for row, day in zip(known, listed_on)], fault
-
-
-def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
-    """The day after the last list without it; None if the first list of all has it."""
-    number = bisect_left(days, day_of(valid_from))
-    return days[number - 1] + timedelta(days=1) if number else None
 
 
 def find_ended(cursor: Cursor, interval: str) -> list[Target]:
