@@ -28,7 +28,7 @@ from dag_2_import_candles_from_kite.plan import (
     readable_until,
 )
 from dag_2_import_candles_from_kite.progress import Progress, in_words
-from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
+from dag_2_import_candles_from_kite.store import Adjustment, Overlap, Series, Store
 from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
 from shared.exceptions import (
@@ -50,6 +50,7 @@ from shared.utils.strict_session import SERIES_BOUNDS
 _THREADS = 8  # requests under way at once: enough for 3 a second where an answer takes 2 s
 _BATCH = 500  # instruments that are planned at a time
 _MOST_FAILURES = 25  # in a row: then Kite is down, and the others are not asked
+_DAYS_BETWEEN_LOOKS = 28
 _SHOWN = 10  # of a kind, in the summary
 
 
@@ -154,23 +155,35 @@ class Plan:
 
     def jobs(self, manager: DatabaseManager) -> Iterator[Job]:
         """What is to be asked for each series of which something is missing."""
-        overlap = self.run.parameters["overlap_candles"]
         for interval, batch in self.missing(manager):
             lacking = [each for each in batch if each.spans]
-            wanted = [(e.target.instrument_id, s.begin) for e in lacking for s in e.spans]
-            read = partial(
-                self.store.read_overlaps, wanted=wanted, interval=interval, count=overlap
-            )
-            overlaps = manager.run_in_transaction(read)
+            wanted = [
+                Overlap(each.target.instrument_id, span.begin, self._count_overlap(each, interval))
+                for each in lacking
+                for span in each.spans
+            ]
+            read = partial(self.store.read_overlaps, wanted=wanted, interval=interval)
+            begins = iter(manager.run_in_transaction(read))
             for target, spans, covered in lacking:
                 yield Job(
                     Series(target, interval, self.moves.find_elsewhere(target)),
                     spans,
                     self.run.key.started_at,
-                    overlap=overlap,
-                    overlaps={s.begin: overlaps[target.instrument_id, s.begin] for s in spans},
+                    overlap=self.run.parameters["overlap_candles"],
+                    overlaps={span.begin: next(begins) for span in spans},
                     covered_from=min((row.begin for row in covered), default=None),
                 )
+
+    def _count_overlap(self, missing: _Missing, interval: Interval) -> int:
+        """How many stored candles the next request is to begin with.
+
+        For a demerger Kite adjusts weeks later, and only what is older than the usual few. So once
+        in 28 days a series of days is compared as far back as a request reaches: it costs none.
+        """
+        turn = missing.target.instrument_id + self.run.key.started_at.astimezone(IST).toordinal()
+        if interval.is_day and turn % _DAYS_BETWEEN_LOOKS == 0:
+            return interval.longest_days
+        return int(self.run.parameters["overlap_candles"])
 
     def _find(self, target: Target, interval: Interval, covered: list[Covered]) -> _Missing:
         parameters, now = self.run.parameters, self.run.key.started_at
@@ -216,6 +229,7 @@ class Loader:
     _asker: Asker[Job, Answer] = field(init=False)
     _failed: list[str] = field(default_factory=list)
     _failures_in_a_row: int = 0
+    _rejected: set[tuple[str, ...]] = field(default_factory=set)
     _adjusted: list[str] = field(default_factory=list)
     _corrected: list[str] = field(default_factory=list)
     _closed: list[str] = field(default_factory=list)
@@ -314,10 +328,11 @@ class Loader:
     def _note_rejects(self, job: Job, answer: Answer) -> None:
         figures = self.run.figures
         figures.fetched += len(answer.candles) + len(answer.rejected)
-        figures.rejected += [
-            RejectedRow(row.line_number, row.reason, [job.series.name, *row.row])
-            for row in answer.rejected
-        ]
+        for row in answer.rejected:
+            key = (job.series.name, *row.row)
+            if key not in self._rejected:  # it may be asked for again
+                self._rejected.add(key)
+                figures.rejected.append(RejectedRow(row.line_number, row.reason, key))
 
     # --- what jobs put away, each call a transaction ---------------------------------------------
 
@@ -349,7 +364,7 @@ class Loader:
         self._prepare(history.series.interval, Span(history.first, history.span.end))
         now = self.run.key.started_at
 
-        def work(cursor: Cursor) -> MergeResult:
+        def work(cursor: Cursor) -> tuple[MergeResult, bool]:
             return self.plan.store.replace(
                 cursor,
                 history.series,
@@ -360,12 +375,13 @@ class Loader:
                 adjustment,
             )
 
-        def was_stored(cursor: Cursor, result: MergeResult) -> bool:
+        def was_stored(cursor: Cursor, done: tuple[MergeResult, bool]) -> bool:
             return self.plan.store.was_adjusted(cursor, history.series, now)
 
-        self._note(self.manager.run_in_transaction(work, was_stored=was_stored))
+        result, is_adjusted = self.manager.run_in_transaction(work, was_stored=was_stored)
+        self._note(result)
         told = f"{history.series.name}: {history.count:,} candles asked anew"
-        if adjustment is None:
+        if adjustment is None or not is_adjusted:
             self._corrected.append(told)
         else:
             self._adjusted.append(f"{told}, factor {adjustment.factor.normalize():f}")

@@ -55,6 +55,14 @@ class Adjustment(NamedTuple):
     compared: Span
 
 
+class Overlap(NamedTuple):
+    """The last so many stored candles of an instrument before a moment."""
+
+    instrument_id: int
+    before: datetime
+    candles: int
+
+
 @dataclass(frozen=True)
 class Store:
     """Where the tables are. Rows are read back where `hooks` may change them on their way."""
@@ -91,29 +99,28 @@ class Store:
         return found
 
     def read_overlaps(
-        self, cursor: Cursor, wanted: Sequence[tuple[int, datetime]], interval: Interval, count: int
-    ) -> dict[tuple[int, datetime], datetime | None]:
-        """Where the last `count` candles of an instrument before a moment begin; None: none are.
+        self, cursor: Cursor, wanted: Sequence[Overlap], interval: Interval
+    ) -> list[datetime | None]:
+        """Where the last candles before a moment begin, for each of the wanted; None: none are.
 
         Candles more than half of a request's longest span before it do not count.
         """
         if not wanted:
-            return {}
+            return []
         reach = timedelta(days=interval.longest_days) / 2
-        befores = [before for _, before in wanted]
+        instrument_ids, befores, counts = zip(*wanted)
         begins = [before - reach for before in befores]
         params = {
             "interval": interval.name,
-            "instrument_ids": [instrument_id for instrument_id, _ in wanted],
+            "instrument_ids": list(instrument_ids),
             "begins": begins,
-            "befores": befores,
+            "befores": list(befores),
+            "counts": list(counts),
             "begin": min(begins),
             "end": max(befores),
-            "count": count,
         }
         cursor.execute(self._render("read_overlaps"), params)
-        found = (begin for (begin,) in cursor.fetchall())
-        return dict(zip(wanted, (begin and begin.astimezone(IST) for begin in found)))
+        return [begin and begin.astimezone(IST) for (begin,) in cursor.fetchall()]
 
     def merge(
         self,
@@ -164,11 +171,12 @@ class Store:
         count: int,
         now: datetime,
         adjustment: Adjustment | None,
-    ) -> MergeResult:
+    ) -> tuple[MergeResult, bool]:
         """Put the whole history, which was asked anew for `span`, in place of what is stored.
 
         `history` has `count` candles in COPY's form. What is stored and Kite does not answer for
-        is kept, if it is before them or of another token; an adjustment multiplies it.
+        is kept, if it is before them or of another token; an adjustment multiplies it. Returns also
+        whether it is one: whether it explains the whole history.
         """
         covered = self._begin(cursor, series)
         params = self._params(series, span)
@@ -176,18 +184,30 @@ class Store:
         history.seek(0)
         cursor.copy_expert(self._render("copy_to_stage"), history, _COPY_BYTES)
         cursor.execute(self._render("choose_unreached"), params)
+        if adjustment is not None and not self._explains(cursor, params, adjustment):
+            adjustment = None
         if adjustment is not None:
             self._adjust(cursor, params, now, adjustment)
+        (same,) = fetch_one(cursor, self._render("count_as_staged"), params)
         cursor.execute(self._render("delete_reached"), params)
-        before = cursor.rowcount
+        before = min(cursor.rowcount, count)
         cursor.execute(self._render("insert_staged"))
         self._fire_deferred(cursor)
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
         self._cover(cursor, series, add_covered(covered, span, now))
-        changed = min(before, count)
-        return MergeResult(inserted=count - changed, updated=changed, changed=changed)
+        result = MergeResult(inserted=count - before, updated=before, changed=before - same)
+        return result, adjustment is not None
+
+    def _explains(self, cursor: Cursor, params: Mapping[str, Any], found: Adjustment) -> bool:
+        """Whether the factor leads to most of what is stored and Kite answers for.
+
+        The few candles that were compared may have been corrected in a way that looks like it.
+        """
+        values = {**params, "factor": found.factor, "before": found.compared.end}
+        (is_explained,) = fetch_one(cursor, self._render("is_explained"), values)
+        return bool(is_explained)
 
     def was_adjusted(self, cursor: Cursor, series: Series, now: datetime) -> bool:
         """Whether an adjustment that was found at this moment is stored, and the history with it.

@@ -17,9 +17,10 @@ SELECT (SELECT min(ts) FROM (SELECT ts FROM {candles} AS c
                                AND interval::text = %(interval)s
                                AND ts >= %(begin)s AND ts < %(end)s
                                AND ts >= wanted.begin AND ts < wanted.before
-                             ORDER BY ts DESC LIMIT %(count)s) AS last)
-FROM unnest(%(instrument_ids)s::bigint[], %(begins)s::timestamptz[], %(befores)s::timestamptz[])
-     WITH ORDINALITY AS wanted(instrument_id, begin, before, number)
+                             ORDER BY ts DESC LIMIT wanted.count) AS last)
+FROM unnest(%(instrument_ids)s::bigint[], %(begins)s::timestamptz[], %(befores)s::timestamptz[],
+            %(counts)s::integer[])
+     WITH ORDINALITY AS wanted(instrument_id, begin, before, count, number)
 ORDER BY number;
 
 -- name: read_candles
@@ -115,6 +116,14 @@ SELECT %(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_fro
        %(compared_to)s,
        (SELECT min(ts) FROM pg_temp.stock_ingestion_candle
         WHERE ts > (SELECT max(ts) FROM pg_temp.stock_ingestion_unreached));
+
+-- name: is_explained
+-- Of most candles that are stored and staged the close is nearer to what the factor makes of it.
+SELECT count(*) FILTER (
+           WHERE abs(s.close - c.close * %(factor)s) < abs(s.close - c.close)) * 2 > count(*)
+FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
+WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
+  AND ts >= %(begin)s AND ts < least(%(end)s::timestamptz, %(before)s::timestamptz);
 
 -- name: was_adjusted
 SELECT EXISTS (SELECT FROM {adjustments}

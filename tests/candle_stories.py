@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
+from math import prod
 
 from sandbox.kite_faults import CutShort, Fault, HtmlError, HttpError, Reset
 from shared.calendar import IST
@@ -31,7 +32,8 @@ from tests.candle_truth import (
 
 HISTORY = 40  # trading days before the first run
 RUNS = 5  # trading days, each with one run
-FACTORS = ("0.02", "0.1", "0.2", "0.3333333333", "0.5", "0.75", "0.9", "0.98", "2", "10")
+LEAST = Decimal("0.05")  # of all factors of a share: smaller ones leave too few paise
+FACTORS = ("0.1", "0.2", "0.3333333333", "0.5", "0.75", "0.9", "0.98", "2", "10")
 FAULTS: tuple[Fault, ...] = (
     HttpError(429),
     HttpError(500),
@@ -74,7 +76,7 @@ def make_story(seed: int, number: int, days: Sequence[date]) -> Story:
     runs = days[-RUNS:]
     first = 0 if rng.random() < 0.8 else rng.randrange(len(days) - RUNS)
     suspended = {day for day in days if rng.random() < rng.choice([0, 0, 0.1])}
-    paise = rng.choice([rng.randint(2_000, 20_000), rng.randint(20_000, 3_000_000)])
+    paise = rng.choice([rng.randint(10_000, 50_000), rng.randint(50_000, 3_000_000)])
     bars = [
         make_bar(day_start(day), paise + rng.randint(-50, 50), rng.randint(1, 10**6))
         for day in days[first:]
@@ -83,14 +85,21 @@ def make_story(seed: int, number: int, days: Sequence[date]) -> Story:
     story = Story(Share(f"S{number}", [Listing(256 * number, f"S{number}")], {"day": bars}))
     for at, day in enumerate(runs):
         if at and rng.random() < 0.1:
-            story.share.adjustments += [
-                (day, Decimal(rng.choice(FACTORS))) for _ in range(rng.choice([1, 1, 1, 2]))
-            ]
+            _adjust(rng, story, day)
         if at and rng.random() < 0.1:
             _correct(rng, story, day)
         if rng.random() < 0.2:
-            story.faults[day] = _draw_faults(rng, is_first=at == 0)
+            is_known = at > 1 and first < HISTORY and NEVER not in story.faults.values()
+            story.faults[day] = _draw_faults(rng, is_known=is_known)
     return story
+
+
+def _adjust(rng: random.Random, story: Story, day: date) -> None:
+    """One factor or two, which can be seen in the prices."""
+    factors = [Decimal(rng.choice(FACTORS)) for _ in range(rng.choice([1, 1, 1, 2]))]
+    before = prod(factor for _, factor in story.share.adjustments)
+    if prod(factors) != 1 and LEAST <= before * prod(factors) <= 10:
+        story.share.adjustments += [(day, factor) for factor in factors]
 
 
 def _correct(rng: random.Random, story: Story, day: date) -> None:
@@ -117,11 +126,11 @@ def _change(rng: random.Random, bar: Bar) -> Bar:
     return make_bar(bar.ts, int(bar.open * 100) + 7, rng.randint(1, 10**6))
 
 
-def _draw_faults(rng: random.Random, *, is_first: bool) -> Sequence[Fault]:
+def _draw_faults(rng: random.Random, *, is_known: bool) -> Sequence[Fault]:
+    """`is_known`: candles are stored with which another token's can be told."""
     if rng.random() < 0.15:
         return NEVER
-    # A first answer has nothing to be compared with.
-    kinds = [fault for fault in FAULTS if not (is_first and fault is OTHER_TOKEN)]
+    kinds = [fault for fault in FAULTS if is_known or fault is not OTHER_TOKEN]
     chosen = rng.sample(kinds, rng.choice([1, 1, 2]))
     return [fault for each in chosen for fault in (each, Fine())]
 

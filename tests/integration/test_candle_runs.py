@@ -663,3 +663,58 @@ def _contract_days(desk: Desk) -> list[date]:
         " WHERE tradingsymbol = 'INFY26NOVFUT' ORDER BY 1"
     )
     return [day for (day,) in rows]
+
+
+# --- what the last few candles do not tell -------------------------------------------------------
+
+
+def find_turn(desk: Desk, token: int) -> datetime:
+    """The next evening on which a series of days is compared as far back as a request reaches."""
+    [(instrument_id,)] = desk.cli.query(
+        "SELECT instrument_id FROM kite_instrument_history WHERE instrument_token = %s", token
+    )
+    evenings = (EVENING + timedelta(days=n) for n in range(1, 29))
+    return next(each for each in evenings if (instrument_id + each.toordinal()) % 28 == 0)
+
+
+def test_adjustment_of_older_days_alone_is_found_within_28_days(desk: Desk) -> None:
+    """As Kite adjusts for a demerger weeks later: the last few candles are as they were."""
+    desk.run()
+    desk.route.adjust(INFY, "0.5", before=date(2026, 11, 4))
+    at = find_turn(desk, INFY)
+    result = desk.run(at=at)
+    assert "adjusted by Kite: 1" in result.stdout
+    found = desk.cli.query(
+        "SELECT factor, compared_to AT TIME ZONE INTERVAL '5:30' FROM kite_candle_adjustment"
+    )
+    assert found == [(Decimal("0.5"), datetime(2026, 11, 4))]
+    served = desk.route.served(INFY, "day", last=at.replace(tzinfo=None))
+    assert desk.stored() == [tuple(each[:6]) for each in served]
+    assert len([each for each in desk.asked if each.token == TCS]) == 1
+
+
+def test_correction_that_looks_like_an_adjustment_is_none(desk: Desk) -> None:
+    desk.run()
+    oldest = datetime(2026, 11, 11)  # of the last five that are final
+    [wrong] = [each for each in desk.truth[INFY, "day"] if each.ts == oldest]
+    names = ("open", "high", "low", "close")
+    half = {name: getattr(wrong, name) / 2 for name in names}
+    desk.route.correct(INFY, "day", oldest, **half)
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert "corrected by Kite: 1" in result.stdout
+    assert desk.cli.query("SELECT * FROM kite_candle_adjustment") == []
+    served = desk.route.served(INFY, "day", last=datetime(2026, 11, 19))
+    assert desk.stored() == [tuple(each[:6]) for each in served]
+
+
+def test_gaps_before_anything_is_stored(desk: Desk) -> None:
+    result = desk.cli.run("gaps")
+    assert (result.status, result.stdout) == (
+        4,
+        "No candle is stored yet, so gaps cannot be told.\n",
+    )
+
+
+def test_check_of_a_dag_that_has_nothing_to_ask_for(desk: Desk) -> None:
+    desk.cli.parameters["instruments"] = []
+    assert "parameters.instruments is empty" in desk.cli.run("check", "--dag", "2").stdout
