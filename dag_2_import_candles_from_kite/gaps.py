@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from dag_2_import_candles_from_kite.intervals import INTERVALS
+from dag_2_import_candles_from_kite.universe import INDEX
 from shared.config.config_loader import ConfigLoader
 from shared.console import say, say_table, write_json
 from shared.feed import Command
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 SQL = load_sql(__file__)
 
-INDEX = "NSE:NIFTY 50"
 _VIEW = "kite_candle_gap"
 FOUND = 1  # the exit status
 CANNOT_BE_KNOWN = 4

@@ -27,13 +27,12 @@ from dag_2_import_candles_from_kite.plan import (
     midnight,
     readable_until,
 )
-from dag_2_import_candles_from_kite.progress import Progress, in_words
+from dag_2_import_candles_from_kite.progress import Progress, counted, in_words
 from dag_2_import_candles_from_kite.store import Adjustment, Overlap, Series, Store
 from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
 from shared.exceptions import (
     APIError,
-    AuthenticationError,
     ConfigurationError,
     PermissionDeniedError,
     RefusedRequestError,
@@ -97,12 +96,14 @@ class Totals(NamedTuple):
     def describe(self, requests_per_second: float) -> list[str]:
         """The lines of the summary."""
         if not self.requests:
-            return [f"Nothing to ask for: all {self.wanted:,} series were answered up to now"]
+            wanted = f"all that is wanted of {self.wanted:,} series"
+            return [f"Nothing to ask for: {wanted} was answered"]
         time = in_words(self.requests / requests_per_second)
+        requests = counted(self.requests, "request")
         series = f"{self.instruments:,} of {self.wanted:,} series"
         return [
-            f"missing: about {self.candles:,} candles, in {series}",
-            f"to ask: {self.requests:,} requests, {time} at {requests_per_second:g} a second",
+            f"missing: about {counted(self.candles, 'candle')}, in {series}",
+            f"to ask: {requests}, {time} at {requests_per_second:g} a second",
         ]
 
 
@@ -306,17 +307,17 @@ class Loader:
                 raise answer
             self._note_rejects(job, answer)
             job.take(answer.candles, self, _find_unreadable(job.series, answer))
-        except AuthenticationError:
-            raise
         except PermissionDeniedError as exc:
             raise PermissionDeniedError(
                 f"Kite gives this app no historical data, for which an app needs a plan. {exc}"
             ) from exc
         except RefusedRequestError as exc:
             if job.series.target.is_listed:
-                self.run.figures.rejected.append(RejectedRow(None, str(exc), [job.series.name]))
+                why = str(exc).removesuffix(".")
+                self.run.figures.rejected.append(RejectedRow(None, why, [job.series.name]))
             else:
                 self._close(job)
+            self._failures_in_a_row = 0  # Kite has answered
             return True
         except APIError as exc:
             self._failed.append(f"{job.series.name}: {exc}")
@@ -380,7 +381,7 @@ class Loader:
 
         result, found = self.manager.run_in_transaction(work, was_stored=was_stored)
         self._note(result)
-        told = f"{history.series.name}: {history.count:,} candles asked anew"
+        told = f"{history.series.name}: {counted(history.count, 'candle')} asked anew"
         if found is not None:
             self._adjusted.append(f"{told}, factor {found.factor.normalize():f}")
         elif result.inserted or result.changed:  # not so where another run was quicker
@@ -460,5 +461,4 @@ def _describe_off(series: Series, comparison: Comparison) -> str:
     form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
     first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
     span = f"{first} to {others[-1]}" if others else first
-    count = len(comparison.off)
-    return f"{series.name}: {count:,} candle{'s' if others else ''}, {span}"
+    return f"{series.name}: {counted(len(comparison.off), 'candle')}, {span}"

@@ -160,7 +160,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
     assert desk.spans() == [("11-02 00:00", "11-18 23:59")]
     again = desk.run()
     assert again.status == 0
-    assert "Nothing to ask for: all 3 series were answered up to now" in again.stdout
+    assert "Nothing to ask for: all that is wanted of 3 series was answered" in again.stdout
     assert desk.asked == []
     next_day = desk.run(at=EVENING + timedelta(days=1))
     assert next_day.status == 0
@@ -182,7 +182,7 @@ def test_dry_run_writes_nothing(desk: Desk) -> None:
 def test_dry_run_after_a_run(desk: Desk) -> None:
     desk.run()
     result = desk.run("--dry-run")
-    assert "Nothing to ask for: all 3 series" in result.stdout
+    assert "Nothing to ask for: all that is wanted of 3 series" in result.stdout
     result = desk.run("--dry-run", at=EVENING + timedelta(days=1))
     assert "missing: about 3 candles, in 3 of 3 series" in result.stdout
     assert desk.asked == []
@@ -581,6 +581,16 @@ def test_refetch_since_a_day(desk: Desk) -> None:
     [asked] = desk.route.requests[before:]
     assert (asked.token, asked.begin) == (INFY, datetime(2026, 11, 9))
     assert "0 new, 0 changed" in result.stdout
+
+
+def test_refetch_of_a_token_that_kite_refuses(desk: Desk) -> None:
+    desk.run()
+    desk.route.forget(INFY)
+    result = desk.cli.run("refetch", "NSE:INFY")
+    assert (result.status, result.stderr) == (1, "")
+    assert "asked: 1 request," in result.stdout
+    assert "InputException: invalid token): 'NSE:INFY day'" in result.stdout
+    assert desk.days() == until(18)
 
 
 def test_refetch_where_nothing_is_stored_yet(desk: Desk) -> None:
