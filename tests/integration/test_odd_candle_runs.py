@@ -76,6 +76,6 @@ def test_clock_that_was_ahead(desk: Desk) -> None:
     assert asked_ahead.status == 0
     desk.cli.query("DELETE FROM kite_candle WHERE ts >= '2026-11-15'")  # they were not there yet
     result = desk.run()
-    assert "It was missing: in 3 of 3 series" in result.stdout
+    assert "in 3 of 3 series" in result.stdout
     assert desk.days() == until(18)
     assert desk.covered() == [("02 00:00", "18 00:00", True), ("18 00:00", "19 00:00", False)]
