@@ -35,7 +35,8 @@ _COPY_BYTES = 1 << 16
 class Series(NamedTuple):
     """The candles of one instrument in one interval.
 
-    `elsewhere` is when the instrument had another token: Kite may not answer for that by this one.
+    `elsewhere` is when the instrument had another token: Kite may not answer for that by this one;
+    and what Kite has answered with senseless candles.
     """
 
     target: Target
