@@ -47,7 +47,8 @@ class States(NamedTuple):
 
     `wanted` is the sum of `complete`, `with_gaps`, `untold` (candles are there, but nothing tells
     the days of trading) and `never_answered` (no candle; `unasked` of them were not asked for, or
-    refused). `missing_days` are those of all gaps.
+    refused). `missing_days` are those of all gaps. Of the complete ones `behind` were not asked for
+    up to the last day of trading: their requests have failed since, or come yet.
     """
 
     wanted: int
@@ -57,6 +58,7 @@ class States(NamedTuple):
     untold: int
     never_answered: int
     unasked: int
+    behind: int = 0
 
 
 class Exchange(NamedTuple):
@@ -84,10 +86,16 @@ def list_exchanges(cursor: Cursor) -> list[Exchange]:
     return [Exchange(*row) for row in _read(cursor, "read_known")]
 
 
-def count_states(cursor: Cursor, pairs: Iterable[tuple[int, str]]) -> States:
-    """The states of wanted (instrument_id, interval); one that is given twice counts once."""
+def count_states(
+    cursor: Cursor, pairs: Iterable[tuple[int, str]], until: date | None = None
+) -> States:
+    """The states of wanted (instrument_id, interval); one that is given twice counts once.
+
+    `until` is the last day that is wanted.
+    """
     wanted = list(pairs)
     values = {
+        "until": until,
         "instrument_ids": [instrument_id for instrument_id, _ in wanted],
         "intervals": [interval for _, interval in wanted],
     }

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from dag_2_import_candles_from_kite.sandbox import PATH
 from dag_2_import_candles_from_kite.store import Store
+from sandbox.kite_faults import HttpError
 from sandbox.market_candles import Candle
+from shared.config.config_loader import override_config
 from tests.command_line import Result
 from tests.integration.test_candle_runs import (
     EVENING,
@@ -67,6 +70,33 @@ def test_corrected_candle_of_one_price_is_no_adjustment(desk: Desk) -> None:
     assert "adjusted" not in result.stdout
     assert [row[1] for row in desk.stored()] == [101 if d.day == 11 else 100 for d in until(19)]
     assert desk.cli.query(ADJUSTMENTS) == []
+
+
+@pytest.mark.parametrize("taken", ["TRUNCATE kite_candle", "DROP TABLE kite_candle CASCADE"])
+def test_candles_that_were_all_taken_away_are_asked_for_anew(desk: Desk, taken: str) -> None:
+    desk.run()
+    desk.cli.query(taken)
+    result = desk.run()
+    assert result.status == 0
+    assert "has no candle of day, though some were asked for" in result.stderr
+    assert desk.days() == until(18)
+    assert desk.run().stderr == ""
+
+
+def test_series_that_could_not_be_asked_is_not_complete(desk: Desk) -> None:
+    desk.run()
+    desk.cli.kite.fail_next(f"{PATH}{INFY}/", HttpError(503), times=None)
+    assert desk.run(at=EVENING + DAY).status == 1
+    with override_config("candles", {"enabled": True}):
+        status = " ".join(desk.cli.run("status").stdout.split())
+    assert "series wanted: 3, complete: 2, with gaps: 0, days missing: 0" in status
+    assert "never answered: 0, behind: 1" in status
+    desk.cli.kite.clear_faults()
+    desk.run(at=EVENING + DAY)
+    with override_config("candles", {"enabled": True}):
+        status = " ".join(desk.cli.run("status").stdout.split())
+    assert "complete: 3" in status
+    assert "behind" not in status
 
 
 def test_senseless_candle_is_asked_for_once_more(desk: Desk) -> None:
