@@ -13,8 +13,10 @@ from shared import clock
 from shared.arguments import read_day
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
+from shared.dag_discovery import discover_dags
 from shared.exceptions import ConfigurationError, NotListedError
 from shared.feed import API_SOURCE, Run, RunKey, RunOptions
+from shared.program import command
 from shared.run import retry_policy
 from shared.summary import describe_rejects
 from shared.utils.db_manager import DatabaseManager
@@ -46,6 +48,7 @@ def refetch(arguments: argparse.Namespace) -> None:
     key = RunKey(FEED.dag_id, FEED.name, API_SOURCE, clock.now())
     run = Run(FEED, key, RunOptions(), config, parameters)
     with DatabaseManager(asdict(config.database), retry=retry_policy(run)) as manager:
+        _require_list(run, manager, in_sandbox=getattr(arguments, "sandbox", False))
         plan = manager.run_in_transaction(partial(make_plan, run))
         if not plan.universe.targets:
             raise NotListedError(f"{selection} is not in today's list.")
@@ -57,3 +60,15 @@ def refetch(arguments: argparse.Namespace) -> None:
         say(line)
     if figures.rejected:
         say(describe_rejects(run))
+
+
+def _require_list(run: Run, manager: DatabaseManager, *, in_sandbox: bool) -> None:
+    """Refuse an old list, as a run does: since then a token may have become another's."""
+    from shared.freshness import require_fresh
+
+    dags = discover_dags(run.feed.folder.parent)
+    [this] = [dag for dag in dags if dag.folder == run.feed.folder]
+    before = [dag for dag in dags if dag.dag_id in this.after]
+    place = ("--sandbox",) if in_sandbox else ()
+    way_out = [command(*place, "--dag", str(dag.dag_id)) for dag in before]
+    require_fresh(manager, this, before, way_out, dry_run=False)
