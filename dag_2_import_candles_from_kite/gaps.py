@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from dag_2_import_candles_from_kite.candles import CANDLES
 from dag_2_import_candles_from_kite.intervals import INTERVALS
 from shared.config.config_loader import ConfigLoader
 from shared.console import say, say_table, write_json
 from shared.feed import Command
+from shared.utils.relations import find_relation
 from shared.utils.sql import load_sql, settings
 
 if TYPE_CHECKING:
@@ -69,6 +71,11 @@ class Exchange(NamedTuple):
     has_calendar: bool
 
 
+def is_there(cursor: Cursor) -> bool:
+    """Whether there is a table of candles."""
+    return find_relation(cursor, CANDLES.name).exists
+
+
 def list_gaps(cursor: Cursor) -> list[Gap]:
     """All gaps, by instrument, interval (the shortest first) and day."""
     rows = _read(cursor, "list_gaps")
@@ -118,7 +125,9 @@ def show_gaps(arguments: argparse.Namespace) -> int:
 
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as db:
         gaps, exchanges = db.run_in_transaction(
-            lambda cursor: (list_gaps(cursor), list_exchanges(cursor))
+            lambda cursor: (
+                (list_gaps(cursor), list_exchanges(cursor)) if is_there(cursor) else ([], [])
+            )
         )
     untold = [each.name for each in exchanges if each.has_candles and not each.has_calendar]
     is_known = not untold and any(each.has_calendar for each in exchanges)

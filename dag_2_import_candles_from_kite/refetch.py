@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dag_2_import_candles_from_kite.load import load_plan, make_plan
 from dag_2_import_candles_from_kite.plan import midnight
+from dag_2_import_candles_from_kite.settings import FIRST_DAY
 from dag_2_import_candles_from_kite.universe import read_selection
 from shared import clock
 from shared.arguments import read_day
@@ -52,7 +53,8 @@ def refetch(arguments: argparse.Namespace) -> None:
         plan = manager.run_in_transaction(partial(make_plan, run))
         if not plan.universe.targets:
             raise NotListedError(f"{selection} is not in today's list.")
-        plan = plan.anew(midnight(arguments.since) if arguments.since else None)
+        since = arguments.since and max(arguments.since, FIRST_DAY)
+        plan = plan.anew(midnight(since) if since else None)
         load_plan(plan, manager, plan.count(manager))
     figures, merge = run.figures, run.figures.merge or MergeResult()
     say(f"{selection}: {merge.given:,} candles: {merge.inserted:,} new, {merge.changed:,} changed")

@@ -136,3 +136,17 @@ def test_clock_that_was_ahead(desk: Desk) -> None:
     assert "It was missing: in 3 of 3 series" in result.stdout
     assert desk.days() == until(18)
     assert desk.covered() == [("02 00:00", "18 00:00", True), ("18 00:00", "19 00:00", False)]
+
+
+def test_gaps_before_the_first_run(desk: Desk) -> None:
+    result = desk.cli.run("gaps")
+    assert (result.status, result.stderr) == (4, "")
+    assert result.stdout == "No candle is stored yet, so gaps cannot be told.\n"
+    assert '"is_known": false' in desk.cli.run("gaps", "--json").stdout
+
+
+def test_refetch_since_ever(desk: Desk) -> None:
+    desk.run()
+    result = desk.cli.run("refetch", "NSE:INFY", "--since", "0001-01-01")
+    assert result.status == 0, result.stderr
+    assert "NSE:INFY: 13 candles: 0 new, 0 changed" in result.stdout
