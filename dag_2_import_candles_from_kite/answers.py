@@ -62,13 +62,11 @@ class Candle(NamedTuple):
 class Answer:
     """The candles that are complete, in the order of time, and those that were left out, with why.
 
-    The line number of a rejected one is its place in the answer, from 1; `rejected_at` says when
-    they begin.
+    The line number of a rejected one is its place in the answer, from 1.
     """
 
     candles: list[Candle] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
-    rejected_at: list[datetime] = field(default_factory=list)
 
 
 def read_answer(body: bytes, request: Request, *, complete_until: datetime) -> Answer:
@@ -378,7 +376,6 @@ def _read_one_by_one(
         except ValueError as exc:
             texts = [_show(value, is_quoted=False)[:_SHOWN_OF_VALUE] for value in row]
             answer.rejected.append(RejectedRow(number + 1, str(exc), texts))
-            answer.rejected_at.append(moment)
 
 
 def _read_row(row: Sequence[Any], moment: datetime) -> Candle:

@@ -103,7 +103,6 @@ class Job:
         self._overlaps = dict(overlaps)
         self._covered_from = covered_from
         self._shortened: Span | None = None  # answered with less than was expected, once
-        self._spoilt: Span | None = None  # answered with candles of which some are senseless, once
         self._empty: list[Span] = []  # before the first candle, the newest last
         self._is_again = False  # one of them is asked for again
         self._doubt: Sequence[Candle] = ()
@@ -122,20 +121,6 @@ class Job:
     def is_done(self) -> bool:
         """Whether nothing is missing any more."""
         return not self.missing
-
-    def asks_again(self, rejected_at: Sequence[datetime]) -> bool:
-        """Whether the request is to be sent once more, as its answer has senseless candles.
-
-        Where they come twice, what is stored of these moments stays: nothing is known of them.
-        """
-        if not rejected_at:
-            return False
-        if self._spoilt != self.span:
-            self._spoilt = self.span
-            return True
-        unknown = (Span(at, at + self.series.interval.length) for at in rejected_at)
-        self.series = self.series._replace(elsewhere=(*self.series.elsewhere, *unknown))
-        return False
 
     def take(self, candles: Sequence[Candle], shelf: Shelf) -> None:
         """Store the answer to the request, or find what has to be asked first.
@@ -191,7 +176,6 @@ class Job:
             history.tail = history.tail if begin else ()
             self.span = first_request(rest, self.series.interval, begin)
         elif self._agrees(history.recent):
-            history.series = self.series
             shelf.replace(history, self._find_adjustment())
             self.missing.clear()
         else:

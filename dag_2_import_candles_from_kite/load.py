@@ -298,8 +298,6 @@ class Loader:
         try:
             if isinstance(answer, BaseException):
                 raise answer
-            if job.asks_again(answer.rejected_at):
-                return False
             self._note_rejects(job, answer)
             job.take(answer.candles, self)
         except AuthenticationError:

@@ -35,8 +35,7 @@ _COPY_BYTES = 1 << 16
 class Series(NamedTuple):
     """The candles of one instrument in one interval.
 
-    `elsewhere` is when the instrument had another token: Kite may not answer for that by this one;
-    and what Kite has answered with senseless candles.
+    `elsewhere` is when the instrument had another token: Kite may not answer for that by this one.
     """
 
     target: Target

@@ -375,7 +375,7 @@ def test_hours_of_another_exchange(desk: Desk) -> None:
 def test_adjustment_and_correction_are_told(desk: Desk) -> None:
     desk.run()
     desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
-    desk.route.correct(TCS, "day", datetime(2026, 11, 16), open=Decimal("111.05"))
+    desk.route.correct(TCS, "day", datetime(2026, 11, 16), open=Decimal("101.05"))
     result = desk.run(at=EVENING + timedelta(days=1))
     assert result.status == 0
     assert "adjusted by Kite: 1" in result.stdout
@@ -391,7 +391,7 @@ def test_adjustment_and_correction_are_told(desk: Desk) -> None:
 
 
 def test_wrong_rows_are_rejects_and_the_others_are_stored(desk: Desk) -> None:
-    desk.route.misbehave("negative price", 2, token=INFY)
+    desk.route.misbehave("negative price", token=INFY)
     result = desk.run()
     assert result.status == 0
     assert "rejected 1 row" in result.stdout

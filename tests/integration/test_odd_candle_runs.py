@@ -99,33 +99,6 @@ def test_series_that_could_not_be_asked_is_not_complete(desk: Desk) -> None:
     assert "behind" not in status
 
 
-def test_senseless_candle_is_asked_for_once_more(desk: Desk) -> None:
-    desk.route.misbehave("high below low", token=INFY)
-    result = desk.run()
-    assert (desk.days(), len(desk.spans())) == (until(18), 2)
-    assert "rejected             0" in result.stdout
-
-
-def test_senseless_candle_takes_no_stored_one_away(desk: Desk) -> None:
-    desk.run()
-    desk.route.misbehave("high below low", 9, token=INFY)
-    result = desk.run(at=EVENING + DAY)
-    assert "rejected 1 row" in result.stdout
-    assert "corrected" not in result.stdout
-    assert (desk.days(), len(desk.spans())) == (until(19), 2)
-
-
-def test_senseless_candle_is_scaled_with_what_is_before_an_adjustment(desk: Desk) -> None:
-    desk.run()
-    before = desk.stored()
-    desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
-    desk.route.correct(INFY, "day", datetime(2026, 11, 13), high=Decimal(1))
-    result = desk.run(at=EVENING + DAY)
-    assert "adjusted by Kite: 1" in result.stdout
-    assert [row[1] for row in desk.stored()[:12]] == [row[1] / 2 for row in before[:12]]
-    assert desk.days() == until(19)
-
-
 def test_clock_that_was_ahead(desk: Desk) -> None:
     desk.run(at=EVENING - 5 * DAY)
     desk.route.now = EVENING.replace(tzinfo=None)
