@@ -240,7 +240,7 @@ def test_what_answers_for_minutes_lack_is_told(
     "faults",
     [
         pytest.param([CUT_LIST], id="cut list"),
-        pytest.param([NEGATIVE_MIDDLE, NEGATIVE_MIDDLE], id="negative price, twice"),
+        pytest.param([NEGATIVE_MIDDLE], id="negative price"),
     ],
 )
 def test_what_answers_for_days_lack_is_told(
