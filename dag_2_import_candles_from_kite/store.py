@@ -86,6 +86,18 @@ class Store:
         """Whether there are such tables; before the first run, a dry run finds none."""
         return self.table.exists and self.coverage.exists
 
+    def forget_lost(self, cursor: Cursor) -> Sequence[str]:
+        """Forget what was answered in intervals of which no candle is there at all.
+
+        Somebody has emptied the table, or dropped it: what it had is asked for anew. Returns them.
+        """
+        lock_name(cursor, CANDLES.name)
+        cursor.execute(self._render("find_lost"))
+        lost = [interval for (interval,) in cursor.fetchall()]
+        if lost:
+            cursor.execute(self._render("forget_lost"), (lost,))
+        return lost
+
     def read_coverage(
         self, cursor: Cursor, instrument_ids: Sequence[int], interval: Interval
     ) -> dict[int, list[Covered]]:

@@ -10,6 +10,14 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 SELECT instrument_id, "from", "to", fetched_at, is_final FROM {coverage}
 WHERE instrument_id = ANY(%s) AND interval::text = %s ORDER BY instrument_id, "from";
 
+-- name: find_lost
+-- Whose coverage tells of candles, of an interval of which there is none at all.
+SELECT DISTINCT k.interval FROM {coverage} AS k
+WHERE NOT EXISTS (SELECT FROM {candles} AS c WHERE c.interval = k.interval) ORDER BY 1;
+
+-- name: forget_lost
+DELETE FROM {coverage} WHERE interval = ANY(%s);
+
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.
 SELECT (SELECT min(ts) FROM (SELECT ts FROM {candles} AS c
