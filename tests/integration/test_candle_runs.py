@@ -503,6 +503,26 @@ def test_trigger_that_waits_for_the_commit(desk: Desk, table: str, factor: str) 
     assert desk.stored() == before
 
 
+AUDIT = """
+CREATE TABLE audit (ts timestamptz);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO audit VALUES (NEW.ts); RETURN NULL; END $$;
+CREATE TRIGGER note AFTER INSERT ON kite_candle FOR EACH ROW EXECUTE FUNCTION note();
+CREATE CONSTRAINT TRIGGER note_later AFTER INSERT ON kite_candle DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+def test_trigger_that_changes_nothing_finds_what_it_names(desk: Desk) -> None:
+    desk.run()
+    desk.cli.query(AUDIT)
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert (result.status, result.stderr) == (0, "")
+    assert desk.days() == until(19)
+    # Twice for each of three series: today's, and the one that was not final.
+    assert desk.cli.query("SELECT count(*) >= 6 FROM audit") == [(True,)]
+
+
 def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
     """All candles are replaced after an adjustment, and these are looked at, too."""
     desk.run()
