@@ -365,7 +365,7 @@ class Loader:
         self._prepare(history.series.interval, Span(history.first, history.span.end))
         now = self.run.key.started_at
 
-        def work(cursor: Cursor) -> tuple[MergeResult, bool]:
+        def work(cursor: Cursor) -> tuple[MergeResult, Adjustment | None]:
             return self.plan.store.replace(
                 cursor,
                 history.series,
@@ -376,16 +376,16 @@ class Loader:
                 adjustment,
             )
 
-        def was_stored(cursor: Cursor, done: tuple[MergeResult, bool]) -> bool:
+        def was_stored(cursor: Cursor, ended: tuple[MergeResult, Adjustment | None]) -> bool:
             return self.plan.store.was_adjusted(cursor, history.series, now)
 
-        result, is_adjusted = self.manager.run_in_transaction(work, was_stored=was_stored)
+        result, found = self.manager.run_in_transaction(work, was_stored=was_stored)
         self._note(result)
         told = f"{history.series.name}: {counted(history.count, 'candle')} asked anew"
-        if adjustment is None or not is_adjusted:
+        if found is not None:
+            self._adjusted.append(f"{told}, factor {found.factor.normalize():f}")
+        elif result.inserted or result.changed:  # not so where another run was quicker
             self._corrected.append(told)
-        else:
-            self._adjusted.append(f"{told}, factor {adjustment.factor.normalize():f}")
 
     def _close(self, job: Job) -> None:
         """Note that Kite answers no more for one that has left the list: it is told once."""

@@ -177,12 +177,12 @@ class Store:
         count: int,
         now: datetime,
         adjustment: Adjustment | None,
-    ) -> tuple[MergeResult, bool]:
+    ) -> tuple[MergeResult, Adjustment | None]:
         """Put the whole history, which was asked anew for `span`, in place of what is stored.
 
         `history` has `count` candles in COPY's form. What is stored and Kite does not answer for
-        is kept, if it is before them or of another token; an adjustment multiplies it. Returns also
-        whether it is one: whether it explains the whole history.
+        is kept, if it is before them or of another token; an adjustment multiplies it, and is
+        returned, unless what is stored shows none.
         """
         covered = self._begin(cursor, series)
         params = self._params(series, span)
@@ -190,31 +190,20 @@ class Store:
         history.seek(0)
         cursor.copy_expert(self._render("copy_to_stage"), history, _COPY_BYTES)
         cursor.execute(self._render("choose_unreached"), params)
-        if adjustment is not None and not self._explains(cursor, params, adjustment):
-            adjustment = None
-        if adjustment is not None:
-            with self._writing(cursor):
-                self._adjust(cursor, params, now, adjustment)
         (same,) = fetch_one(cursor, self._render("count_as_staged"), params)
+        if adjustment is not None and not self._adjust(cursor, params, now, adjustment):
+            adjustment = None
         with self._writing(cursor):
             cursor.execute(self._render("delete_reached"), params)
-            before = min(cursor.rowcount, count)
+            before = cursor.rowcount
             cursor.execute(self._render("insert_staged"))
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
         self._cover(cursor, series, add_covered(covered, span, now))
-        result = MergeResult(inserted=count - before, updated=before, changed=before - same)
-        return result, adjustment is not None
-
-    def _explains(self, cursor: Cursor, params: Mapping[str, Any], found: Adjustment) -> bool:
-        """Whether the factor leads to most of what is stored and Kite answers for.
-
-        The few candles that were compared may have been corrected in a way that looks like it.
-        """
-        values = {**params, "factor": found.factor, "before": found.compared.end}
-        (is_explained,) = fetch_one(cursor, self._render("is_explained"), values)
-        return bool(is_explained)
+        updated = min(before, count)
+        result = MergeResult(inserted=count - updated, updated=updated, changed=updated - same)
+        return result, adjustment
 
     def was_adjusted(self, cursor: Cursor, series: Series, now: datetime) -> bool:
         """Whether an adjustment that was found at this moment is stored, and the history with it.
@@ -239,8 +228,12 @@ class Store:
 
     def _adjust(
         self, cursor: Cursor, params: Mapping[str, Any], now: datetime, found: Adjustment
-    ) -> None:
-        cursor.execute(self._render("scale_unreached"), {**params, "factor": found.factor})
+    ) -> bool:
+        """Multiply and record, if what is stored shows the adjustment; returns whether it does.
+
+        Another run may have stored the history meanwhile, and the few candles that were compared
+        may have been corrected in a way that looks like a factor.
+        """
         row = {
             **params,
             "factor": found.factor,
@@ -248,7 +241,12 @@ class Store:
             "compared_from": found.compared.begin,
             "compared_to": found.compared.end,
         }
-        cursor.execute(self._render("insert_adjustment"), row)
+        (is_adjusted,) = fetch_one(cursor, self._render("is_adjusted"), row)
+        if is_adjusted:
+            with self._writing(cursor):
+                cursor.execute(self._render("scale_unreached"), row)
+                cursor.execute(self._render("insert_adjustment"), row)
+        return bool(is_adjusted)
 
     def _read_candles(self, cursor: Cursor, series: Series, span: Span) -> list[Candle]:
         cursor.execute(self._render("read_candles"), self._params(series, span))

@@ -112,6 +112,14 @@ DELETE FROM {coverage} WHERE instrument_id = %s AND interval::text = %s;
 -- name: insert_coverage
 INSERT INTO {coverage} (instrument_id, interval, "from", "to", fetched_at, is_final) VALUES {rows};
 
+-- name: is_adjusted
+-- Of most candles that are stored and staged the close is nearer to what the factor makes of it.
+SELECT count(*) FILTER (
+           WHERE abs(s.close - c.close * %(factor)s) < abs(s.close - c.close)) * 2 > count(*)
+FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
+WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
+  AND ts >= %(begin)s AND ts < least(%(end)s::timestamptz, %(compared_to)s::timestamptz);
+
 -- name: insert_adjustment
 INSERT INTO {adjustments}
     (instrument_id, interval, factor, found_at, compared_from, compared_to, scaled_before)
@@ -119,14 +127,6 @@ SELECT %(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_fro
        %(compared_to)s,
        (SELECT min(ts) FROM pg_temp.stock_ingestion_candle
         WHERE ts > (SELECT max(ts) FROM pg_temp.stock_ingestion_unreached));
-
--- name: is_explained
--- Of most candles that are stored and staged the close is nearer to what the factor makes of it.
-SELECT count(*) FILTER (
-           WHERE abs(s.close - c.close * %(factor)s) < abs(s.close - c.close)) * 2 > count(*)
-FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
-WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
-  AND ts >= %(begin)s AND ts < least(%(end)s::timestamptz, %(before)s::timestamptz);
 
 -- name: was_adjusted
 SELECT EXISTS (SELECT FROM {adjustments}

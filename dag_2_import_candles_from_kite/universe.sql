@@ -23,6 +23,10 @@ FROM matching AS m
 WHERE %(expiries)s::integer IS NULL OR expiry_number <= %(expiries)s
 ORDER BY exchange, tradingsymbol;
 
+-- name: read_first_lists
+-- The first list of each exchange.
+SELECT exchange, min(valid_from) FROM kite_instrument_history GROUP BY exchange;
+
 -- name: find_ended
 -- Those that were asked for once and are in the list no longer, unless that was up to the last day:
 -- a contract's expiry, else the day before it was missing. Its token may be another one's now.

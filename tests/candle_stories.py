@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import product
 from math import prod
 
 from sandbox.kite_faults import CutShort, Fault, HtmlError, HttpError, Reset
@@ -19,12 +20,12 @@ from tests.candle_desk import CandleDesk, describe_difference
 from tests.candle_faults import EMPTY, OTHER_SPAN, OTHER_TOKEN, UNORDERED, Fine, plan_faults
 from tests.candle_truth import (
     INDEX_SYMBOL,
+    STARTS,
     Bar,
     Correction,
     Listing,
     Market,
     Share,
-    day_start,
     make_bar,
     make_index,
     weekdays,
@@ -51,7 +52,7 @@ NEVER = (HttpError(503),) * 3  # as often as it is tried
 
 @dataclass
 class Story:
-    """A share, and what its requests meet on each day of a run."""
+    """A share, and what its requests meet on each day of a run, of each interval."""
 
     share: Share
     faults: dict[date, Sequence[Fault]] = field(default_factory=dict)
@@ -70,26 +71,34 @@ class Story:
         return {day for day in days if min(traded) < day <= now.date()} - traded
 
 
-def make_story(seed: int, number: int, days: Sequence[date]) -> Story:
+def make_story(seed: int, number: int, days: Sequence[date], intervals: Sequence[str]) -> Story:
     """The story of a share over these trading days, of which the last RUNS have a run each."""
     rng = random.Random(f"{seed} {number}")
     runs = days[-RUNS:]
     first = 0 if rng.random() < 0.8 else rng.randrange(len(days) - RUNS)
     suspended = {day for day in days if rng.random() < rng.choice([0, 0, 0.1])}
     paise = rng.choice([rng.randint(10_000, 50_000), rng.randint(50_000, 3_000_000)])
-    bars = [
-        make_bar(day_start(day), paise + rng.randint(-50, 50), rng.randint(1, 10**6))
-        for day in days[first:]
-        if day not in suspended or day == days[first]
-    ]
-    story = Story(Share(f"S{number}", [Listing(256 * number, f"S{number}")], {"day": bars}))
+    traded = [day for day in days[first:] if day not in suspended or day == days[first]]
+    bars: dict[str, Sequence[Bar]] = {
+        interval: [
+            make_bar(
+                datetime.combine(day, start), paise + rng.randint(-50, 50), rng.randint(1, 10**6)
+            )
+            for day in traded
+            for start in STARTS[interval]
+        ]
+        for interval in intervals
+    }
+    story = Story(Share(f"S{number}", [Listing(256 * number, f"S{number}")], bars))
     for at, day in enumerate(runs):
         if at and rng.random() < 0.1:
             _adjust(rng, story, day)
         if at and rng.random() < 0.1:
-            _correct(rng, story, day)
+            _correct(rng, story, day, rng.choice(intervals))
         if rng.random() < 0.2:
-            is_known = at > 1 and first < HISTORY and NEVER not in story.faults.values()
+            is_known = (
+                at > 1 and first < len(days) - 2 * RUNS and NEVER not in story.faults.values()
+            )
             story.faults[day] = _draw_faults(rng, is_known=is_known)
     return story
 
@@ -102,16 +111,18 @@ def _adjust(rng: random.Random, story: Story, day: date) -> None:
         story.share.adjustments += [(day, factor) for factor in factors]
 
 
-def _correct(rng: random.Random, story: Story, day: date) -> None:
+def _correct(rng: random.Random, story: Story, day: date, interval: str) -> None:
     """One of the last candles is another one from the morning of a day on."""
-    before = [bar for bar in story.share.bars["day"] if bar.ts.date() < day]
-    changed = {each.bar.ts: each.bar for each in story.share.corrections}
+    before = [bar for bar in story.share.bars[interval] if bar.ts.date() < day]
+    changed = {
+        each.bar.ts: each.bar for each in story.share.corrections if each.interval == interval
+    }
     if len(before) < 6:
         return
     bar = before[-rng.randint(1, 5)]
     bar = changed.get(bar.ts, bar)
     since = datetime.combine(day, time(8), IST)
-    story.share.corrections.append(Correction(since, "day", _change(rng, bar)))
+    story.share.corrections.append(Correction(since, interval, _change(rng, bar)))
     story.is_adjusted_only = False
 
 
@@ -135,10 +146,20 @@ def _draw_faults(rng: random.Random, *, is_known: bool) -> Sequence[Fault]:
     return [fault for each in chosen for fault in (each, Fine())]
 
 
-def make_stories(seed: int, count: int, last: date) -> tuple[Market, list[Story]]:
-    """The index and so many shares, on the morning of the first day of a run."""
-    days = weekdays(last, HISTORY + RUNS)
-    stories = [make_story(seed, number, days) for number in range(2, count + 2)]
+def make_stories(
+    seed: int,
+    count: int,
+    last: date,
+    *,
+    history: int = HISTORY,
+    intervals: Sequence[str] = ("day",),
+) -> tuple[Market, list[Story]]:
+    """The index and so many shares, on the morning of the first day of a run.
+
+    `history`: trading days before that.
+    """
+    days = weekdays(last, history + RUNS)
+    stories = [make_story(seed, number, days, intervals) for number in range(2, count + 2)]
     now = datetime.combine(days[-RUNS], time(8, 35), IST)
     return Market([make_index(days), *(story.share for story in stories)], now), stories
 
@@ -149,15 +170,17 @@ def play(desk: CandleDesk, stories: Sequence[Story]) -> None:
     desk.import_list()
     for day in days[-RUNS:]:
         desk.cli.kite.clear_faults()
-        for story in stories:
-            plan_faults(desk.cli.kite, story.token, "day", story.faults.get(day, ()))
+        for story, interval in product(stories, desk.intervals):
+            plan_faults(desk.cli.kite, story.token, interval, story.faults.get(day, ()))
         desk.go_to(datetime.combine(day, time(18), IST))
         answered = [story for story in stories if story.is_answered(day)]
         desk.fetch(status=0 if len(answered) == len(stories) else 1)
-        stored = desk.stored()
-        for name in (INDEX_SYMBOL, *(story.share.name for story in answered)):
-            difference = describe_difference(stored.get(name, []), desk.market.rows(name))
-            assert not difference, f"{name} {day}: {difference}"
+        for interval in desk.intervals:
+            stored = desk.stored(interval)
+            for name in (story.share.name for story in answered):
+                expected = desk.market.rows(name, interval)
+                difference = describe_difference(stored.get(name, []), expected)
+                assert not difference, f"{name} {interval} {day}: {difference}"
     desk.cli.kite.clear_faults()
     desk.fetch()
     desk.assert_whole([story.share.name for story in stories])
@@ -167,12 +190,16 @@ def play(desk: CandleDesk, stories: Sequence[Story]) -> None:
 
 def assert_adjustments(desk: CandleDesk, stories: Sequence[Story]) -> None:
     """Each that could be told by its factor is on record, once; on its day, if Kite answered."""
-    found = [(name, factor, day) for name, _, factor, day in desk.adjustments()]
-    for story in stories:
+    found = desk.adjustments()
+    for story, interval in product(stories, desk.intervals):
         wanted: dict[date, Decimal] = {}
         for day, factor in story.share.adjustments:
             wanted[day] = wanted.get(day, Decimal(1)) * factor
-        mine = [(factor, day) for name, factor, day in found if name == story.share.name]
+        mine = [
+            (factor, day)
+            for name, of, factor, day in found
+            if (name, of) == (story.share.name, interval)
+        ]
         assert len(mine) <= len(wanted), story.share.name
         is_plain = story.is_adjusted_only and not any(
             faults is NEVER for faults in story.faults.values()

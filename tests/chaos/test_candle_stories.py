@@ -10,7 +10,7 @@ from tests.candle_desk import make_desk
 from tests.candle_stories import make_stories, play
 from tests.command_line import CommandLine
 
-SHARES = 60
+SHARES, INTERVALS = 30, ("day", "minute")
 
 
 @pytest.fixture
@@ -19,8 +19,11 @@ def database(clocked_database: str) -> str:
 
 
 def test_stories(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    market, stories = make_stories(seed, SHARES, date(2026, 3, 20))
-    desk = make_desk(cli, market, monkeypatch)
+    """With minutes, of which a history takes three requests."""
+    market, stories = make_stories(
+        seed, SHARES, date(2026, 3, 20), history=100, intervals=INTERVALS
+    )
+    desk = make_desk(cli, market, monkeypatch, intervals=INTERVALS)
     desk.names = [story.share.name for story in stories]
     desk.parameters["start"] = f"{market.shares[0].bars['day'][0].ts:%Y-%m-%d}"
     play(desk, stories)

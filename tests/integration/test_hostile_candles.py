@@ -160,6 +160,16 @@ def test_plan_is_what_is_asked_and_no_more(make: MakeDesk, kite: KiteServer, int
     assert desk.gaps() == set()
 
 
+def test_dry_run_says_what_would_be_asked_and_asks_nothing(
+    make: MakeDesk, kite: KiteServer
+) -> None:
+    desk = make(days=150, intervals=["day", "minute"])
+    result = desk.fetch("--dry-run")
+    assert asked(kite).total() == 0
+    assert f" {planned(desk).total()} requests" in " ".join(result.stdout.split())
+    assert desk.cli.query("SELECT to_regclass('kite_candle')") == [(None,)]
+
+
 def test_pace_is_kept_by_all_together(make: MakeDesk, kite: KiteServer) -> None:
     desk = make([f"SHARE{n}" for n in range(24)], days=3)
     desk.fetch()
