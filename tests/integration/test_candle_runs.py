@@ -179,6 +179,16 @@ def test_dry_run_writes_nothing(desk: Desk) -> None:
     assert desk.cli.query("SELECT to_regclass('kite_candle')") == [(None,)]
 
 
+def test_dry_run_without_a_database(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PORT", "1")
+    cli.parameters["instruments"] = ["NSE:INFY"]
+    with override_config("candles", {"enabled": True}):
+        result = cli.run("--dag", "2", "--dry-run")
+    assert result.status == 0
+    assert "Dry run: nothing was stored" in result.stdout
+    assert result.stderr.count("could not be worked out") == 1
+
+
 def test_dry_run_after_a_run(desk: Desk) -> None:
     desk.run()
     result = desk.run("--dry-run")
