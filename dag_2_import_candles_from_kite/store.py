@@ -19,7 +19,7 @@ from dag_2_import_candles_from_kite.answers import Candle, render
 from dag_2_import_candles_from_kite.candles import CANDLES
 from dag_2_import_candles_from_kite.compare import Comparison, compare
 from dag_2_import_candles_from_kite.intervals import Interval
-from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, is_final
+from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, find_missing, is_final
 from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
@@ -167,6 +167,20 @@ class Store:
             inserted=len(new) - changed, updated=len(kept) + changed, changed=changed
         )
         return comparison, result
+
+    def holds(
+        self,
+        cursor: Cursor,
+        series: Series,
+        span: Span,
+        answered: Sequence[Candle],
+        now: datetime,
+    ) -> bool:
+        """Whether `merge` would change nothing: the answer is stored, and noted as covered."""
+        covered = self._begin(cursor, series)
+        stored = self._read_candles(cursor, series, span)
+        is_there = {*answered} <= {*stored} and not find_missing(span, covered, now)
+        return is_there and not compare(stored, answered, series.elsewhere).off
 
     def replace(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -548,6 +549,35 @@ def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
     assert desk.cli.query("SELECT * FROM kite_candle_adjustment") == []
 
 
+def lose_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch, query: str) -> list[bool]:
+    """To the COMMIT after which the query finds something; whether it was lost."""
+    call, lost = interruptible.call_interruptibly, list[bool]()
+
+    def lose(function: Callable[[], Any], **options: Any) -> Any:
+        answer = call(function, **options)
+        if not lost and desk.cli.query(query):
+            lost.append(True)
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    monkeypatch.setattr(db_manager, "call_interruptibly", lose)
+    return lost
+
+
+def test_commit_of_a_correction_whose_answer_is_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told all the same, and what was new is."""
+    desk.run()
+    desk.route.correct(TCS, "day", datetime(2026, 11, 16), volume=9)
+    lost = lose_answer(desk, monkeypatch, "SELECT * FROM kite_candle WHERE volume = 9")
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert (lost, result.status) == ([True], 0)
+    assert "NSE:TCS day: 1 candle, 2026-11-16" in result.stdout
+    assert re.search(r"inserted +3\n", result.stdout)
+    assert desk.stored(TCS)[10][-1] == 9
+
+
 @pytest.mark.parametrize("has_moved", [False, True], ids=["whole", "half of it is scaled"])
 def test_commit_of_an_adjustment_whose_answer_is_lost(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, has_moved: bool
@@ -558,16 +588,7 @@ def test_commit_of_an_adjustment_whose_answer_is_lost(
     desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
     if has_moved:  # to another token, which has no older ones
         del desk.truth[INFY, "day"][:4]
-    call, lost = interruptible.call_interruptibly, list[bool]()
-
-    def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
-        answer = call(function, **options)
-        if not lost and desk.cli.query("SELECT * FROM kite_candle_adjustment"):
-            lost.append(True)
-            raise psycopg2.OperationalError("server closed the connection unexpectedly")
-        return answer
-
-    monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    lost = lose_answer(desk, monkeypatch, "SELECT * FROM kite_candle_adjustment")
     result = desk.run(at=EVENING + timedelta(days=1))
     assert (lost, result.status) == ([True], 0)
     assert "adjusted by Kite: 1" in result.stdout
