@@ -366,7 +366,12 @@ class Loader:
         def work(cursor: Cursor) -> tuple[Comparison, MergeResult | None]:
             return self.plan.store.merge(cursor, series, span, candles, now, is_accepted)
 
-        comparison, result = self.manager.run_in_transaction(work)
+        def was_stored(cursor: Cursor, ended: tuple[Comparison, MergeResult | None]) -> bool:
+            return ended[1] is not None and self.plan.store.holds(
+                cursor, series, span, candles, now
+            )
+
+        comparison, result = self.manager.run_in_transaction(work, was_stored=was_stored)
         if result is not None:
             self._note(result)
             if comparison.off:
