@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import count
+from typing import Any
 
 import pytest
 
+from sandbox.kite_server import KiteServer
 from shared.calendar import IST
 from tests.candle_desk import CandleDesk, make_desk
-from tests.candle_truth import Bar, Listing, Market, made_market, weekdays
+from tests.candle_faults import OTHER_TOKEN, Changed, Fine, plan_faults
+from tests.candle_truth import (
+    INDEX_SYMBOL,
+    INDEX_TOKEN,
+    Bar,
+    Listing,
+    Market,
+    made_market,
+    weekdays,
+)
 from tests.command_line import CommandLine
 from tests.conftest import Server
 
@@ -49,8 +61,8 @@ def make(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> MakeDesk:
     return make_it
 
 
-def day_before(count: int) -> date:
-    return weekdays(TODAY, count + 1)[0]
+def day_before(number: int) -> date:
+    return weekdays(TODAY, number + 1)[0]
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York", "Pacific/Kiritimati"])
@@ -109,7 +121,7 @@ def test_share_that_was_suspended_is_adjusted_when_it_comes_back(
     }
     share.forget()
     share.adjustments.append((TODAY, HALF))
-    days = [day_before(count) for count in (away + 1, *range(away, 0, -10), 0)]
+    days = [day_before(number) for number in (away + 1, *range(away, 0, -10), 0)]
     for day in days:
         desk.on(day)
     desk.assert_whole()
@@ -145,14 +157,106 @@ def test_contract_and_its_open_interest_to_its_end(make: MakeDesk, is_answered: 
     desk = make(since=day_before(3), prepare=make_future)
     desk.universe = [{"exchange": "NSE"}, {"underlying": "ONE", "instrument_type": "FUT"}]
     told = []
-    for count in (3, 2, 1, 0):
-        if count == 1 and not is_answered:
+    for number in (3, 2, 1, 0):
+        if number == 1 and not is_answered:
             desk.route.forget(512)
         before = len(desk.route.requests)
-        result = desk.on(day_before(count), is_listed=count < 3)
+        result = desk.on(day_before(number), is_listed=number < 3)
         desk.assert_whole()
         asked = [each for each in desk.route.requests[before:] if each.token == 512]
         told.append(("ONE26MARFUT" in result.stdout, len(asked)))
     assert told == [(False, 1), (False, 1), (not is_answered, 1), (False, 0)]
     assert desk.stored()["ONE"][-1][-1] == 27 * 50
     assert desk.gaps() == set()
+
+
+def test_adjustment_while_a_history_is_asked_for_anew(make: MakeDesk, kite: KiteServer) -> None:
+    """Of the whole history the first part is on the scale before, the others are on the new one."""
+    desk = make(days=130, intervals=["minute"], since=day_before(1))
+    share = desk.market.share("ONE")
+    share.adjustments.append((TODAY, HALF))
+    desk.on(day_before(1))
+
+    def adjust_again() -> None:
+        share.adjustments.append((TODAY, Decimal("0.2")))
+
+    before = desk.stored("minute")["ONE"]
+    plan_faults(kite, 512, "minute", [Fine(), Fine(), Fine(adjust_again)])
+    desk.go_to(datetime.combine(TODAY, time(18), IST))
+    if desk.run("--dag", "2").status != 0:  # Kite has contradicted itself
+        assert desk.stored("minute")["ONE"] == before
+        assert desk.adjustments() == []
+        desk.fetch()
+    desk.assert_whole()
+    assert desk.adjustments() == [("ONE", "minute", Decimal("0.1"), TODAY)]
+
+
+def test_answers_that_contradict_each_other_change_nothing(
+    make: MakeDesk, kite: KiteServer
+) -> None:
+    desk = make(since=day_before(1))
+    desk.on(day_before(1))
+    before = desk.stored()
+    numbers = count()
+
+    def shift(candles: list[list[Any]]) -> list[list[Any]]:
+        by = 1 + next(numbers)
+        return [[ts, *(price + by for price in values[:4]), *values[4:]] for ts, *values in candles]
+
+    plan_faults(kite, 512, "day", [Changed(shift)] * 50)
+    desk.go_to(datetime.combine(TODAY, time(18), IST))
+    result = desk.fetch(status=1)
+    assert "ONE" in result.stderr
+    assert desk.stored()["ONE"] == before["ONE"]
+    assert desk.stored()["TWO"] == desk.market.rows("TWO")
+    assert desk.adjustments() == []
+    kite.clear_faults()
+    desk.fetch()
+    desk.assert_whole()
+
+
+@pytest.mark.parametrize("interval", ["day", "minute"])
+def test_another_tokens_candles_twice_are_put_right_on_the_next_day(
+    make: MakeDesk, kite: KiteServer, interval: str
+) -> None:
+    desk = make(days=100, intervals=[interval], since=day_before(2))
+    desk.on(day_before(2))
+    plan_faults(kite, 512, interval, [OTHER_TOKEN] * 20)
+    desk.on(day_before(1))
+    kite.clear_faults()
+    desk.on(TODAY)
+    desk.assert_whole()
+    assert desk.adjustments() == []
+
+
+def test_first_days_of_another_token_are_put_right_on_the_next_day(
+    make: MakeDesk, kite: KiteServer
+) -> None:
+    desk = make(since=day_before(1))
+    plan_faults(kite, 512, "day", [OTHER_TOKEN])
+    desk.on(day_before(1))
+    assert desk.stored()["ONE"] != desk.market.rows("ONE")  # nothing can tell
+    result = desk.on(TODAY)
+    desk.assert_whole()
+    assert "ONE" in result.stdout
+    assert desk.adjustments() == []
+
+
+def test_list_without_the_index(make: MakeDesk) -> None:
+    def take_index_away(market: Market) -> None:
+        market.shares[0].listings = [Listing(INDEX_TOKEN, INDEX_SYMBOL, date.max)]
+
+    desk = make(prepare=take_index_away)
+    desk.on(TODAY)
+    assert desk.stored() == {name: desk.market.rows(name) for name in desk.names}
+    result = desk.run("gaps")
+    assert result.status == 4
+    assert INDEX_SYMBOL in result.stdout
+
+
+def test_instrument_that_is_wanted_twice_is_asked_for_once(make: MakeDesk) -> None:
+    desk = make()
+    desk.universe = ["NSE:ONE", "NSE:ONE", {"exchange": "NSE"}, "nse:TWO", "NSE:NIFTY 50"]
+    desk.on(TODAY)
+    desk.assert_whole()
+    assert sorted(each.token or 0 for each in desk.route.requests) == [512, 768, INDEX_TOKEN]
