@@ -68,7 +68,7 @@ $(BENCH_VENV)/installed: requirements-run.txt requirements.txt benchmarks/requir
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	touch $@
 
-bench: $(BENCH_VENV)/installed  ## measure speed and memory against others, 5 to 10 minutes; rewrites docs/benchmark.*
+bench: $(BENCH_VENV)/installed  ## measure speed and memory against others, 10 to 15 minutes; rewrites docs/benchmark.*
 	$(BENCH_VENV)/bin/python -m benchmarks
 
 # What docs/research.md says to install, and nothing else: its blocks run there, the test in .venv.

@@ -27,6 +27,7 @@ class Asker(Generic[T, R]):
         self._done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._taken = threading.Condition()
+        self._is_closed = False
         self.under_way = 0
         self._threads = threads
         for _ in range(threads):
@@ -40,6 +41,9 @@ class Asker(Generic[T, R]):
 
     def close(self) -> None:
         """Let the threads end, each after the question that it has; what waits is not asked."""
+        with self._taken:
+            self._is_closed = True
+            self._taken.notify_all()
         with suppress(queue.Empty):
             while True:
                 self._waiting.get_nowait()
@@ -66,8 +70,11 @@ class Asker(Generic[T, R]):
         """
         with self._turn:
             with self._taken:
-                self._taken.wait_for(self._done.empty, _LONGEST_TURN_SECONDS)
+                self._taken.wait_for(self._has_room, _LONGEST_TURN_SECONDS)
             yield
+
+    def _has_room(self) -> bool:
+        return self._is_closed or self._done.empty()
 
     def _work(self) -> None:
         while (waiting := self._waiting.get()) is not None:

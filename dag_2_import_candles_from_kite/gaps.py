@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from dag_2_import_candles_from_kite.intervals import INTERVALS
+from dag_2_import_candles_from_kite.universe import INDEX
 from shared.config.config_loader import ConfigLoader
 from shared.console import say, say_table, write_json
 from shared.feed import Command
+from shared.utils.relations import find_relation
 from shared.utils.sql import load_sql, settings
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 SQL = load_sql(__file__)
 
-INDEX = "NSE:NIFTY 50"
+_VIEW = "kite_candle_gap"
 FOUND = 1  # the exit status
 CANNOT_BE_KNOWN = 4
 SHOWN = 40  # rows of the table
@@ -108,10 +110,13 @@ def show_gaps(arguments: argparse.Namespace) -> int:
     """Show the gaps. Returns the exit status."""
     from shared.utils.db_manager import DatabaseManager
 
+    def read(cursor: Cursor) -> tuple[list[Gap], list[Exchange]]:
+        if not find_relation(cursor, _VIEW).exists:  # before the first run
+            return [], []
+        return list_gaps(cursor), list_exchanges(cursor)
+
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as db:
-        gaps, exchanges = db.run_in_transaction(
-            lambda cursor: (list_gaps(cursor), list_exchanges(cursor))
-        )
+        gaps, exchanges = db.run_in_transaction(read)
     untold = [each.name for each in exchanges if each.has_candles and not each.has_calendar]
     is_known = not untold and any(each.has_calendar for each in exchanges)
     if arguments.json:

@@ -27,16 +27,16 @@ from dag_2_import_candles_from_kite.plan import (
     midnight,
     readable_until,
 )
-from dag_2_import_candles_from_kite.progress import Progress, in_words
-from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
+from dag_2_import_candles_from_kite.progress import Progress, counted, in_words
+from dag_2_import_candles_from_kite.store import Adjustment, Overlap, Series, Store
 from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
 from shared.exceptions import (
     APIError,
-    AuthenticationError,
     ConfigurationError,
     PermissionDeniedError,
     RefusedRequestError,
+    TransientAPIError,
 )
 from shared.feed import RejectedRow, Run, Stage
 from shared.run import retry_policy
@@ -49,6 +49,7 @@ from shared.utils.strict_session import SERIES_BOUNDS
 _THREADS = 8  # requests under way at once: enough for 3 a second where an answer takes 2 s
 _BATCH = 500  # instruments that are planned at a time
 _MOST_FAILURES = 25  # in a row: then Kite is down, and the others are not asked
+_DAYS_BETWEEN_LOOKS = 28
 _SHOWN = 10  # of a kind, in the summary
 
 
@@ -95,12 +96,14 @@ class Totals(NamedTuple):
     def describe(self, requests_per_second: float) -> list[str]:
         """The lines of the summary."""
         if not self.requests:
-            return [f"Nothing to ask for: all {self.wanted:,} series were answered up to now"]
+            wanted = f"all that is wanted of {self.wanted:,} series"
+            return [f"Nothing to ask for: {wanted} was answered"]
         time = in_words(self.requests / requests_per_second)
+        requests = counted(self.requests, "request")
         series = f"{self.instruments:,} of {self.wanted:,} series"
         return [
-            f"missing: about {self.candles:,} candles, in {series}",
-            f"to ask: {self.requests:,} requests, {time} at {requests_per_second:g} a second",
+            f"missing: about {counted(self.candles, 'candle')}, in {series}",
+            f"to ask: {requests}, {time} at {requests_per_second:g} a second",
         ]
 
 
@@ -153,23 +156,35 @@ class Plan:
 
     def jobs(self, manager: DatabaseManager) -> Iterator[Job]:
         """What is to be asked for each series of which something is missing."""
-        overlap = self.run.parameters["overlap_candles"]
         for interval, batch in self.missing(manager):
             lacking = [each for each in batch if each.spans]
-            wanted = [(e.target.instrument_id, s.begin) for e in lacking for s in e.spans]
-            read = partial(
-                self.store.read_overlaps, wanted=wanted, interval=interval, count=overlap
-            )
-            overlaps = manager.run_in_transaction(read)
+            wanted = [
+                Overlap(each.target.instrument_id, span.begin, self._count_overlap(each, interval))
+                for each in lacking
+                for span in each.spans
+            ]
+            read = partial(self.store.read_overlaps, wanted=wanted, interval=interval)
+            begins = iter(manager.run_in_transaction(read))
             for target, spans, covered in lacking:
                 yield Job(
                     Series(target, interval, self.moves.find_elsewhere(target)),
                     spans,
                     self.run.key.started_at,
-                    overlap=overlap,
-                    overlaps={s.begin: overlaps[target.instrument_id, s.begin] for s in spans},
+                    overlap=self.run.parameters["overlap_candles"],
+                    overlaps={span.begin: next(begins) for span in spans},
                     covered_from=min((row.begin for row in covered), default=None),
                 )
+
+    def _count_overlap(self, missing: _Missing, interval: Interval) -> int:
+        """How many stored candles the next request is to begin with.
+
+        For a demerger Kite adjusts weeks later, and only what is older than the usual few. So once
+        in 28 days a series of days is compared as far back as a request reaches: it costs none.
+        """
+        turn = missing.target.instrument_id + self.run.key.started_at.astimezone(IST).toordinal()
+        if interval.is_day and turn % _DAYS_BETWEEN_LOOKS == 0:
+            return interval.longest_days
+        return int(self.run.parameters["overlap_candles"])
 
     def _find(self, target: Target, interval: Interval, covered: list[Covered]) -> _Missing:
         parameters, now = self.run.parameters, self.run.key.started_at
@@ -215,6 +230,7 @@ class Loader:
     _asker: Asker[Job, Answer] = field(init=False)
     _failed: list[str] = field(default_factory=list)
     _failures_in_a_row: int = 0
+    _rejected: set[tuple[str, ...]] = field(default_factory=set)
     _adjusted: list[str] = field(default_factory=list)
     _corrected: list[str] = field(default_factory=list)
     _closed: list[str] = field(default_factory=list)
@@ -272,7 +288,10 @@ class Loader:
             "oi": int(request.has_oi),
         }
         route = f"/instruments/historical/{request.token}/{request.interval.name}"
-        read: Callable[[bytes], Answer] = partial(self._read, job=job, request=request)
+
+        def read(body: bytes) -> Answer:
+            return _refuse_rejects(self._read(body, job, request))
+
         return self.kite.ask(route, params, bounds=SERIES_BOUNDS, read=read)
 
     def _read(self, body: bytes, job: Job, request: Request) -> Answer:
@@ -288,17 +307,17 @@ class Loader:
                 raise answer
             self._note_rejects(job, answer)
             job.take(answer.candles, self, _find_unreadable(job.series, answer))
-        except AuthenticationError:
-            raise
         except PermissionDeniedError as exc:
             raise PermissionDeniedError(
                 f"Kite gives this app no historical data, for which an app needs a plan. {exc}"
             ) from exc
         except RefusedRequestError as exc:
             if job.series.target.is_listed:
-                self.run.figures.rejected.append(RejectedRow(None, str(exc), [job.series.name]))
+                why = str(exc).removesuffix(".")
+                self.run.figures.rejected.append(RejectedRow(None, why, [job.series.name]))
             else:
                 self._close(job)
+            self._failures_in_a_row = 0  # Kite has answered
             return True
         except APIError as exc:
             self._failed.append(f"{job.series.name}: {exc}")
@@ -310,10 +329,11 @@ class Loader:
     def _note_rejects(self, job: Job, answer: Answer) -> None:
         figures = self.run.figures
         figures.fetched += len(answer.candles) + len(answer.rejected)
-        figures.rejected += [
-            RejectedRow(row.line_number, row.reason, [job.series.name, *row.row])
-            for row in answer.rejected
-        ]
+        for row in answer.rejected:
+            key = (job.series.name, *row.row)
+            if key not in self._rejected:  # it may be asked for again
+                self._rejected.add(key)
+                figures.rejected.append(RejectedRow(row.line_number, row.reason, key))
 
     # --- what jobs put away, each call a transaction ---------------------------------------------
 
@@ -345,7 +365,7 @@ class Loader:
         self._prepare(history.series.interval, Span(history.first, history.span.end))
         now = self.run.key.started_at
 
-        def work(cursor: Cursor) -> MergeResult:
+        def work(cursor: Cursor) -> tuple[MergeResult, Adjustment | None]:
             return self.plan.store.replace(
                 cursor,
                 history.series,
@@ -356,15 +376,16 @@ class Loader:
                 adjustment,
             )
 
-        def was_stored(cursor: Cursor, result: MergeResult) -> bool:
+        def was_stored(cursor: Cursor, ended: tuple[MergeResult, Adjustment | None]) -> bool:
             return self.plan.store.was_adjusted(cursor, history.series, now)
 
-        self._note(self.manager.run_in_transaction(work, was_stored=was_stored))
-        told = f"{history.series.name}: {history.count:,} candles asked anew"
-        if adjustment is None:
+        result, found = self.manager.run_in_transaction(work, was_stored=was_stored)
+        self._note(result)
+        told = f"{history.series.name}: {counted(history.count, 'candle')} asked anew"
+        if found is not None:
+            self._adjusted.append(f"{told}, factor {found.factor.normalize():f}")
+        elif result.inserted or result.changed:  # not so where another run was quicker
             self._corrected.append(told)
-        else:
-            self._adjusted.append(f"{told}, factor {adjustment.factor.normalize():f}")
 
     def _close(self, job: Job) -> None:
         """Note that Kite answers no more for one that has left the list: it is told once."""
@@ -419,6 +440,18 @@ class Loader:
         )
 
 
+def _refuse_rejects(answer: Answer) -> Answer:
+    """Raises TransientAPIError if most of it is bad: it must not count as answered (ruling 19)."""
+    bad, count = len(answer.rejected), len(answer.rejected) + len(answer.candles)
+    if bad * 2 > count:
+        first = answer.rejected[0]
+        raise TransientAPIError(
+            f"{bad:,} of the {count:,} candles that Kite answered are bad, the first for this: "
+            f"{first.reason}."
+        )
+    return answer
+
+
 def _find_unreadable(series: Series, answer: Answer) -> list[Span]:
     begins = [datetime.fromisoformat(row.row[0]) for row in answer.rejected]
     return [Span(begin, begin + series.interval.length) for begin in begins]
@@ -428,5 +461,4 @@ def _describe_off(series: Series, comparison: Comparison) -> str:
     form = "%Y-%m-%d" if series.interval.is_day else "%Y-%m-%d %H:%M"
     first, *others = (old.ts.astimezone(IST).strftime(form) for old, _ in comparison.off)
     span = f"{first} to {others[-1]}" if others else first
-    count = len(comparison.off)
-    return f"{series.name}: {count:,} candle{'s' if others else ''}, {span}"
+    return f"{series.name}: {counted(len(comparison.off), 'candle')}, {span}"

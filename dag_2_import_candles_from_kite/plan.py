@@ -76,10 +76,11 @@ def find_missing(wanted: Span, covered: Iterable[Covered], now: datetime) -> lis
     """The parts of `wanted` that have to be asked for, oldest first.
 
     What was fetched before its day was over counts until the day ends: Kite may still change it.
+    What a clock that was ahead says was fetched on a later day counts for nothing.
     """
     today = day_of(now)
     missing, begin = [], wanted.begin
-    for row in sorted(covered):
+    for row in sorted(_without_later(covered, today)):
         if not (row.is_final or day_of(row.fetched_at) == today):
             continue
         if row.begin > begin:
@@ -95,15 +96,20 @@ def find_missing(wanted: Span, covered: Iterable[Covered], now: datetime) -> lis
 def add_covered(covered: Iterable[Covered], span: Span, fetched_at: datetime) -> list[Covered]:
     """The rows with `span` among them: what meets and is of one kind is one row.
 
-    The part of the span before the day of `fetched_at` is final.
+    The part of the span before the day of `fetched_at` is final. Rows of a later day are dropped.
     """
     today = midnight(day_of(fetched_at))
-    rows = [part for row in covered for part in _without(row, span)]
+    believed = _without_later(covered, today.date())
+    rows = [part for row in believed for part in _without(row, span)]
     if span.begin < today:
         rows.append(Covered(span.begin, min(span.end, today), fetched_at, is_final=True))
     if span.end > today:
         rows.append(Covered(max(span.begin, today), span.end, fetched_at, is_final=False))
     return _joined(rows)
+
+
+def _without_later(covered: Iterable[Covered], today: date) -> list[Covered]:
+    return [row for row in covered if day_of(row.fetched_at) <= today]
 
 
 def _without(row: Covered, span: Span) -> list[Covered]:

@@ -42,8 +42,7 @@ class Progress:
         """What was asked, in a line of the summary."""
         seconds = self._clock() - self._begin
         rate = self._requests / seconds if seconds > 0 else 0.0
-        requests = "1 request" if self._requests == 1 else f"{self._requests:,} requests"
-        return f"asked: {requests}, {rate:.1f} a second"
+        return f"asked: {counted(self._requests, 'request')}, {rate:.1f} a second"
 
     def _describe_rest(self) -> str:
         seconds = self._clock() - max(self._begin, self._clock() - _WINDOW_SECONDS)
@@ -52,6 +51,11 @@ class Progress:
         if not rate:
             return ""
         return f"{rate:.1f} requests/s, {in_words(left / rate)} left"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 request, 1,200 requests."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def in_words(seconds: float) -> str:

@@ -32,8 +32,11 @@ def add_refetch(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def refetch(arguments: argparse.Namespace) -> None:
-    """The command `refetch`. Raises NotListedError if today's list has no such instrument."""
+def refetch(arguments: argparse.Namespace) -> int:
+    """The command `refetch`; returns the exit status: 1 if Kite refused the token.
+
+    Raises NotListedError if today's list has no such instrument, and as `load_plan` does.
+    """
     from dag_2_import_candles_from_kite import FEED
 
     try:
@@ -57,3 +60,4 @@ def refetch(arguments: argparse.Namespace) -> None:
         say(line)
     if figures.rejected:
         say(describe_rejects(run))
+    return 1 if figures.rejected and not merge.given else 0

@@ -43,16 +43,20 @@ def describe_state(cursor: Cursor) -> Mapping[str, int]:
     return {**figures, "without a calendar": states.untold} if states.untold else figures
 
 
-def find_lacking(cursor: Cursor) -> tuple[str, str] | None:
-    """The partitions, from the first wanted day to the next year or month, that no run can make."""
+def find_lacking(cursor: Cursor) -> tuple[str, str]:
+    """What is wanted at all, and the partitions that no run can make, to the next year or month."""
     parameters = _read_parameters()
     intervals = [INTERVALS[name] for name in dict.fromkeys(("day", *parameters["intervals"]))]
     since = midnight(parameters["start"])
     statements = find_lacking_partitions(cursor, intervals, clock.now(), since)
-    if not statements:
-        return None
-    words = "Partitions for candles up to the next year or month, and DB_USER may make none."
-    return words, "\n".join(f"{statement};" for statement in statements)
+    faults = []
+    if not parameters["instruments"]:
+        faults.append("parameters.instruments is empty: a run would not know what to ask for.")
+    if statements:
+        faults.append(
+            "Partitions for candles up to the next year or month, and DB_USER may make none."
+        )
+    return " ".join(faults), "\n".join(f"{statement};" for statement in statements)
 
 
 def _read_parameters() -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
 from shared.utils.merge_proof import find_hooks
-from shared.utils.relations import Relation, find_relation
+from shared.utils.relations import Relation, find_relation, only_own_functions
 from shared.utils.sql import compose, fetch_one, joined, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
 
@@ -55,6 +55,14 @@ class Adjustment(NamedTuple):
     compared: Span
 
 
+class Overlap(NamedTuple):
+    """The last so many stored candles of an instrument before a moment."""
+
+    instrument_id: int
+    before: datetime
+    candles: int
+
+
 @dataclass(frozen=True)
 class Store:
     """Where the tables are. Rows are read back where `hooks` may change them on their way."""
@@ -69,7 +77,8 @@ class Store:
         """The tables, which a dry run may find to be lacking."""
         names = (CANDLES.name, COVERAGE.name, ADJUSTMENTS.name)
         places = [find_relation(cursor, name) for name in names]
-        hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
+        with only_own_functions(cursor):
+            hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
         return cls(places[0], places[1], places[2], hooks)
 
     @property
@@ -90,29 +99,28 @@ class Store:
         return found
 
     def read_overlaps(
-        self, cursor: Cursor, wanted: Sequence[tuple[int, datetime]], interval: Interval, count: int
-    ) -> dict[tuple[int, datetime], datetime | None]:
-        """Where the last `count` candles of an instrument before a moment begin; None: none are.
+        self, cursor: Cursor, wanted: Sequence[Overlap], interval: Interval
+    ) -> list[datetime | None]:
+        """Where the last candles before a moment begin, for each of the wanted; None: none are.
 
         Candles more than half of a request's longest span before it do not count.
         """
         if not wanted:
-            return {}
+            return []
         reach = timedelta(days=interval.longest_days) / 2
-        befores = [before for _, before in wanted]
+        instrument_ids, befores, counts = zip(*wanted)
         begins = [before - reach for before in befores]
         params = {
             "interval": interval.name,
-            "instrument_ids": [instrument_id for instrument_id, _ in wanted],
+            "instrument_ids": list(instrument_ids),
             "begins": begins,
-            "befores": befores,
+            "befores": list(befores),
+            "counts": list(counts),
             "begin": min(begins),
             "end": max(befores),
-            "count": count,
         }
         cursor.execute(self._render("read_overlaps"), params)
-        found = (begin for (begin,) in cursor.fetchall())
-        return dict(zip(wanted, (begin and begin.astimezone(IST) for begin in found)))
+        return [begin and begin.astimezone(IST) for (begin,) in cursor.fetchall()]
 
     def merge(
         self,
@@ -144,6 +152,7 @@ class Store:
             lines = render(new, series.target.instrument_id, series.interval.name)
             self._copy(cursor, BytesIO(lines))
         count = len(stored) - len(every.off) + len(new)
+        self._fire_deferred(cursor)
         is_exact = not self.hooks or {*answered} <= {*self._read_candles(cursor, series, span)}
         self._prove(cursor, series, span, count, is_exact=is_exact)
         self._cover(cursor, series, add_covered(covered, span, now))
@@ -162,11 +171,12 @@ class Store:
         count: int,
         now: datetime,
         adjustment: Adjustment | None,
-    ) -> MergeResult:
+    ) -> tuple[MergeResult, Adjustment | None]:
         """Put the whole history, which was asked anew for `span`, in place of what is stored.
 
         `history` has `count` candles in COPY's form. What is stored and Kite does not answer for
-        is kept, if it is before them or of another token; an adjustment multiplies it.
+        is kept, if it is before them or of another token; an adjustment multiplies it, and is
+        returned, unless what is stored shows none.
         """
         covered = self._begin(cursor, series)
         params = self._params(series, span)
@@ -174,17 +184,20 @@ class Store:
         history.seek(0)
         cursor.copy_expert(self._render("copy_to_stage"), history, _COPY_BYTES)
         cursor.execute(self._render("choose_unreached"), params)
-        if adjustment is not None:
-            self._adjust(cursor, params, now, adjustment)
+        (same,) = fetch_one(cursor, self._render("count_as_staged"), params)
+        if adjustment is not None and not self._adjust(cursor, params, now, adjustment):
+            adjustment = None
         cursor.execute(self._render("delete_reached"), params)
         before = cursor.rowcount
         cursor.execute(self._render("insert_staged"))
+        self._fire_deferred(cursor)
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
         self._cover(cursor, series, add_covered(covered, span, now))
-        changed = min(before, count)
-        return MergeResult(inserted=count - changed, updated=changed, changed=changed)
+        updated = min(before, count)
+        result = MergeResult(inserted=count - updated, updated=updated, changed=updated - same)
+        return result, adjustment
 
     def was_adjusted(self, cursor: Cursor, series: Series, now: datetime) -> bool:
         """Whether an adjustment that was found at this moment is stored, and the history with it.
@@ -209,8 +222,12 @@ class Store:
 
     def _adjust(
         self, cursor: Cursor, params: Mapping[str, Any], now: datetime, found: Adjustment
-    ) -> None:
-        cursor.execute(self._render("scale_unreached"), {**params, "factor": found.factor})
+    ) -> bool:
+        """Multiply and record, if what is stored shows the adjustment; returns whether it does.
+
+        Another run may have stored the history meanwhile, and the few candles that were compared
+        may have been corrected in a way that looks like a factor.
+        """
         row = {
             **params,
             "factor": found.factor,
@@ -218,7 +235,11 @@ class Store:
             "compared_from": found.compared.begin,
             "compared_to": found.compared.end,
         }
-        cursor.execute(self._render("insert_adjustment"), row)
+        (is_adjusted,) = fetch_one(cursor, self._render("is_adjusted"), row)
+        if is_adjusted:
+            cursor.execute(self._render("scale_unreached"), row)
+            cursor.execute(self._render("insert_adjustment"), row)
+        return bool(is_adjusted)
 
     def _read_candles(self, cursor: Cursor, series: Series, span: Span) -> list[Candle]:
         cursor.execute(self._render("read_candles"), self._params(series, span))
@@ -233,6 +254,10 @@ class Store:
 
     def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
         cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
+
+    def _fire_deferred(self, cursor: Cursor) -> None:
+        if self.hooks:  # else nothing that is deferred changes candles
+            cursor.execute(SQL["fire_deferred"])
 
     def _prove(
         self, cursor: Cursor, series: Series, span: Span, expected: int, *, is_exact: bool

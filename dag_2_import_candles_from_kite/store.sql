@@ -1,5 +1,6 @@
 -- The transaction of an answer. Statements on {candles} carry the answer's own bounds: the planner
--- then looks at the partitions of these alone.
+-- then looks at the partitions of these alone. Those that read for the plan cast texts to text: see
+-- universe.sql.
 
 -- name: only_own_functions
 -- To the end of the transaction.
@@ -7,17 +8,19 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- name: read_coverage
 SELECT instrument_id, "from", "to", fetched_at, is_final FROM {coverage}
-WHERE instrument_id = ANY(%s) AND interval = %s ORDER BY instrument_id, "from";
+WHERE instrument_id = ANY(%s) AND interval::text = %s ORDER BY instrument_id, "from";
 
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.
 SELECT (SELECT min(ts) FROM (SELECT ts FROM {candles} AS c
-                             WHERE c.instrument_id = wanted.instrument_id AND interval = %(interval)s
+                             WHERE c.instrument_id = wanted.instrument_id
+                               AND interval::text = %(interval)s
                                AND ts >= %(begin)s AND ts < %(end)s
                                AND ts >= wanted.begin AND ts < wanted.before
-                             ORDER BY ts DESC LIMIT %(count)s) AS last)
-FROM unnest(%(instrument_ids)s::bigint[], %(begins)s::timestamptz[], %(befores)s::timestamptz[])
-     WITH ORDINALITY AS wanted(instrument_id, begin, before, number)
+                             ORDER BY ts DESC LIMIT wanted.count) AS last)
+FROM unnest(%(instrument_ids)s::bigint[], %(begins)s::timestamptz[], %(befores)s::timestamptz[],
+            %(counts)s::integer[])
+     WITH ORDINALITY AS wanted(instrument_id, begin, before, count, number)
 ORDER BY number;
 
 -- name: read_candles
@@ -91,6 +94,10 @@ WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
 COPY {candles} (instrument_id, interval, ts, open, high, low, close, volume, oi)
 FROM STDIN (FORMAT text, NULL '');
 
+-- name: fire_deferred
+-- What is deferred to the end of the transaction happens now, where it can still be looked at.
+SET CONSTRAINTS ALL IMMEDIATE;
+
 -- name: count_candles
 SELECT count(*) FROM {candles}
 WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
@@ -101,6 +108,14 @@ DELETE FROM {coverage} WHERE instrument_id = %s AND interval = %s;
 
 -- name: insert_coverage
 INSERT INTO {coverage} (instrument_id, interval, "from", "to", fetched_at, is_final) VALUES {rows};
+
+-- name: is_adjusted
+-- Of most candles that are stored and staged the close is nearer to what the factor makes of it.
+SELECT count(*) FILTER (
+           WHERE abs(s.close - c.close * %(factor)s) < abs(s.close - c.close)) * 2 > count(*)
+FROM {candles} AS c JOIN pg_temp.stock_ingestion_candle AS s USING (ts)
+WHERE c.instrument_id = %(instrument_id)s AND c.interval = %(interval)s
+  AND ts >= %(begin)s AND ts < least(%(end)s::timestamptz, %(compared_to)s::timestamptz);
 
 -- name: insert_adjustment
 INSERT INTO {adjustments}

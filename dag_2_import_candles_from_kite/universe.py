@@ -1,5 +1,7 @@
 """Whose candles are wanted: the configured universe, resolved against today's list."""
 
+from __future__ import annotations
+
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -88,6 +90,28 @@ class Universe(NamedTuple):
     rejected: Sequence[RejectedRow]
 
 
+class Lists(NamedTuple):
+    """The days of DAG 1's lists, and since when each exchange has been in them."""
+
+    days: Sequence[date]
+    firsts: Mapping[str, date]
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> Lists:
+        """What there is of them."""
+        days = [day for day, _ in run_history.read_list_days(cursor, LIST_DAG)]
+        cursor.execute(SQL["read_first_lists"])
+        return cls(days, {exchange: day_of(first) for exchange, first in cursor.fetchall()})
+
+    def find_listing(self, exchange: str, valid_from: datetime) -> date | None:
+        """The day after the last list without it; None if its exchange's first list has it."""
+        day = day_of(valid_from)
+        number = bisect_left(self.days, day)
+        if not number or day <= self.firsts[exchange]:
+            return None
+        return self.days[number - 1] + timedelta(days=1)
+
+
 def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
     """The instruments that are wanted. Raises DatabaseError if there is no list yet."""
     for name in _SOURCES:
@@ -96,10 +120,10 @@ def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
                 f"{name} is not there: DAG {LIST_DAG}, which brings the list, has to run first, "
                 "as a role that may make it."
             )
-    days = [day for day, _ in run_history.read_list_days(cursor, LIST_DAG)]
+    lists = Lists.read(cursor)
     names = [INDEX, *(item for item in selections if isinstance(item, str))]
     symbols: dict[str, list[Target | None]] = {}
-    for name, target in _select(cursor, days, symbols=[each.partition(":")[2] for each in names]):
+    for name, target in _select(cursor, lists, symbols=[each.partition(":")[2] for each in names]):
         symbols.setdefault(name, []).append(target)
     found: dict[int, Target] = {}
     rejected = []
@@ -107,7 +131,7 @@ def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
         if isinstance(item, str):
             listed = symbols.get(item, [])
         else:
-            listed = [target for _, target in _select(cursor, days, **item)]
+            listed = [target for _, target in _select(cursor, lists, **item)]
         found |= {target.instrument_id: target for target in listed if target}
         if fault := _find_fault(listed):
             rejected.append(RejectedRow(None, fault, [str(item)]))
@@ -115,9 +139,7 @@ def resolve(cursor: Cursor, selections: Sequence[Selection]) -> Universe:
     return Universe(index, list(found.values()), rejected)
 
 
-def _select(
-    cursor: Cursor, days: Sequence[date], **wanted: Any
-) -> Iterator[tuple[str, Target | None]]:
+def _select(cursor: Cursor, lists: Lists, **wanted: Any) -> Iterator[tuple[str, Target | None]]:
     """The names of those in today's list that are `wanted`, and what they are if that is known."""
     cursor.execute(SQL["select_listed"], {**dict.fromkeys(_PARAMETERS), **wanted})
     kept: dict[Any, Any] = {}  # of equal texts and days one: there may be 100,000 instruments
@@ -126,7 +148,7 @@ def _select(
         if instrument_id is not None:
             keep = kept.setdefault
             own = (instrument_id, token, keep(exchange, exchange), symbol, has_oi)
-            listed_on = _find_listing(valid_from, days)
+            listed_on = lists.find_listing(exchange, valid_from)
             target = Target(*own, keep(expiry, expiry), keep(listed_on, listed_on))
         yield f"{exchange}:{symbol}", target
 
@@ -137,12 +159,6 @@ def _find_fault(listed: Sequence[Target | None]) -> str:
     if lacking := listed.count(None):
         return f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
     return ""
-
-
-def _find_listing(valid_from: datetime, days: Sequence[date]) -> date | None:
-    """The day after the last list without it; None if the first list of all has it."""
-    number = bisect_left(days, day_of(valid_from))
-    return days[number - 1] + timedelta(days=1) if number else None
 
 
 def find_ended(cursor: Cursor, interval: str) -> list[Target]:

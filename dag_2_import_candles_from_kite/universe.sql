@@ -1,11 +1,14 @@
--- Which instruments are wanted. NULL: any.
+-- Which instruments are wanted. NULL: any. Texts are cast to text: an operator of another role for
+-- VARCHAR would be preferred to PostgreSQL's own.
 
 -- name: select_listed
 -- Those of today's list, with the day of their first version.
 WITH matching AS (
     SELECT instrument_id, instrument_token, exchange, tradingsymbol, expiry,
            dense_rank() OVER (PARTITION BY exchange, name ORDER BY expiry) AS expiry_number
-    FROM kite_instrument_today
+    FROM (SELECT instrument_id, instrument_token, exchange::text, tradingsymbol::text,
+                 segment::text, instrument_type::text, name::text, expiry
+          FROM kite_instrument_today) AS listed
     WHERE (%(exchange)s::text IS NULL OR exchange = upper(%(exchange)s))
       AND (%(symbols)s::text[] IS NULL OR tradingsymbol = ANY(%(symbols)s))
       AND (%(segment)s::text IS NULL OR segment = %(segment)s)
@@ -20,16 +23,20 @@ FROM matching AS m
 WHERE %(expiries)s::integer IS NULL OR expiry_number <= %(expiries)s
 ORDER BY exchange, tradingsymbol;
 
+-- name: read_first_lists
+-- The first list of each exchange.
+SELECT exchange, min(valid_from) FROM kite_instrument_history GROUP BY exchange;
+
 -- name: find_ended
 -- Those that were asked for once and are in the list no longer, unless that was up to the last day:
 -- a contract's expiry, else the day before it was missing. Its token may be another one's now.
 SELECT h.instrument_id, h.instrument_token, h.exchange, h.tradingsymbol, h.expiry IS NOT NULL,
        last.day,
        NOT EXISTS (SELECT FROM kite_instrument_history AS other
-                   WHERE other.exchange = h.exchange AND other.valid_to IS NULL
+                   WHERE other.exchange::text = h.exchange::text AND other.valid_to IS NULL
                      AND other.instrument_token = h.instrument_token)
 FROM (SELECT instrument_id, max("to") FILTER (WHERE is_final) AS covered_to
-      FROM kite_candle_coverage WHERE interval = %s GROUP BY instrument_id) AS c
+      FROM kite_candle_coverage WHERE interval::text = %s GROUP BY instrument_id) AS c
 CROSS JOIN LATERAL (SELECT * FROM kite_instrument_history AS v
                     WHERE v.instrument_id = c.instrument_id
                     ORDER BY valid_from DESC LIMIT 1) AS h

@@ -18,6 +18,7 @@ from shared.config.config_loader import override_config
 from shared.utils import db_manager, interruptible
 from tests.command_line import CommandLine, Result
 from tests.instruments import instrument, to_csv
+from tests.integration.test_relations import TRAPS, set_catalog_traps
 
 INDEX, INFY, TCS, GOLD = 256265, 408065, 2953217, 111
 ROUTE = PATH  # for faults
@@ -159,7 +160,7 @@ def test_first_run_and_the_next_ones(desk: Desk) -> None:
     assert desk.spans() == [("11-02 00:00", "11-18 23:59")]
     again = desk.run()
     assert again.status == 0
-    assert "Nothing to ask for: all 3 series were answered up to now" in again.stdout
+    assert "Nothing to ask for: all that is wanted of 3 series was answered" in again.stdout
     assert desk.asked == []
     next_day = desk.run(at=EVENING + timedelta(days=1))
     assert next_day.status == 0
@@ -181,7 +182,7 @@ def test_dry_run_writes_nothing(desk: Desk) -> None:
 def test_dry_run_after_a_run(desk: Desk) -> None:
     desk.run()
     result = desk.run("--dry-run")
-    assert "Nothing to ask for: all 3 series" in result.stdout
+    assert "Nothing to ask for: all that is wanted of 3 series" in result.stdout
     result = desk.run("--dry-run", at=EVENING + timedelta(days=1))
     assert "missing: about 3 candles, in 3 of 3 series" in result.stdout
     assert desk.asked == []
@@ -425,6 +426,22 @@ def test_stored_candle_stays_whatever_kite_sends_for_it_that_is_none(desk: Desk)
     assert desk.stored()[10][1] == desk.truth[INFY, "day"][10].open
 
 
+def test_answer_of_which_most_is_bad_is_no_answer(desk: Desk) -> None:
+    """As after a change of Kite's form: what is final would never be asked for again."""
+    good = desk.truth[INFY, "day"]
+    desk.truth[INFY, "day"] = [
+        each if number < 6 else each._replace(low=Decimal(-1)) for number, each in enumerate(good)
+    ]
+    result = desk.run()
+    assert result.status == 1
+    said = "NSE:INFY day: 7 of the 13 candles that Kite answered are bad, the first for this: low:"
+    assert said in " ".join(result.stderr.split())
+    assert (desk.stored(), desk.covered(), desk.days(TCS)) == ([], [], until(18))
+    desk.truth[INFY, "day"] = good
+    assert desk.run().status == 0
+    assert desk.days() == until(18)
+
+
 # --- functions on the way ------------------------------------------------------------------------
 
 TRIGGER = """
@@ -452,6 +469,38 @@ def test_trigger_that_keeps_candles_from_being_stored(desk: Desk, table: str, bo
     assert "spoil" in result.stderr
     assert desk.days() == until(18)
     assert desk.covered()[-1] == ("18 00:00", "19 00:00", False)
+
+
+DEFERRED = """
+CREATE FUNCTION public.spoil() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM public.kite_candle WHERE (instrument_id, ts) = (NEW.instrument_id, NEW.ts);
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER spoil AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION public.spoil();
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "factor"),
+    [
+        pytest.param("kite_candle", "1", id="merged"),
+        pytest.param("kite_candle_day_2026", "0.5", id="asked anew"),
+    ],
+)
+def test_trigger_that_waits_for_the_commit(desk: Desk, table: str, factor: str) -> None:
+    desk.run()
+    desk.cli.query(DEFERRED.format(table=table))
+    desk.route.adjust(INFY, factor, date(2026, 11, 19))
+    desk.cli.parameters["instruments"] = ["NSE:INFY"]
+    desk.truth[INDEX, "day"] = []  # of which nothing new is to be stored
+    before = desk.stored()
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert result.status == 1
+    assert "Nothing of NSE:INFY day was stored" in result.stderr
+    assert "spoil" in result.stderr
+    assert desk.stored() == before
 
 
 def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
@@ -497,6 +546,21 @@ def test_commit_of_an_adjustment_whose_answer_is_lost(
     assert len(desk.cli.query("SELECT * FROM kite_candle_adjustment")) == 1
 
 
+@pytest.mark.parametrize("path", ["public", "public, pg_catalog"])
+def test_functions_of_others_are_not_called(desk: Desk, path: str) -> None:
+    desk.load_list()
+    [(database,)] = desk.cli.query("SELECT current_database()")
+    desk.cli.query(f"ALTER DATABASE {database} SET search_path = {path}")
+    desk.cli.query(TRAPS)
+    set_catalog_traps(desk.cli)
+    for evening in (EVENING, EVENING + timedelta(days=1)):
+        result = desk.run(at=evening)
+        assert (result.status, result.stderr) == (0, "")
+    for command in (["refetch", "NSE:INFY"], ["gaps"], ["check"], ["status"]):
+        result = desk.cli.run(*command)
+        assert "trapped" not in result.stdout + result.stderr
+
+
 # --- refetch -------------------------------------------------------------------------------------
 
 
@@ -517,6 +581,16 @@ def test_refetch_since_a_day(desk: Desk) -> None:
     [asked] = desk.route.requests[before:]
     assert (asked.token, asked.begin) == (INFY, datetime(2026, 11, 9))
     assert "0 new, 0 changed" in result.stdout
+
+
+def test_refetch_of_a_token_that_kite_refuses(desk: Desk) -> None:
+    desk.run()
+    desk.route.forget(INFY)
+    result = desk.cli.run("refetch", "NSE:INFY")
+    assert (result.status, result.stderr) == (1, "")
+    assert "asked: 1 request," in result.stdout
+    assert "InputException: invalid token): 'NSE:INFY day'" in result.stdout
+    assert desk.days() == until(18)
 
 
 def test_refetch_where_nothing_is_stored_yet(desk: Desk) -> None:
@@ -599,3 +673,58 @@ def _contract_days(desk: Desk) -> list[date]:
         " WHERE tradingsymbol = 'INFY26NOVFUT' ORDER BY 1"
     )
     return [day for (day,) in rows]
+
+
+# --- what the last few candles do not tell -------------------------------------------------------
+
+
+def find_turn(desk: Desk, token: int) -> datetime:
+    """The next evening on which a series of days is compared as far back as a request reaches."""
+    [(instrument_id,)] = desk.cli.query(
+        "SELECT instrument_id FROM kite_instrument_history WHERE instrument_token = %s", token
+    )
+    evenings = (EVENING + timedelta(days=n) for n in range(1, 29))
+    return next(each for each in evenings if (instrument_id + each.toordinal()) % 28 == 0)
+
+
+def test_adjustment_of_older_days_alone_is_found_within_28_days(desk: Desk) -> None:
+    """As Kite adjusts for a demerger weeks later: the last few candles are as they were."""
+    desk.run()
+    desk.route.adjust(INFY, "0.5", before=date(2026, 11, 4))
+    at = find_turn(desk, INFY)
+    result = desk.run(at=at)
+    assert "adjusted by Kite: 1" in result.stdout
+    found = desk.cli.query(
+        "SELECT factor, compared_to AT TIME ZONE INTERVAL '5:30' FROM kite_candle_adjustment"
+    )
+    assert found == [(Decimal("0.5"), datetime(2026, 11, 4))]
+    served = desk.route.served(INFY, "day", last=at.replace(tzinfo=None))
+    assert desk.stored() == [tuple(each[:6]) for each in served]
+    assert len([each for each in desk.asked if each.token == TCS]) == 1
+
+
+def test_correction_that_looks_like_an_adjustment_is_none(desk: Desk) -> None:
+    desk.run()
+    oldest = datetime(2026, 11, 11)  # of the last five that are final
+    [wrong] = [each for each in desk.truth[INFY, "day"] if each.ts == oldest]
+    names = ("open", "high", "low", "close")
+    half = {name: getattr(wrong, name) / 2 for name in names}
+    desk.route.correct(INFY, "day", oldest, **half)
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert "corrected by Kite: 1" in result.stdout
+    assert desk.cli.query("SELECT * FROM kite_candle_adjustment") == []
+    served = desk.route.served(INFY, "day", last=datetime(2026, 11, 19))
+    assert desk.stored() == [tuple(each[:6]) for each in served]
+
+
+def test_gaps_before_anything_is_stored(desk: Desk) -> None:
+    result = desk.cli.run("gaps")
+    assert (result.status, result.stdout) == (
+        4,
+        "No candle is stored yet, so gaps cannot be told.\n",
+    )
+
+
+def test_check_of_a_dag_that_has_nothing_to_ask_for(desk: Desk) -> None:
+    desk.cli.parameters["instruments"] = []
+    assert "parameters.instruments is empty" in desk.cli.run("check", "--dag", "2").stdout

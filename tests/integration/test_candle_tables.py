@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from io import BytesIO
 from typing import Any
 
 import psycopg2
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import cursor as Cursor
 
+from dag_2_import_candles_from_kite.answers import render
 from dag_2_import_candles_from_kite.candles import CANDLES
 from dag_2_import_candles_from_kite.intervals import INTERVALS, Interval
 from dag_2_import_candles_from_kite.partitions import (
@@ -22,7 +25,10 @@ from dag_2_import_candles_from_kite.partitions import (
     find_lacking_partitions,
     list_periods,
 )
+from dag_2_import_candles_from_kite.plan import Span
+from dag_2_import_candles_from_kite.store import Adjustment, Series, Store
 from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
+from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
 from shared.exceptions import DatabaseError, TransientDatabaseError
 from shared.utils.db_manager import DatabaseManager
@@ -30,6 +36,7 @@ from shared.utils.extras import ensure_extra_table, find_extra
 from shared.utils.relations import find_relation
 from shared.utils.table_check import check_columns, read_table
 from shared.utils.table_setup import ensure_table
+from tests.candles import make_candle
 from tests.conftest import NO_WAIT, PROJECT, Server
 
 SCHEMA = (PROJECT / "dag_2_import_candles_from_kite" / "schema.sql").read_text(encoding="utf-8")
@@ -523,3 +530,39 @@ def test_check_tells_what_lacks_for_now_and_next(
         assert find_lacking_partitions(cursor, wanted, now) == []
         since = find_lacking_partitions(cursor, [DAY], now, since=ist(2025, 3, 1))
     assert [statement.split(" ")[0] for statement in since] == ["CREATE", "ALTER"]
+
+
+# --- what an answer touches ----------------------------------------------------------------------
+
+LOCKED = """
+SELECT DISTINCT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+WHERE pid = pg_backend_pid() AND relname ~ '^kite_candle_day_[0-9]+$'
+"""
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["merged", "asked anew"])
+def test_only_the_partitions_of_an_answer_are_touched(
+    manager: DatabaseManager, is_whole: bool
+) -> None:
+    """Each statement has the answer's bounds: a partition without them is not even locked."""
+    ensure(manager, DAY, ist(2023, 1, 1), ist(2028, 1, 1))
+    series = Series(Target(7, 512, "NSE", "INFY", has_oi=False), DAY)
+    span, now = Span(ist(2026, 1, 5), ist(2026, 1, 8)), ist(2026, 1, 9)
+    candles = [make_candle(ist(2026, 1, day)) for day in (5, 6, 7)]
+    adjustment = Adjustment(Decimal("0.5"), span)
+    with manager.transaction() as cursor:
+        for table in (COVERAGE, ADJUSTMENTS):
+            assert not ensure_extra_table(cursor, table)
+        cursor.execute(INSERT, (7, "day", ist(2025, 12, 30)))
+        cursor.execute(INSERT, (7, "day", ist(2026, 1, 5)))
+        cursor.execute(INSERT, (7, "day", ist(2026, 1, 6)))
+    with manager.transaction() as cursor:
+        store = Store.open(cursor)
+    with manager.transaction() as cursor:
+        if is_whole:
+            lines = BytesIO(render(candles[1:], 7, "day"))
+            store.replace(cursor, series, span, lines, 2, now, adjustment)
+        else:
+            store.merge(cursor, series, span, candles, now, lambda comparison: True)
+        cursor.execute(LOCKED)
+        assert cursor.fetchall() == [("kite_candle_day_2026",)]

@@ -214,6 +214,16 @@ def test_new_one_can_have_traded_since_the_day_after_the_list_without_it(lists: 
     assert targets["NSE:INFY"].listed_on is None
 
 
+def test_exchange_that_the_lists_had_not_at_first_is_of_unknown_age(lists: Lists) -> None:
+    lists.load(INFY)
+    elsewhere = share(513, "INFY", "BSE")
+    without = lists.load(INFY, elsewhere)
+    lists.load(INFY, elsewhere, share(769, "TCS", "BSE"))
+    targets = lists.targets("BSE:INFY", "BSE:TCS")
+    assert targets["BSE:INFY"].listed_on is None
+    assert targets["BSE:TCS"].listed_on == without + timedelta(days=1)
+
+
 def test_changed_terms_do_not_make_it_younger(lists: Lists) -> None:
     lists.load(INFY)
     lists.load({**INFY, "tick_size": Decimal("0.10")})

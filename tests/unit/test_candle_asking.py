@@ -127,3 +127,16 @@ def test_turn_ends_with_an_error() -> None:
     asker.put(1)
     assert asker.take() == (1, 1)
     asker.close()
+
+
+def test_who_waits_for_a_turn_ends_with_the_run() -> None:
+    def ask(number: int) -> int:
+        with asker.turn():
+            return number
+
+    before = asking_threads()
+    asker: Asker[int, int] = Asker(ask, threads=3)
+    for number in range(3):
+        asker.put(number)
+    asker.close()
+    wait_for_the_end(before)

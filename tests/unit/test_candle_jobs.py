@@ -279,6 +279,25 @@ def test_history_with_years_without_candles() -> None:
     desk.assert_right()
 
 
+def test_adjustment_between_two_requests_of_one_run() -> None:
+    desk = Desk(candles(2300))
+    desk.run(by("2"))
+    assert desk.asked_days == [(2300, 300), (305, -1), (2300, 300), (305, -1)]
+    desk.assert_right()
+    assert [each.factor for each in desk.shelf.adjustments] == [Decimal("0.5")]
+
+
+def test_factor_that_prices_of_a_penny_share_do_not_tell() -> None:
+    """A paisa of a rupee may be rounding; higher prices, further back, have the factor."""
+    stored = [*candles(2300, 8), *(make_candle(day(n), 1) for n in range(7, 2, -1))]
+    desk = Desk([*by("0.99")(stored), *candles(2)], stored)
+    desk.run()
+    assert desk.asked_days == [(7, -1), (1999, -1), (2300, 300), (305, -1)]
+    desk.assert_right()
+    [adjustment] = desk.shelf.adjustments
+    assert adjustment.factor == Decimal("0.99")
+
+
 def test_what_the_history_does_not_reach_is_scaled() -> None:
     """A share that moved to another token: Kite has only the candles since then."""
     desk = Desk(by("0.5")(candles(8)), candles(20, 3))
@@ -304,6 +323,13 @@ def test_correction_is_asked_for_once_more() -> None:
     desk.assert_right()
     [correction] = desk.shelf.corrections
     assert [old.ts for old, _ in correction.off] == [day(5)]
+
+
+def test_todays_candle_may_change_between_two_answers() -> None:
+    desk = Desk(list(changed(5)(candles(10))), candles(10, 3))
+    desk.run(changed(0, 1))
+    assert desk.asked_days == [(7, -1), (10, -1)]
+    desk.assert_right()
 
 
 def test_correction_that_was_a_lie() -> None:

@@ -132,8 +132,14 @@ def test_moments_are_those_of_india(name: str) -> None:
     ],
 )
 def test_missing_spans(rows: list[tuple[str, str]], missing: list[tuple[str, str]]) -> None:
-    known = [covered(*row, "19") for row in reversed(rows)]
+    known = [covered(*row, "18 11:00") for row in reversed(rows)]
     assert find_missing(span("2", "18"), known, NOW) == [span(*each) for each in missing]
+
+
+def test_what_a_clock_that_was_ahead_has_noted_counts_for_nothing() -> None:
+    known = [covered("2", "10", "17"), covered("10", "25", "25 18:00")]
+    assert find_missing(span("2", "18"), known, NOW) == [span("10", "18")]
+    assert add_covered(known, span("10", "12"), NOW) == [covered("2", "12", "18 12:00")]
 
 
 def test_nothing_is_missing_of_an_empty_span() -> None:

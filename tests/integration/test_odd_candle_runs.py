@@ -1,0 +1,81 @@
+"""Runs of DAG 2 beside others, by odd clocks, and after others had their hands in the tables."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from dag_2_import_candles_from_kite.store import Store
+from sandbox.market_candles import Candle
+from tests.command_line import Result
+from tests.integration.test_candle_runs import (
+    EVENING,
+    INFY,
+    START,
+    Desk,
+    desk,
+    until,
+    weekdays,
+)
+
+__all__ = ["desk"]
+
+DAY = timedelta(days=1)
+ADJUSTMENTS = "SELECT factor, found_at FROM kite_candle_adjustment"
+
+
+def test_two_runs_that_find_one_adjustment_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Kite does not answer for any more is multiplied once."""
+    desk.run()
+    before = desk.stored()
+    desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
+    desk.truth[INFY, "day"] = desk.truth[INFY, "day"][5:]
+    replace = Store.replace
+    others, is_late = list[Result](), list[bool]()
+
+    def replace_late(*given: Any) -> Any:
+        if not is_late:
+            is_late.append(True)
+            others.append(desk.run(at=EVENING + DAY + timedelta(minutes=1)))
+        return replace(*given)
+
+    monkeypatch.setattr(Store, "replace", replace_late)
+    result = desk.run(at=EVENING + DAY)
+    [other] = others
+    assert (result.status, other.status) == (0, 0)
+    assert "adjusted by Kite: 1" in other.stdout
+    assert "by Kite" not in result.stdout
+    assert [row[1] for row in desk.stored()[:13]] == [row[1] / 2 for row in before]
+    assert desk.cli.query(ADJUSTMENTS) == [(Decimal("0.5"), EVENING + DAY + timedelta(minutes=1))]
+
+
+def test_corrected_candle_of_one_price_is_no_adjustment(desk: Desk) -> None:
+    """One factor explains the oldest that is compared; but those before it are as they were."""
+    price = Decimal(100)
+    days = weekdays(START, date(2026, 11, 30))
+    desk.truth[INFY, "day"] = [Candle(day, price, price, price, price, 10, 7) for day in days]
+    desk.run()
+    prices = dict.fromkeys(("open", "high", "low", "close"), Decimal(101))
+    desk.route.correct(INFY, "day", datetime(2026, 11, 11), **prices)
+    result = desk.run(at=EVENING + DAY)
+    assert "corrected by Kite: 1" in result.stdout
+    assert "adjusted" not in result.stdout
+    assert [row[1] for row in desk.stored()] == [101 if d.day == 11 else 100 for d in until(19)]
+    assert desk.cli.query(ADJUSTMENTS) == []
+
+
+def test_clock_that_was_ahead(desk: Desk) -> None:
+    desk.run(at=EVENING - 5 * DAY)
+    desk.route.now = EVENING.replace(tzinfo=None)
+    asked_ahead = desk.run(at=EVENING + 20 * DAY)
+    assert asked_ahead.status == 0
+    desk.cli.query("DELETE FROM kite_candle WHERE ts >= '2026-11-15'")  # they were not there yet
+    result = desk.run()
+    assert "in 3 of 3 series" in result.stdout
+    assert desk.days() == until(18)
+    assert desk.covered() == [("02 00:00", "18 00:00", True), ("18 00:00", "19 00:00", False)]
