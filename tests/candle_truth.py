@@ -81,6 +81,8 @@ class Share:
     adjustments: list[tuple[date, Decimal]] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
     segment: str = "NSE"
+    exchange: str = "NSE"
+    expiry: date | None = None
     # Whether a token that a series has moved to serves what was traded under the one before.
     serves_all: bool = False
 
@@ -119,6 +121,10 @@ class Share:
             for bar in sorted(bars)
             if end_of(bar.ts, interval) <= now
         ]
+
+    def forget(self) -> None:
+        """The bars themselves were changed."""
+        self._made.clear()
 
     def _was_under(self, token: int, day: date) -> bool:
         mine = [each for each in self.listings if each.token == token]
@@ -172,11 +178,11 @@ class Market:
             instrument(
                 listing.token,
                 listing.symbol,
-                "NSE",
+                share.exchange,
                 name=share.name,
-                instrument_type="EQ",
+                instrument_type="EQ" if share.expiry is None else "FUT",
                 segment=share.segment,
-                expiry=None,
+                expiry=share.expiry,
                 strike=Decimal(0),
                 lot_size=1,
                 last_price=self.now.toordinal(),
@@ -193,7 +199,7 @@ class Market:
         """How parameters.instruments names them today: those of these names, or all."""
         wanted = None if names is None else set(names)
         return [
-            f"NSE:{listing.symbol}"
+            f"{share.exchange}:{listing.symbol}"
             for share, listing in self.listed()
             if wanted is None or share.name in wanted
         ]
