@@ -103,6 +103,7 @@ class Job:
         self._overlaps = dict(overlaps)
         self._covered_from = covered_from
         self._shortened: Span | None = None  # answered with less than was expected, once
+        self._compared: set[datetime] = set()  # where requests began whose answers are stored
         self._empty: list[Span] = []  # before the first candle, the newest last
         self._is_again = False  # one of them is asked for again
         self._doubt: Sequence[Candle] = ()
@@ -181,7 +182,7 @@ class Job:
             self._ask_whole()
         elif self.span.end < history.span.end:
             rest = Span(self.span.end, history.span.end)
-            begin = self._within_reach(history.tail[0][0] if history.tail else None, rest.begin)
+            begin = self._within_reach(history.tail, rest.begin)
             history.tail = history.tail if begin else ()
             self.span = first_request(rest, self.series.interval, begin)
         elif self._agrees(history.recent):
@@ -204,7 +205,9 @@ class Job:
         end, self._doubt = self.span.end, ()
         self._covered_from = min(self._covered_from or self.span.begin, self.span.begin)
         overlap_begin = self._overlaps.get(self.missing[0].begin)
-        self._overlaps[end] = candles[-self._overlap :][0][0] if candles else overlap_begin
+        self._compared.add(self.span.begin)
+        if end > self.missing[0].begin:
+            self._overlaps[end] = candles[-self._overlap :][0][0] if candles else overlap_begin
         self.missing = [Span(max(s.begin, end), s.end) for s in self.missing if s.end > end]
         if empty := self._find_empty(candles):
             self.missing.insert(0, empty)
@@ -239,9 +242,14 @@ class Job:
         return None
 
     def _find_next(self) -> Span:
-        """The request for the oldest span that is missing."""
-        first = self.missing[0]
-        begin = self._within_reach(self._overlaps.get(first.begin), first.begin)
+        """The request for the oldest span that is missing, from the candles before it on.
+
+        Where these are so old that it does not reach the span, it comes first, by itself.
+        """
+        first, longest = self.missing[0], timedelta(days=self.series.interval.longest_days)
+        begin = self._overlaps.get(first.begin)
+        if begin is not None and begin + longest <= first.begin and begin in self._compared:
+            begin = None
         return first_request(first, self.series.interval, begin)
 
     def _look_back(self) -> None:
@@ -256,10 +264,10 @@ class Job:
         self._history = History(self.series, whole, self._doubt[0][0])
         self.span = first_request(whole, self.series.interval)
 
-    def _within_reach(self, begin: datetime | None, before: datetime) -> datetime | None:
-        """Where the overlap begins, unless that is too far back for a request."""
+    def _within_reach(self, tail: Sequence[Candle], before: datetime) -> datetime | None:
+        """Where the tail of a history begins, unless that is too far back for a request."""
         reach = timedelta(days=self.series.interval.longest_days) / 2
-        return None if begin is None or begin < before - reach else begin
+        return tail[0].ts if tail and tail[0].ts >= before - reach else None
 
     @property
     def _has_older(self) -> bool:
