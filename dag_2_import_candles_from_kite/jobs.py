@@ -11,7 +11,8 @@ An answer without candles is believed when it comes twice. Before the first cand
 once, but asked for again if what follows begins with candles: then it had been listed before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Protocol
@@ -22,7 +23,7 @@ from dag_2_import_candles_from_kite.compare import Comparison, compare
 from dag_2_import_candles_from_kite.intervals import Request
 from dag_2_import_candles_from_kite.plan import Span, day_of, first_request, midnight
 from dag_2_import_candles_from_kite.store import Adjustment, Series
-from shared.exceptions import TransientAPIError
+from shared.exceptions import DAGExecutionError, TransientAPIError
 
 _AT_ONCE = timedelta(days=7)  # no exchange is closed for longer
 _MOST_DOUBTS = 3  # answers that agree neither with what is stored nor with each other
@@ -53,7 +54,8 @@ class History:
     def __init__(self, series: Series, span: Span, since: datetime) -> None:
         self.series = series
         self.span = span
-        self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
+        with _needing_room():
+            self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
         finalize(self, self.file.close)
         self.first: datetime | None = None
         self.count = 0
@@ -70,12 +72,27 @@ class History:
             candles = [candle for candle in candles if candle[0] > last]
         if candles:
             interval, target = self.series.interval, self.series.target
-            self.file.write(render(candles, target.instrument_id, interval.name))
+            with _needing_room():
+                self.file.write(render(candles, target.instrument_id, interval.name))
+                self.file.flush()
             self.first = self.first or candles[0][0]
             self.count += len(candles)
             self.recent += [candle for candle in candles if candle[0] >= self._since]
         self.tail = (*self.tail, *candles[-overlap:])[-overlap:]
         return True
+
+
+@contextmanager
+def _needing_room() -> Iterator[None]:
+    """Raises DAGExecutionError where a file cannot be written, which says what to do."""
+    try:
+        yield
+    except OSError as exc:
+        raise DAGExecutionError(
+            "A history that is asked for anew is kept in a temporary file until it is whole, and "
+            f"that cannot be written: {exc}. Make room where temporary files are, or let TMPDIR "
+            "name another folder, and run again."
+        ) from exc
 
 
 class Job:
