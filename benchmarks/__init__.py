@@ -1,1 +1,1 @@
-"""Measures the import against the floor and against what one would use instead: `make bench`."""
+"""Measures the imports against the floor and against what one would use instead: `make bench`."""

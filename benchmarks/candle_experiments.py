@@ -63,6 +63,7 @@ class CandlePlan:
     rounds: int = 3
     grown_instruments: int = 9_000
     stored_days: Sequence[int] = (11, 1_111)
+    grown_parts: int = 3  # in turn with those of the other size
     instruments: int = 2_000  # a day of each
     limited: int = 100  # requests
 
@@ -73,6 +74,7 @@ QUICK = CandlePlan(
     rounds=1,
     grown_instruments=40,
     stored_days=(6,),
+    grown_parts=1,
     instruments=40,
     limited=2,
 )
@@ -137,7 +139,7 @@ class CandleExperiments:
             "candles": self._plan.answers * self._count_minutes(),
             "reading": self._time_reading(),
             "to_commit": self._compare(),
-            "growth": [self._grow(days) for days in self._plan.stored_days],
+            "growth": self._grow(),
             "limited": self._run_limited(),
             "many": self._run_many(),
             "planned": self._plan_everything(),
@@ -211,9 +213,9 @@ class CandleExperiments:
             measurement.steps = self._servers.execute(LAST_DURATIONS, database=database)[0][0]
         return measurement
 
-    def _run_module(self, module: str, *arguments: str) -> Measurement:
+    def _run_module(self, module: str, *arguments: str, database: str = "run") -> Measurement:
         command = ["-m", f"benchmarks.contenders.{module}", *arguments]
-        return measure(command, self._environment("run"), self._runner.project)
+        return measure(command, self._environment(database), self._runner.project)
 
     def _environment(self, database: str) -> dict[str, str]:
         return {
@@ -266,35 +268,54 @@ class CandleExperiments:
                 )
         self._say(f"equal candles: {expected[0]:,} of {', '.join(digests)}")
 
-    def _grow(self, stored_days: int) -> dict[str, Any]:
-        """A day of each instrument, into a table that has `stored_days` of each."""
+    def _grow(self) -> list[dict[str, Any]]:
+        """A day of each instrument, into tables that have several numbers of days of each.
+
+        It is done in parts, into one table and another in turn: what else the machine does then
+        takes from all alike.
+        """
         shares = [self._index, *self._shares[: self._plan.grown_instruments - 1]]
+        tables = {days: f"grown_{days}" for days in self._plan.stored_days}
+        runs: dict[int, list[dict[str, Any]]] = {days: [] for days in tables}
+        for days, database in tables.items():
+            self._make_grown(database, shares, days)
+        length = -(-len(shares) // self._plan.grown_parts)
+        for number in range(self._plan.grown_parts):
+            part = shares[number * length : (number + 1) * length]
+            for days in list(tables)[:: -1 if number % 2 else 1]:
+                measurement = self._load_a_day(tables[days], part, days)
+                runs[days].append(asdict(measurement))
+                into = f"into {days * len(shares):,} candles"
+                self._say(f"a day of {len(part):,} {into}: {measurement.steps}")
+        for database in tables.values():
+            self._servers.drop(database)
+        return [
+            {"stored": days * len(shares), "instruments": len(shares), "runs": each}
+            for days, each in runs.items()
+        ]
+
+    def _make_grown(self, database: str, shares: Sequence[_Share], days: int) -> None:
         ids = _make_array(share.instrument_id for share in shares)
-        first = self._last - timedelta(days=stored_days)
-        before = self._last - timedelta(days=1)
-        self._servers.create("run", "candles")
-        self._servers.execute("TRUNCATE kite_candle, kite_candle_coverage", database="run")
+        first, before = self._last - timedelta(days=days), self._last - timedelta(days=1)
+        self._servers.create(database, "candles")
+        self._servers.execute("TRUNCATE kite_candle, kite_candle_coverage", database=database)
         begin, end = (datetime.combine(day, time(), IST) for day in (first, self._last))
-        with self._servers.manage("run") as manager:
+        with self._servers.manage(database) as manager:
             make = partial(ensure_partitions, interval=INTERVALS["day"], begin=begin, end=end)
             manager.run_in_transaction(make)
         for statement in (FLAT_CANDLES, COVERAGE):
             parts = {"volume": _FLAT, "interval": "day", "end": self._last}
             text = statement.format(first=first, last=before, ids=ids, **parts)
-            self._servers.execute(text, database="run")
-        self._servers.execute("VACUUM ANALYZE", database="run")
-        self._servers.execute("CHECKPOINT")
+            self._servers.execute(text, database=database)
+        self._servers.execute("VACUUM ANALYZE", database=database)
+
+    def _load_a_day(self, database: str, shares: Sequence[_Share], days: int) -> Measurement:
         answered = [self._last - timedelta(days=back) for back in range(_OVERLAP, -1, -1)]
         answers = [Answer(*share[:2], _make_flat(share, answered)) for share in shares]
-        file = self._answers_file
-        self._answers_file = file.with_name("answers_of_a_day")
         write_answers(self._answers_file, answers)
-        self._configure([share.name for share in shares], first)
-        measurement = self._run_module("candles_own_way")
-        self._answers_file = file
-        stored = stored_days * len(shares)
-        self._say(f"a day into {stored:,} candles: {measurement.steps}")
-        return {"stored": stored, "instruments": len(shares), **asdict(measurement)}
+        self._configure([share.name for share in shares], self._last - timedelta(days=days))
+        self._servers.execute("CHECKPOINT")
+        return self._run_module("candles_own_way", database=database)
 
     def _run_limited(self) -> dict[str, Any]:
         """As many requests as Kite allows in a second, of a server that counts them."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from dag_2_import_candles_from_kite.candles import CANDLES
 from dag_2_import_candles_from_kite.intervals import INTERVALS
 from dag_2_import_candles_from_kite.universe import INDEX
 from shared.config.config_loader import ConfigLoader
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 SQL = load_sql(__file__)
 
-_VIEW = "kite_candle_gap"
 FOUND = 1  # the exit status
 CANNOT_BE_KNOWN = 4
 SHOWN = 40  # rows of the table
@@ -49,7 +49,8 @@ class States(NamedTuple):
 
     `wanted` is the sum of `complete`, `with_gaps`, `untold` (candles are there, but nothing tells
     the days of trading) and `never_answered` (no candle; `unasked` of them were not asked for, or
-    refused). `missing_days` are those of all gaps.
+    refused). `missing_days` are those of all gaps. Of the complete ones `behind` were not asked for
+    up to the last day of trading: their requests have failed since, or come yet.
     """
 
     wanted: int
@@ -59,6 +60,7 @@ class States(NamedTuple):
     untold: int
     never_answered: int
     unasked: int
+    behind: int = 0
 
 
 class Exchange(NamedTuple):
@@ -67,6 +69,11 @@ class Exchange(NamedTuple):
     name: str
     has_candles: bool
     has_calendar: bool
+
+
+def is_there(cursor: Cursor) -> bool:
+    """Whether there is a table of candles."""
+    return find_relation(cursor, CANDLES.name).exists
 
 
 def list_gaps(cursor: Cursor) -> list[Gap]:
@@ -86,10 +93,16 @@ def list_exchanges(cursor: Cursor) -> list[Exchange]:
     return [Exchange(*row) for row in _read(cursor, "read_known")]
 
 
-def count_states(cursor: Cursor, pairs: Iterable[tuple[int, str]]) -> States:
-    """The states of wanted (instrument_id, interval); one that is given twice counts once."""
+def count_states(
+    cursor: Cursor, pairs: Iterable[tuple[int, str]], until: date | None = None
+) -> States:
+    """The states of wanted (instrument_id, interval); one that is given twice counts once.
+
+    `until` is the last day that is wanted.
+    """
     wanted = list(pairs)
     values = {
+        "until": until,
         "instrument_ids": [instrument_id for instrument_id, _ in wanted],
         "intervals": [interval for _, interval in wanted],
     }
@@ -111,9 +124,7 @@ def show_gaps(arguments: argparse.Namespace) -> int:
     from shared.utils.db_manager import DatabaseManager
 
     def read(cursor: Cursor) -> tuple[list[Gap], list[Exchange]]:
-        if not find_relation(cursor, _VIEW).exists:  # before the first run
-            return [], []
-        return list_gaps(cursor), list_exchanges(cursor)
+        return (list_gaps(cursor), list_exchanges(cursor)) if is_there(cursor) else ([], [])
 
     with DatabaseManager(asdict(ConfigLoader.load_database_config())) as db:
         gaps, exchanges = db.run_in_transaction(read)

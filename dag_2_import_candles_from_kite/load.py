@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -46,6 +47,8 @@ from shared.utils.operation import operation
 from shared.utils.staged_merge import MergeResult
 from shared.utils.strict_session import SERIES_BOUNDS
 
+logger = logging.getLogger(__name__)
+
 _THREADS = 8  # requests under way at once: enough for 3 a second where an answer takes 2 s
 _BATCH = 500  # instruments that are planned at a time
 _MOST_FAILURES = 25  # in a row: then Kite is down, and the others are not asked
@@ -67,12 +70,23 @@ def load(run: Run, manager: DatabaseManager) -> None:
         )
     with operation("plan", run.durations):
         plan = manager.run_in_transaction(partial(make_plan, run))
+        if plan.store.is_there and not run.options.dry_run:
+            _forget_lost(plan, manager)
         totals = plan.count(manager)
     run.figures.rejected += plan.universe.rejected
     run.figures.notes += totals.describe(run.parameters["requests_per_second"])
     if run.options.dry_run or not totals.requests:
         return
     load_plan(plan, manager, totals)
+
+
+def _forget_lost(plan: Plan, manager: DatabaseManager) -> None:
+    if lost := manager.run_in_transaction(plan.store.forget_lost):
+        logger.warning(
+            "%s has no candle of %s, though some were asked for. All of these are asked for anew.",
+            plan.store.table,
+            ", ".join(lost),
+        )
 
 
 def load_plan(plan: Plan, manager: DatabaseManager, totals: Totals) -> None:
@@ -352,7 +366,12 @@ class Loader:
         def work(cursor: Cursor) -> tuple[Comparison, MergeResult | None]:
             return self.plan.store.merge(cursor, series, span, candles, now, is_accepted)
 
-        comparison, result = self.manager.run_in_transaction(work)
+        def was_stored(cursor: Cursor, ended: tuple[Comparison, MergeResult | None]) -> bool:
+            return ended[1] is not None and self.plan.store.holds(
+                cursor, series, span, candles, now
+            )
+
+        comparison, result = self.manager.run_in_transaction(work, was_stored=was_stored)
         if result is not None:
             self._note(result)
             if comparison.off:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from dag_2_import_candles_from_kite.load import load_plan, make_plan
 from dag_2_import_candles_from_kite.plan import midnight
+from dag_2_import_candles_from_kite.settings import FIRST_DAY
 from dag_2_import_candles_from_kite.universe import read_selection
 from shared import clock
 from shared.arguments import read_day
 from shared.config.config_loader import ConfigLoader
 from shared.console import say
+from shared.dag_discovery import discover_dags
 from shared.exceptions import ConfigurationError, NotListedError
 from shared.feed import API_SOURCE, Run, RunKey, RunOptions
+from shared.program import command
 from shared.run import retry_policy
 from shared.summary import describe_rejects
 from shared.utils.db_manager import DatabaseManager
@@ -49,10 +52,12 @@ def refetch(arguments: argparse.Namespace) -> int:
     key = RunKey(FEED.dag_id, FEED.name, API_SOURCE, clock.now())
     run = Run(FEED, key, RunOptions(), config, parameters)
     with DatabaseManager(asdict(config.database), retry=retry_policy(run)) as manager:
+        _require_list(run, manager, in_sandbox=getattr(arguments, "sandbox", False))
         plan = manager.run_in_transaction(partial(make_plan, run))
         if not plan.universe.targets:
             raise NotListedError(f"{selection} is not in today's list.")
-        plan = plan.anew(midnight(arguments.since) if arguments.since else None)
+        since = arguments.since and max(arguments.since, FIRST_DAY)
+        plan = plan.anew(midnight(since) if since else None)
         load_plan(plan, manager, plan.count(manager))
     figures, merge = run.figures, run.figures.merge or MergeResult()
     say(f"{selection}: {merge.given:,} candles: {merge.inserted:,} new, {merge.changed:,} changed")
@@ -61,3 +66,15 @@ def refetch(arguments: argparse.Namespace) -> int:
     if figures.rejected:
         say(describe_rejects(run))
     return 1 if figures.rejected and not merge.given else 0
+
+
+def _require_list(run: Run, manager: DatabaseManager, *, in_sandbox: bool) -> None:
+    """Refuse an old list, as a run does: since then a token may have become another's."""
+    from shared.freshness import require_fresh
+
+    dags = discover_dags(run.feed.folder.parent)
+    [this] = [dag for dag in dags if dag.folder == run.feed.folder]
+    before = [dag for dag in dags if dag.dag_id in this.after]
+    place = ("--sandbox",) if in_sandbox else ()
+    way_out = [command(*place, "--dag", str(dag.dag_id)) for dag in before]
+    require_fresh(manager, this, before, way_out, dry_run=False)

@@ -6,13 +6,18 @@ from dag_2_import_candles_from_kite.intervals import INTERVALS
 from dag_2_import_candles_from_kite.universe import read_universe
 from shared.config.fields import Field, integer, list_of, number, one_of, or_null
 
+FIRST_DAY = date(1900, 1, 1)  # no exchange has older candles
+
 
 def read_day(value: object) -> date:
     """A day, written as 2015-01-01."""
     try:
-        return date.fromisoformat(value if isinstance(value, str) else "")
+        day = date.fromisoformat(value if isinstance(value, str) else "")
     except ValueError:
         raise ValueError('expected a day such as "2015-01-01"') from None
+    if not FIRST_DAY <= day <= date(2999, 12, 31):
+        raise ValueError('expected a day from "1900-01-01" to "2999-12-31"')
+    return day
 
 
 _NAMES = tuple(INTERVALS)

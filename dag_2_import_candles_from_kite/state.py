@@ -32,15 +32,16 @@ def describe_state(cursor: Cursor) -> Mapping[str, int]:
     pairs = [(each, name) for name in parameters["intervals"] for each in ids]
     if universe.calendar is not None:
         pairs.append((universe.calendar.instrument_id, "day"))
-    states = count_states(cursor, pairs)
+    states = count_states(cursor, pairs, parameters["end"])
     figures = {
         "series wanted": states.wanted,
-        "complete": states.complete,
+        "complete": states.complete - states.behind,
         "with gaps": states.with_gaps,
         "days missing": states.missing_days,
         "never answered": states.never_answered,
     }
-    return {**figures, "without a calendar": states.untold} if states.untold else figures
+    rare = {"behind": states.behind, "without a calendar": states.untold}
+    return figures | {name: number for name, number in rare.items() if number}
 
 
 def find_lacking(cursor: Cursor) -> tuple[str, str]:

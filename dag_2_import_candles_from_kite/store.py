@@ -4,7 +4,8 @@ Takes a cursor inside a transaction and never commits. After it the table holds 
 which is looked at before it is said (ruling 29).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,7 +19,7 @@ from dag_2_import_candles_from_kite.answers import Candle, render
 from dag_2_import_candles_from_kite.candles import CANDLES
 from dag_2_import_candles_from_kite.compare import Comparison, compare
 from dag_2_import_candles_from_kite.intervals import Interval
-from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, is_final
+from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, find_missing, is_final
 from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
@@ -30,6 +31,7 @@ from shared.utils.staged_merge import MergeResult, lock_name
 
 SQL = load_sql(__file__)
 _COPY_BYTES = 1 << 16
+_OWN_FUNCTIONS = "pg_catalog, pg_temp"  # a search_path that finds PostgreSQL's own alone
 
 
 class Series(NamedTuple):
@@ -65,12 +67,16 @@ class Overlap(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Where the tables are. Rows are read back where `hooks` may change them on their way."""
+    """Where the tables are. Rows are read back where `hooks` may change them on their way.
+
+    These find what they name as in other sessions: writing goes by the `search_path` of those.
+    """
 
     table: Relation  # that of the candles
     coverage: Relation
     adjustments: Relation
-    hooks: Sequence[str] = ()
+    hooks: Sequence[str]
+    search_path: str
 
     @classmethod
     def open(cls, cursor: Cursor) -> "Store":
@@ -79,12 +85,24 @@ class Store:
         places = [find_relation(cursor, name) for name in names]
         with only_own_functions(cursor):
             hooks = find_hooks(cursor, places[0]) if places[0].exists else ()
-        return cls(places[0], places[1], places[2], hooks)
+        return cls(places[0], places[1], places[2], hooks, fetch_one(cursor, SQL["read_path"])[0])
 
     @property
     def is_there(self) -> bool:
         """Whether there are such tables; before the first run, a dry run finds none."""
         return self.table.exists and self.coverage.exists
+
+    def forget_lost(self, cursor: Cursor) -> Sequence[str]:
+        """Forget what was answered in intervals of which no candle is there at all.
+
+        Somebody has emptied the table, or dropped it: what it had is asked for anew. Returns them.
+        """
+        lock_name(cursor, CANDLES.name)
+        cursor.execute(self._render("find_lost"))
+        lost = [interval for (interval,) in cursor.fetchall()]
+        if lost:
+            cursor.execute(self._render("forget_lost"), (lost,))
+        return lost
 
     def read_coverage(
         self, cursor: Cursor, instrument_ids: Sequence[int], interval: Interval
@@ -147,12 +165,12 @@ class Store:
             return comparison, None
         kept = {old[0] for old in every.compared}.difference(old[0] for old, _ in every.off)
         new = [candle for candle in answered if candle[0] not in kept]
-        self._delete(cursor, series, span, [old[0] for old, _ in every.off])
-        if new:
-            lines = render(new, series.target.instrument_id, series.interval.name)
-            self._copy(cursor, BytesIO(lines))
+        with self._writing(cursor):
+            self._delete(cursor, series, span, [old[0] for old, _ in every.off])
+            if new:
+                lines = render(new, series.target.instrument_id, series.interval.name)
+                self._copy(cursor, BytesIO(lines))
         count = len(stored) - len(every.off) + len(new)
-        self._fire_deferred(cursor)
         is_exact = not self.hooks or {*answered} <= {*self._read_candles(cursor, series, span)}
         self._prove(cursor, series, span, count, is_exact=is_exact)
         self._cover(cursor, series, add_covered(covered, span, now))
@@ -161,6 +179,20 @@ class Store:
             inserted=len(new) - changed, updated=len(kept) + changed, changed=changed
         )
         return comparison, result
+
+    def holds(
+        self,
+        cursor: Cursor,
+        series: Series,
+        span: Span,
+        answered: Sequence[Candle],
+        now: datetime,
+    ) -> bool:
+        """Whether `merge` would change nothing: the answer is stored, and noted as covered."""
+        covered = self._begin(cursor, series)
+        stored = self._read_candles(cursor, series, span)
+        is_there = {*answered} <= {*stored} and not find_missing(span, covered, now)
+        return is_there and not compare(stored, answered, series.elsewhere).off
 
     def replace(
         self,
@@ -187,10 +219,10 @@ class Store:
         (same,) = fetch_one(cursor, self._render("count_as_staged"), params)
         if adjustment is not None and not self._adjust(cursor, params, now, adjustment):
             adjustment = None
-        cursor.execute(self._render("delete_reached"), params)
-        before = cursor.rowcount
-        cursor.execute(self._render("insert_staged"))
-        self._fire_deferred(cursor)
+        with self._writing(cursor):
+            cursor.execute(self._render("delete_reached"), params)
+            before = cursor.rowcount
+            cursor.execute(self._render("insert_staged"))
         (kept,) = fetch_one(cursor, SQL["count_unreached"])
         (exact,) = fetch_one(cursor, self._render("count_as_staged"), params)
         self._prove(cursor, series, span, kept + count, is_exact=exact == count)
@@ -215,7 +247,7 @@ class Store:
     def _begin(self, cursor: Cursor, series: Series) -> list[Covered]:
         """Wait for other runs, find no functions but PostgreSQL's own, and read what is covered."""
         lock_name(cursor, CANDLES.name)
-        cursor.execute(SQL["only_own_functions"])
+        cursor.execute(SQL["set_path"], (_OWN_FUNCTIONS,))
         instrument_id = series.target.instrument_id
         coverage = self.read_coverage(cursor, [instrument_id], series.interval)
         return coverage.get(instrument_id, [])
@@ -237,8 +269,9 @@ class Store:
         }
         (is_adjusted,) = fetch_one(cursor, self._render("is_adjusted"), row)
         if is_adjusted:
-            cursor.execute(self._render("scale_unreached"), row)
-            cursor.execute(self._render("insert_adjustment"), row)
+            with self._writing(cursor):
+                cursor.execute(self._render("scale_unreached"), row)
+                cursor.execute(self._render("insert_adjustment"), row)
         return bool(is_adjusted)
 
     def _read_candles(self, cursor: Cursor, series: Series, span: Span) -> list[Candle]:
@@ -255,9 +288,16 @@ class Store:
     def _copy(self, cursor: Cursor, lines: IO[bytes]) -> None:
         cursor.copy_expert(self._render("copy_candles"), lines, _COPY_BYTES)
 
-    def _fire_deferred(self, cursor: Cursor) -> None:
-        if self.hooks:  # else nothing that is deferred changes candles
-            cursor.execute(SQL["fire_deferred"])
+    @contextmanager
+    def _writing(self, cursor: Cursor) -> Iterator[None]:
+        """What the body sets off, also at the end of the transaction, is over when it ends."""
+        if not self.hooks:
+            yield
+            return
+        cursor.execute(SQL["set_path"], (self.search_path,))
+        yield
+        cursor.execute(SQL["fire_deferred"])
+        cursor.execute(SQL["set_path"], (_OWN_FUNCTIONS,))
 
     def _prove(
         self, cursor: Cursor, series: Series, span: Span, expected: int, *, is_exact: bool
@@ -276,10 +316,11 @@ class Store:
 
     def _cover(self, cursor: Cursor, series: Series, rows: Iterable[Covered]) -> None:
         key = (series.target.instrument_id, series.interval.name)
-        cursor.execute(self._render("delete_coverage"), key)
         values = [(*key, *row) for row in rows]
         places = joined([sql.SQL("%s")] * len(values))
-        cursor.execute(self._render("insert_coverage", rows=places), values)
+        with self._writing(cursor):
+            cursor.execute(self._render("delete_coverage"), key)
+            cursor.execute(self._render("insert_coverage", rows=places), values)
 
     def _params(self, series: Series, span: Span) -> dict[str, Any]:
         return {

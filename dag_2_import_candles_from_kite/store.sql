@@ -1,14 +1,25 @@
 -- The transaction of an answer. Statements on {candles} carry the answer's own bounds: the planner
--- then looks at the partitions of these alone. Those that read for the plan cast texts to text: see
--- universe.sql.
+-- then looks at the partitions of these alone. Those that read for the plan, or write, cast texts to
+-- text: see universe.sql.
 
--- name: only_own_functions
+-- name: read_path
+SELECT pg_catalog.current_setting('search_path');
+
+-- name: set_path
 -- To the end of the transaction.
-SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+SELECT pg_catalog.set_config('search_path', %s, true);
 
 -- name: read_coverage
 SELECT instrument_id, "from", "to", fetched_at, is_final FROM {coverage}
 WHERE instrument_id = ANY(%s) AND interval::text = %s ORDER BY instrument_id, "from";
+
+-- name: find_lost
+-- Whose coverage tells of candles, of an interval of which there is none at all.
+SELECT DISTINCT k.interval FROM {coverage} AS k
+WHERE NOT EXISTS (SELECT FROM {candles} AS c WHERE c.interval = k.interval) ORDER BY 1;
+
+-- name: forget_lost
+DELETE FROM {coverage} WHERE interval = ANY(%s);
 
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.
@@ -31,7 +42,7 @@ ORDER BY ts;
 
 -- name: delete_candles
 DELETE FROM {candles}
-WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
+WHERE instrument_id = %(instrument_id)s AND interval::text = %(interval)s
   AND ts >= %(begin)s AND ts < %(end)s AND ts = ANY(%(moments)s::timestamptz[]);
 
 -- name: create_stage
@@ -67,13 +78,13 @@ SET open = greatest(round(open * %(factor)s, 2), 0.01),
     high = greatest(round(high * %(factor)s, 2), 0.01),
     low = greatest(round(low * %(factor)s, 2), 0.01),
     close = greatest(round(close * %(factor)s, 2), 0.01)
-WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
+WHERE instrument_id = %(instrument_id)s AND interval::text = %(interval)s
   AND ts >= %(begin)s AND ts < %(end)s
   AND ts IN (SELECT ts FROM pg_temp.stock_ingestion_unreached);
 
 -- name: delete_reached
 DELETE FROM {candles}
-WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
+WHERE instrument_id = %(instrument_id)s AND interval::text = %(interval)s
   AND ts >= %(begin)s AND ts < %(end)s
   AND ts NOT IN (SELECT ts FROM pg_temp.stock_ingestion_unreached);
 
@@ -104,7 +115,7 @@ WHERE instrument_id = %(instrument_id)s AND interval = %(interval)s
   AND ts >= %(begin)s AND ts < %(end)s;
 
 -- name: delete_coverage
-DELETE FROM {coverage} WHERE instrument_id = %s AND interval = %s;
+DELETE FROM {coverage} WHERE instrument_id = %s AND interval::text = %s;
 
 -- name: insert_coverage
 INSERT INTO {coverage} (instrument_id, interval, "from", "to", fetched_at, is_final) VALUES {rows};

@@ -22,6 +22,7 @@ LIST_DAG = 1  # the DAG that brings the list and its history
 _SOURCES = ("kite_instrument_today", "kite_instrument_history")
 _FOR_EVER = midnight(date(9999, 1, 1))
 INDEX = "NSE:NIFTY 50"  # whose day candles are the calendar
+_MOST_EXPIRIES = 10_000
 _TEXTS = ("exchange", "segment", "instrument_type", "underlying")
 _PARAMETERS = (*_TEXTS, "expiries", "symbols")  # of select_listed
 _EXPECTED = (
@@ -68,13 +69,15 @@ def read_selection(item: Any) -> Selection:
     """A symbol with its exchange, or a selection. Raises ValueError that says what was expected."""
     if isinstance(item, str):
         exchange, _, symbol = map(str.strip, item.partition(":"))
-        if exchange and symbol:
+        if exchange and symbol and item.isprintable():
             return f"{exchange.upper()}:{symbol}"
     elif isinstance(item, dict) and item.keys() <= {*_TEXTS, "expiries"}:
         texts = [item[name] for name in _TEXTS if name in item]
         count = item.get("expiries", 1)
-        are_texts = all(isinstance(each, str) and each.strip() for each in texts)
-        if texts and are_texts and type(count) is int and count > 0:
+        are_texts = all(
+            isinstance(each, str) and each.strip() and each.isprintable() for each in texts
+        )
+        if texts and are_texts and type(count) is int and 0 < count <= _MOST_EXPIRIES:
             return {name: each.strip() if name in _TEXTS else each for name, each in item.items()}
     raise ValueError(f"expected {_EXPECTED}")
 

@@ -113,11 +113,11 @@ def _execute(run: Run, until_the_end: ExitStack) -> None:
 def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
     feed = run.feed
     if run.options.dry_run:
-        if run.require is not None:
-            _try(run.require, database)
         if feed.load is not None:
             _try(partial(_look_and_load, run, feed.load), database)
             return
+        if run.require is not None:
+            _try(run.require, database)
         for payload in _payloads(run):
             _try_store(run, database, _prepare(run, payload))
         return
@@ -254,6 +254,8 @@ def _look_and_load(run: Run, load: _Load, manager: DatabaseManager) -> None:
         refuse_unsuited(cursor, run.feed.table)
         look_up(cursor, run, History(runs=False, changes=False))
 
+    if run.require is not None:
+        run.require(manager)
     manager.run_in_transaction(look)
     try:
         load(run, manager)

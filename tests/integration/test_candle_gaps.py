@@ -166,27 +166,30 @@ Stored = Mapping[tuple[int, str], tuple[set[date], set[date]]]  # days covered, 
 DAYS = january(*range(1, 13))
 
 
+def days_of(stored: Stored, exchange: str) -> set[date]:
+    """Those on which any of its instruments has a candle."""
+    found = (days for (number, _), (_, days) in stored.items() if LISTED[number][0] == exchange)
+    return set().union(*found)
+
+
+def trading_days(stored: Stored, exchange: str) -> set[date]:
+    """By definition."""
+    index_days = stored.get((INDEX, "day"), (set(), set()))[1]
+    return index_days if exchange in INDEXED else days_of(stored, exchange)
+
+
 def model(stored: Stored) -> set[tuple[Any, ...]]:
     """The gaps by definition."""
-
-    def days_of(exchange: str, interval: str = "") -> set[date]:
-        return {
-            day
-            for (number, each), (_, days) in stored.items()
-            if LISTED[number][0] == exchange and interval in ("", each)
-            for day in days
-        }
-
-    index_days = stored.get((INDEX, "day"), (set(), set()))[1]
+    index_days = trading_days(stored, "NSE")
     found = set()
     for (number, interval), (covered, days) in stored.items():
         if not days:
             continue
         exchange, symbol = LISTED[number]
-        trading = index_days if exchange in INDEXED else days_of(exchange)
+        trading = trading_days(stored, exchange)
         due = set(trading)
         if (number, interval) == (INDEX, "day") and index_days:
-            due |= days_of("NSE")
+            due |= days_of(stored, "NSE")
         missing = sorted(day for day in (due & covered) - days if day > min(days))
         rows: dict[int, list[date]] = {}
         for place, day in enumerate(missing):
@@ -232,14 +235,21 @@ def test_gaps_are_those_of_the_definition(whole: Market, stored: Stored) -> None
     with_gaps = {(row[0], row[3]) for row in expected}
     has_index = (INDEX, "day") in with_candles
     untold = {pair for pair in with_candles if LISTED[pair[0]][0] in INDEXED and not has_index}
+    complete = with_candles - with_gaps - untold
+    behind = [
+        pair
+        for pair in complete
+        if max(stored[pair][0]) < max(trading_days(stored, LISTED[pair[0]][0]))
+    ]
     assert states == States(
         wanted=2 * len(LISTED),
-        complete=len(with_candles - with_gaps - untold),
+        complete=len(complete),
         with_gaps=len(with_gaps),
         missing_days=sum(row[-1] for row in expected),
         untold=len(untold),
         never_answered=2 * len(LISTED) - len(with_candles),
         unasked=2 * len(LISTED) - len(stored),
+        behind=len(behind),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -177,6 +178,16 @@ def test_dry_run_writes_nothing(desk: Desk) -> None:
     assert "nothing was stored" in result.stdout
     assert not desk.has_tables()
     assert desk.cli.query("SELECT to_regclass('kite_candle')") == [(None,)]
+
+
+def test_dry_run_without_a_database(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PORT", "1")
+    cli.parameters["instruments"] = ["NSE:INFY"]
+    with override_config("candles", {"enabled": True}):
+        result = cli.run("--dag", "2", "--dry-run")
+    assert result.status == 0
+    assert "Dry run: nothing was stored" in result.stdout
+    assert result.stderr.count("could not be worked out") == 1
 
 
 def test_dry_run_after_a_run(desk: Desk) -> None:
@@ -503,6 +514,26 @@ def test_trigger_that_waits_for_the_commit(desk: Desk, table: str, factor: str) 
     assert desk.stored() == before
 
 
+AUDIT = """
+CREATE TABLE audit (ts timestamptz);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO audit VALUES (NEW.ts); RETURN NULL; END $$;
+CREATE TRIGGER note AFTER INSERT ON kite_candle FOR EACH ROW EXECUTE FUNCTION note();
+CREATE CONSTRAINT TRIGGER note_later AFTER INSERT ON kite_candle DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+def test_trigger_that_changes_nothing_finds_what_it_names(desk: Desk) -> None:
+    desk.run()
+    desk.cli.query(AUDIT)
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert (result.status, result.stderr) == (0, "")
+    assert desk.days() == until(19)
+    # Twice for each of three series: today's, and the one that was not final.
+    assert desk.cli.query("SELECT count(*) >= 6 FROM audit") == [(True,)]
+
+
 def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
     """All candles are replaced after an adjustment, and these are looked at, too."""
     desk.run()
@@ -518,6 +549,35 @@ def test_trigger_that_changes_a_history_that_is_asked_anew(desk: Desk) -> None:
     assert desk.cli.query("SELECT * FROM kite_candle_adjustment") == []
 
 
+def lose_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch, query: str) -> list[bool]:
+    """To the COMMIT after which the query finds something; whether it was lost."""
+    call, lost = interruptible.call_interruptibly, list[bool]()
+
+    def lose(function: Callable[[], Any], **options: Any) -> Any:
+        answer = call(function, **options)
+        if not lost and desk.cli.query(query):
+            lost.append(True)
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    monkeypatch.setattr(db_manager, "call_interruptibly", lose)
+    return lost
+
+
+def test_commit_of_a_correction_whose_answer_is_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told all the same, and what was new is."""
+    desk.run()
+    desk.route.correct(TCS, "day", datetime(2026, 11, 16), volume=9)
+    lost = lose_answer(desk, monkeypatch, "SELECT * FROM kite_candle WHERE volume = 9")
+    result = desk.run(at=EVENING + timedelta(days=1))
+    assert (lost, result.status) == ([True], 0)
+    assert "NSE:TCS day: 1 candle, 2026-11-16" in result.stdout
+    assert re.search(r"inserted +3\n", result.stdout)
+    assert desk.stored(TCS)[10][-1] == 9
+
+
 @pytest.mark.parametrize("has_moved", [False, True], ids=["whole", "half of it is scaled"])
 def test_commit_of_an_adjustment_whose_answer_is_lost(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, has_moved: bool
@@ -528,16 +588,7 @@ def test_commit_of_an_adjustment_whose_answer_is_lost(
     desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
     if has_moved:  # to another token, which has no older ones
         del desk.truth[INFY, "day"][:4]
-    call, lost = interruptible.call_interruptibly, list[bool]()
-
-    def lose_answer(function: Callable[[], Any], **options: Any) -> Any:
-        answer = call(function, **options)
-        if not lost and desk.cli.query("SELECT * FROM kite_candle_adjustment"):
-            lost.append(True)
-            raise psycopg2.OperationalError("server closed the connection unexpectedly")
-        return answer
-
-    monkeypatch.setattr(db_manager, "call_interruptibly", lose_answer)
+    lost = lose_answer(desk, monkeypatch, "SELECT * FROM kite_candle_adjustment")
     result = desk.run(at=EVENING + timedelta(days=1))
     assert (lost, result.status) == ([True], 0)
     assert "adjusted by Kite: 1" in result.stdout

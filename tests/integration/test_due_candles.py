@@ -164,3 +164,14 @@ def test_dag_that_is_shipped_disabled_is_not_mentioned(
 
 def candle_requests(cli: CommandLine) -> list[str]:
     return [request.path for request in cli.kite.requests if request.path.startswith(PATH)]
+
+
+def test_refetch_wants_a_fresh_list(cli: CommandLine, due: Due) -> None:
+    assert due(17, "18:10").status == 0
+    set_clocks(cli, datetime.fromisoformat("2026-11-18T18:10+05:30"))
+    before = len(cli.kite.requests)
+    with override_config("DAG 2 of the test", SETTINGS, DAG_2):
+        result = cli.run("refetch", "NSE:INFY")
+    assert result.status == 1
+    assert "DAG 2 comes after DAG 1, whose rows are stale" in result.stderr
+    assert len(cli.kite.requests) == before

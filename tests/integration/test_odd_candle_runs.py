@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from dag_2_import_candles_from_kite.sandbox import PATH
 from dag_2_import_candles_from_kite.store import Store
+from sandbox.kite_faults import HttpError
 from sandbox.market_candles import Candle
+from shared.config.config_loader import override_config
 from tests.command_line import Result
 from tests.integration.test_candle_runs import (
     EVENING,
@@ -69,6 +72,33 @@ def test_corrected_candle_of_one_price_is_no_adjustment(desk: Desk) -> None:
     assert desk.cli.query(ADJUSTMENTS) == []
 
 
+@pytest.mark.parametrize("taken", ["TRUNCATE kite_candle", "DROP TABLE kite_candle CASCADE"])
+def test_candles_that_were_all_taken_away_are_asked_for_anew(desk: Desk, taken: str) -> None:
+    desk.run()
+    desk.cli.query(taken)
+    result = desk.run()
+    assert result.status == 0
+    assert "has no candle of day, though some were asked for" in result.stderr
+    assert desk.days() == until(18)
+    assert desk.run().stderr == ""
+
+
+def test_series_that_could_not_be_asked_is_not_complete(desk: Desk) -> None:
+    desk.run()
+    desk.cli.kite.fail_next(f"{PATH}{INFY}/", HttpError(503), times=None)
+    assert desk.run(at=EVENING + DAY).status == 1
+    with override_config("candles", {"enabled": True}):
+        status = " ".join(desk.cli.run("status").stdout.split())
+    assert "series wanted: 3, complete: 2, with gaps: 0, days missing: 0" in status
+    assert "never answered: 0, behind: 1" in status
+    desk.cli.kite.clear_faults()
+    desk.run(at=EVENING + DAY)
+    with override_config("candles", {"enabled": True}):
+        status = " ".join(desk.cli.run("status").stdout.split())
+    assert "complete: 3" in status
+    assert "behind" not in status
+
+
 def test_clock_that_was_ahead(desk: Desk) -> None:
     desk.run(at=EVENING - 5 * DAY)
     desk.route.now = EVENING.replace(tzinfo=None)
@@ -79,3 +109,17 @@ def test_clock_that_was_ahead(desk: Desk) -> None:
     assert "in 3 of 3 series" in result.stdout
     assert desk.days() == until(18)
     assert desk.covered() == [("02 00:00", "18 00:00", True), ("18 00:00", "19 00:00", False)]
+
+
+def test_gaps_before_the_first_run(desk: Desk) -> None:
+    result = desk.cli.run("gaps")
+    assert (result.status, result.stderr) == (4, "")
+    assert result.stdout == "No candle is stored yet, so gaps cannot be told.\n"
+    assert '"is_known": false' in desk.cli.run("gaps", "--json").stdout
+
+
+def test_refetch_since_ever(desk: Desk) -> None:
+    desk.run()
+    result = desk.cli.run("refetch", "NSE:INFY", "--since", "0001-01-01")
+    assert result.status == 0, result.stderr
+    assert "NSE:INFY: 13 candles: 0 new, 0 changed" in result.stdout

@@ -32,13 +32,15 @@ def test_selection(item: Any, selection: Any) -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        *("", "INFY", "NSE:", ":INFY", " : "),
+        *("", "INFY", "NSE:", ":INFY", " : ", "NSE:IN\0FY", "NSE:\ud800"),
         *(None, 408065, True, ["NSE:INFY"], {}),
         {"expiries": 2},
         {"exchange": "NSE", "symbol": "INFY"},
         {"exchange": ""},
         {"exchange": 7},
         {"exchange": None},
+        {"underlying": "NIF\0TY"},
+        {"underlying": "NIFTY", "expiries": 10**12},
         *({"underlying": "NIFTY", "expiries": count} for count in (0, -1, 1.0, "2", True, None)),
     ],
     ids=repr,
@@ -65,6 +67,12 @@ def test_days() -> None:
     for value in ("", "2015-02-30", "yesterday", None, 2015, ["2015-01-01"]):
         with pytest.raises(ValueError, match=r'^expected a day such as "2015-01-01"$'):
             read_day(value)
+
+
+@pytest.mark.parametrize("value", ["0001-01-01", "1899-12-31", "9999-12-31"])
+def test_days_that_nobody_means(value: str) -> None:
+    with pytest.raises(ValueError, match=r'^expected a day from "1900-01-01" to "2999-12-31"$'):
+        read_day(value)
 
 
 def test_every_default_is_good() -> None:
