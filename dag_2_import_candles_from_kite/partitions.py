@@ -99,6 +99,13 @@ class Partitions:
             self._known |= _names(interval, periods)
 
 
+def ensure_next_partitions(cursor: Cursor, interval: Interval, now: datetime) -> None:
+    """Make those of this and the next year or month, if the role may; `check` tells if not."""
+    (this,) = list_periods(interval, now, now + _MICROSECOND)
+    if not find_lacking_partitions(cursor, [interval], now):
+        ensure_partitions(cursor, interval, now, this.end + _MICROSECOND)
+
+
 def find_lacking_partitions(
     cursor: Cursor, intervals: Iterable[Interval], now: datetime, since: datetime | None = None
 ) -> list[str]:

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dag_2_import_candles_from_kite.load import load_plan, make_plan
+from dag_2_import_candles_from_kite.load import load_plan
 from dag_2_import_candles_from_kite.plan import midnight
+from dag_2_import_candles_from_kite.planning import make_plan
 from dag_2_import_candles_from_kite.settings import FIRST_DAY
 from dag_2_import_candles_from_kite.universe import read_selection
 from shared import clock
@@ -55,7 +56,8 @@ def refetch(arguments: argparse.Namespace) -> int:
         _require_list(run, manager, in_sandbox=getattr(arguments, "sandbox", False))
         plan = manager.run_in_transaction(partial(make_plan, run))
         if not plan.universe.targets:
-            raise NotListedError(f"{selection} is not in today's list.")
+            [rejected] = plan.universe.rejected
+            raise NotListedError(f"{selection}: {rejected.reason}.")
         since = arguments.since and max(arguments.since, FIRST_DAY)
         plan = plan.anew(midnight(since) if since else None)
         load_plan(plan, manager, plan.count(manager))

@@ -158,7 +158,7 @@ def _select(cursor: Cursor, lists: Lists, **wanted: Any) -> Iterator[tuple[str, 
 
 def _find_fault(listed: Sequence[Target | None]) -> str:
     if not listed:
-        return "expected something of today's list, and it names nothing there"
+        return "it names nothing in today's list"
     if lacking := listed.count(None):
         return f"expected an instrument_id for each, and {lacking:,} have none: run DAG {LIST_DAG}"
     return ""

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from benchmarks.contenders.candle_steps import read_answers
 from benchmarks.contenders.steps import Steps
 from dag_2_import_candles_from_kite import FEED
-from dag_2_import_candles_from_kite.load import Loader, make_plan
+from dag_2_import_candles_from_kite.load import Loader
+from dag_2_import_candles_from_kite.planning import make_plan
 from shared import clock
 from shared.config.config_loader import ConfigLoader
 from shared.feed import API_SOURCE, Run, RunKey

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -655,7 +656,7 @@ def test_refetch_where_nothing_is_stored_yet(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [
-        ("NSE:INFI", 1, "NSE:INFI is not in today's list."),
+        ("NSE:INFI", 1, "NSE:INFI: it names nothing in today's list."),
         ("INFY", 2, "expected an exchange and a symbol such as NSE:INFY, got INFY"),
     ],
 )
@@ -779,3 +780,21 @@ def test_gaps_before_anything_is_stored(desk: Desk) -> None:
 def test_check_of_a_dag_that_has_nothing_to_ask_for(desk: Desk) -> None:
     desk.cli.parameters["instruments"] = []
     assert "parameters.instruments is empty" in desk.cli.run("check", "--dag", "2").stdout
+
+
+# --- ahead ---------------------------------------------------------------------------------------
+
+
+def test_partitions_of_the_next_year_are_made_ahead(desk: Desk) -> None:
+    desk.run()
+    [(name,)] = desk.cli.query("SELECT to_regclass('kite_candle_day_2027')::text")
+    assert name == "kite_candle_day_2027"
+
+
+def test_rate_beyond_kites_limit_is_warned_of_where_it_is_kites(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "requests_per_second" not in desk.run().stderr
+    module = sys.modules["dag_2_import_candles_from_kite.load"]
+    monkeypatch.setattr(module, "DEFAULT_ROOT", desk.cli.kite.root)
+    assert "parameters.requests_per_second is 1000, and Kite answers 3" in desk.run().stderr

@@ -178,7 +178,7 @@ def test_selection_that_names_nothing(lists: Lists, item: Any) -> None:
     universe = lists.resolve(item, "NSE:TCS")
     assert [target.name for target in universe.targets] == ["NSE:TCS"]
     [reject] = universe.rejected
-    assert reject.reason == "expected something of today's list, and it names nothing there"
+    assert reject.reason == "it names nothing in today's list"
     assert reject.row == [str(item)]
 
 
