@@ -11,7 +11,8 @@ An answer without candles is believed when it comes twice. Before the first cand
 once, but asked for again if what follows begins with candles: then it had been listed before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Protocol
@@ -22,7 +23,7 @@ from dag_2_import_candles_from_kite.compare import Comparison, compare
 from dag_2_import_candles_from_kite.intervals import Request
 from dag_2_import_candles_from_kite.plan import Span, day_of, first_request, midnight
 from dag_2_import_candles_from_kite.store import Adjustment, Series
-from shared.exceptions import TransientAPIError
+from shared.exceptions import DAGExecutionError, TransientAPIError
 
 _AT_ONCE = timedelta(days=7)  # no exchange is closed for longer
 _MOST_DOUBTS = 3  # answers that agree neither with what is stored nor with each other
@@ -53,7 +54,8 @@ class History:
     def __init__(self, series: Series, span: Span, since: datetime) -> None:
         self.series = series
         self.span = span
-        self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
+        with _needing_room():
+            self.file: IO[bytes] = TemporaryFile()  # noqa: SIM115 - as long as the job has it
         finalize(self, self.file.close)
         self.first: datetime | None = None
         self.count = 0
@@ -70,12 +72,27 @@ class History:
             candles = [candle for candle in candles if candle[0] > last]
         if candles:
             interval, target = self.series.interval, self.series.target
-            self.file.write(render(candles, target.instrument_id, interval.name))
+            with _needing_room():
+                self.file.write(render(candles, target.instrument_id, interval.name))
+                self.file.flush()
             self.first = self.first or candles[0][0]
             self.count += len(candles)
             self.recent += [candle for candle in candles if candle[0] >= self._since]
         self.tail = (*self.tail, *candles[-overlap:])[-overlap:]
         return True
+
+
+@contextmanager
+def _needing_room() -> Iterator[None]:
+    """Raises DAGExecutionError where a file cannot be written, which says what to do."""
+    try:
+        yield
+    except OSError as exc:
+        raise DAGExecutionError(
+            "A history that is asked for anew is kept in a temporary file until it is whole, and "
+            f"that cannot be written: {exc}. Make room where temporary files are, or let TMPDIR "
+            "name another folder, and run again."
+        ) from exc
 
 
 class Job:
@@ -103,6 +120,7 @@ class Job:
         self._overlaps = dict(overlaps)
         self._covered_from = covered_from
         self._shortened: Span | None = None  # answered with less than was expected, once
+        self._compared: set[datetime] = set()  # where requests began whose answers are stored
         self._empty: list[Span] = []  # before the first candle, the newest last
         self._is_again = False  # one of them is asked for again
         self._doubt: Sequence[Candle] = ()
@@ -181,7 +199,7 @@ class Job:
             self._ask_whole()
         elif self.span.end < history.span.end:
             rest = Span(self.span.end, history.span.end)
-            begin = self._within_reach(history.tail[0][0] if history.tail else None, rest.begin)
+            begin = self._within_reach(history.tail, rest.begin)
             history.tail = history.tail if begin else ()
             self.span = first_request(rest, self.series.interval, begin)
         elif self._agrees(history.recent):
@@ -204,7 +222,9 @@ class Job:
         end, self._doubt = self.span.end, ()
         self._covered_from = min(self._covered_from or self.span.begin, self.span.begin)
         overlap_begin = self._overlaps.get(self.missing[0].begin)
-        self._overlaps[end] = candles[-self._overlap :][0][0] if candles else overlap_begin
+        self._compared.add(self.span.begin)
+        if end > self.missing[0].begin:
+            self._overlaps[end] = candles[-self._overlap :][0][0] if candles else overlap_begin
         self.missing = [Span(max(s.begin, end), s.end) for s in self.missing if s.end > end]
         if empty := self._find_empty(candles):
             self.missing.insert(0, empty)
@@ -239,9 +259,14 @@ class Job:
         return None
 
     def _find_next(self) -> Span:
-        """The request for the oldest span that is missing."""
-        first = self.missing[0]
-        begin = self._within_reach(self._overlaps.get(first.begin), first.begin)
+        """The request for the oldest span that is missing, from the candles before it on.
+
+        Where these are so old that it does not reach the span, it comes first, by itself.
+        """
+        first, longest = self.missing[0], timedelta(days=self.series.interval.longest_days)
+        begin = self._overlaps.get(first.begin)
+        if begin is not None and begin + longest <= first.begin and begin in self._compared:
+            begin = None
         return first_request(first, self.series.interval, begin)
 
     def _look_back(self) -> None:
@@ -256,10 +281,10 @@ class Job:
         self._history = History(self.series, whole, self._doubt[0][0])
         self.span = first_request(whole, self.series.interval)
 
-    def _within_reach(self, begin: datetime | None, before: datetime) -> datetime | None:
-        """Where the overlap begins, unless that is too far back for a request."""
+    def _within_reach(self, tail: Sequence[Candle], before: datetime) -> datetime | None:
+        """Where the tail of a history begins, unless that is too far back for a request."""
         reach = timedelta(days=self.series.interval.longest_days) / 2
-        return None if begin is None or begin < before - reach else begin
+        return tail[0].ts if tail and tail[0].ts >= before - reach else None
 
     @property
     def _has_older(self) -> bool:

@@ -172,13 +172,7 @@ class Plan:
         """What is to be asked for each series of which something is missing."""
         for interval, batch in self.missing(manager):
             lacking = [each for each in batch if each.spans]
-            wanted = [
-                Overlap(each.target.instrument_id, span.begin, self._count_overlap(each, interval))
-                for each in lacking
-                for span in each.spans
-            ]
-            read = partial(self.store.read_overlaps, wanted=wanted, interval=interval)
-            begins = iter(manager.run_in_transaction(read))
+            begins = self._find_overlaps(manager, interval, lacking)
             for target, spans, covered in lacking:
                 yield Job(
                     Series(target, interval, self.moves.find_elsewhere(target)),
@@ -188,6 +182,28 @@ class Plan:
                     overlaps={span.begin: next(begins) for span in spans},
                     covered_from=min((row.begin for row in covered), default=None),
                 )
+
+    def _find_overlaps(
+        self, manager: DatabaseManager, interval: Interval, lacking: Sequence[_Missing]
+    ) -> Iterator[datetime | None]:
+        """Where the last candles before each missing span begin; None: nothing is stored before."""
+        asked = [(each, span) for each in lacking for span in each.spans]
+        wanted = [
+            Overlap(each.target.instrument_id, span.begin, self._count_overlap(each, interval))
+            for each, span in asked
+        ]
+        read = partial(self.store.read_overlaps, interval=interval)
+        begins = manager.run_in_transaction(partial(read, wanted=wanted))
+        # A share that was suspended, or a contract that is hardly traded, has older ones.
+        far = [
+            number
+            for number, (each, span) in enumerate(asked)
+            if begins[number] is None and any(row.begin < span.begin for row in each.covered)
+        ]
+        farther = partial(read, wanted=[wanted[number] for number in far], is_far=True)
+        for number, begin in zip(far, manager.run_in_transaction(farther) if far else ()):
+            begins[number] = begin
+        return iter(begins)
 
     def _count_overlap(self, missing: _Missing, interval: Interval) -> int:
         """How many stored candles the next request is to begin with.

@@ -7,7 +7,7 @@ which is looked at before it is said (ruling 29).
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from io import BytesIO
 from typing import IO, Any, NamedTuple
@@ -19,7 +19,14 @@ from dag_2_import_candles_from_kite.answers import Candle, render
 from dag_2_import_candles_from_kite.candles import CANDLES
 from dag_2_import_candles_from_kite.compare import Comparison, compare
 from dag_2_import_candles_from_kite.intervals import Interval
-from dag_2_import_candles_from_kite.plan import Covered, Span, add_covered, find_missing, is_final
+from dag_2_import_candles_from_kite.plan import (
+    Covered,
+    Span,
+    add_covered,
+    find_missing,
+    is_final,
+    midnight,
+)
 from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
@@ -31,6 +38,7 @@ from shared.utils.staged_merge import MergeResult, lock_name
 
 SQL = load_sql(__file__)
 _COPY_BYTES = 1 << 16
+_LONG_AGO = midnight(date(1990, 1, 1))
 _OWN_FUNCTIONS = "pg_catalog, pg_temp"  # a search_path that finds PostgreSQL's own alone
 
 
@@ -117,17 +125,18 @@ class Store:
         return found
 
     def read_overlaps(
-        self, cursor: Cursor, wanted: Sequence[Overlap], interval: Interval
+        self, cursor: Cursor, wanted: Sequence[Overlap], interval: Interval, *, is_far: bool = False
     ) -> list[datetime | None]:
         """Where the last candles before a moment begin, for each of the wanted; None: none are.
 
-        Candles more than half of a request's longest span before it do not count.
+        Those more than half of a request's longest span before it count only if it `is_far`: the
+        partitions of all times are looked into then.
         """
         if not wanted:
             return []
         reach = timedelta(days=interval.longest_days) / 2
         instrument_ids, befores, counts = zip(*wanted)
-        begins = [before - reach for before in befores]
+        begins = [_LONG_AGO if is_far else before - reach for before in befores]
         params = {
             "interval": interval.name,
             "instrument_ids": list(instrument_ids),

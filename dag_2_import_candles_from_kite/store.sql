@@ -15,11 +15,11 @@ WHERE instrument_id = ANY(%s) AND interval::text = %s ORDER BY instrument_id, "f
 
 -- name: find_lost
 -- Whose coverage tells of candles, of an interval of which there is none at all.
-SELECT DISTINCT k.interval FROM {coverage} AS k
-WHERE NOT EXISTS (SELECT FROM {candles} AS c WHERE c.interval = k.interval) ORDER BY 1;
+SELECT DISTINCT k.interval::text FROM {coverage} AS k
+WHERE NOT EXISTS (SELECT FROM {candles} AS c WHERE c.interval::text = k.interval::text) ORDER BY 1;
 
 -- name: forget_lost
-DELETE FROM {coverage} WHERE interval = ANY(%s);
+DELETE FROM {coverage} WHERE interval::text = ANY(%s);
 
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.
@@ -133,8 +133,9 @@ INSERT INTO {adjustments}
     (instrument_id, interval, factor, found_at, compared_from, compared_to, scaled_before)
 SELECT %(instrument_id)s, %(interval)s, %(factor)s, %(found_at)s, %(compared_from)s,
        %(compared_to)s,
-       (SELECT min(ts) FROM pg_temp.stock_ingestion_candle
-        WHERE ts > (SELECT max(ts) FROM pg_temp.stock_ingestion_unreached));
+       (SELECT coalesce((SELECT min(ts) FROM pg_temp.stock_ingestion_candle
+                         WHERE ts > max(u.ts)), max(u.ts) + INTERVAL '1 microsecond')
+        FROM pg_temp.stock_ingestion_unreached AS u);
 
 -- name: was_adjusted
 SELECT EXISTS (SELECT FROM {adjustments}

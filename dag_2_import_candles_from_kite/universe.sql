@@ -25,7 +25,7 @@ ORDER BY exchange, tradingsymbol;
 
 -- name: read_first_lists
 -- The first list of each exchange.
-SELECT exchange, min(valid_from) FROM kite_instrument_history GROUP BY exchange;
+SELECT exchange::text, pg_catalog.min(valid_from) FROM kite_instrument_history GROUP BY 1;
 
 -- name: find_ended
 -- Those that were asked for once and are in the list no longer, unless that was up to the last day:

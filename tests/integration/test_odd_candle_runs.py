@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from dag_2_import_candles_from_kite import jobs
 from dag_2_import_candles_from_kite.sandbox import PATH
 from dag_2_import_candles_from_kite.store import Store
 from sandbox.kite_faults import HttpError
@@ -123,3 +126,17 @@ def test_refetch_since_ever(desk: Desk) -> None:
     result = desk.cli.run("refetch", "NSE:INFY", "--since", "0001-01-01")
     assert result.status == 0, result.stderr
     assert "NSE:INFY: 13 candles: 0 new, 0 changed" in result.stdout
+
+
+def test_no_room_for_a_history(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    desk.run()
+    desk.route.adjust(INFY, "0.5", date(2026, 11, 19))
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "TemporaryFile", fail)
+        result = desk.run(at=EVENING + DAY)
+    assert result.status == 1
+    assert "No space left on device. Make room where temporary files are" in result.stderr
+    assert "adjusted by Kite: 1" in desk.run(at=EVENING + DAY).stdout
