@@ -63,10 +63,17 @@ def database(clocked_database: str) -> str:
 
 @pytest.fixture
 def desk(cli: CommandLine, kite: KiteServer, monkeypatch: pytest.MonkeyPatch) -> CandleDesk:
-    market = real_market(datetime(2019, 1, 1, tzinfo=IST))
-    for share in market.shares:
+    desk = make_desk(cli, real_market(datetime(2019, 1, 1, tzinfo=IST)), monkeypatch)
+    begin_on(desk, date(2019, 1, 1))
+    return desk
+
+
+def begin_on(desk: CandleDesk, day: date) -> None:
+    """Let there be no candle before a day."""
+    desk.market.shares = real_market(desk.market.now, since=day).shares
+    for share in desk.market.shares:
         share.serves_all = True
-    return make_desk(cli, market, monkeypatch, parameters={"start": "2019-01-01"})
+    desk.parameters["start"] = f"{day}"
 
 
 def days_around(day: date, before: int, after: int) -> Sequence[date]:
@@ -110,6 +117,7 @@ def test_shares_are_those_of_the_files() -> None:
 @pytest.mark.parametrize("name", REAL_ADJUSTMENTS)
 def test_day_by_day_around_an_adjustment(desk: CandleDesk, name: str) -> None:
     changed_on, factor = REAL_ADJUSTMENTS[name]
+    begin_on(desk, days_around(changed_on, min(60, trading_days().index(changed_on)), 0)[0])
     desk.names = [name, BESIDE[name]]
     for day in fetch_on(desk, days_around(changed_on, AROUND, AROUND)):
         desk.assert_whole()
@@ -142,6 +150,7 @@ def test_days_that_were_left_out_are_caught_up_across_an_adjustment(desk: Candle
 
 
 def test_renamed_shares_keep_one_history(desk: CandleDesk) -> None:
+    begin_on(desk, date(2022, 1, 3))
     desk.names = list(RENAMES)
     days = [date for _, day in RENAMES.values() for date in days_around(day, 1, 0)]
     for today in fetch_on(desk, days):
