@@ -29,10 +29,6 @@ from tests.conftest import Server
 TODAY = date(2026, 3, 18)  # a Wednesday
 HALF = Decimal("0.5")
 
-OUT_OF_REACH = pytest.mark.xfail(
-    reason="what is stored is farther back than half of the longest span: nothing is compared"
-)
-
 MakeDesk = Callable[..., CandleDesk]
 
 
@@ -113,7 +109,7 @@ def test_earlier_start_on_the_day_of_an_adjustment(make: MakeDesk) -> None:
 
 @pytest.mark.parametrize(
     ("interval", "away"),
-    [("day", 80), ("minute", 15), pytest.param("minute", 40, marks=OUT_OF_REACH)],
+    [("day", 80), ("minute", 15), ("minute", 40)],
 )
 def test_share_that_was_suspended_is_adjusted_when_it_comes_back(
     make: MakeDesk, interval: str, away: int
