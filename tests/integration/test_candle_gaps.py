@@ -403,9 +403,9 @@ def test_candles_by_symbol_and_the_last_of_each(market: Market, reader: Database
 
 
 def plan_of(market: Market, query: str, *params: Any) -> str:
-    # So few rows are read as a whole, if that may be.
+    # So few rows are read as a whole, or by a bitmap, if that may be: it goes by the statistics.
     with market.manager.transaction() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
         cursor.execute(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {query}", params)
         return "\n".join(line for (line,) in cursor.fetchall())
 
