@@ -100,7 +100,7 @@ def load_plan(plan: Plan, manager: DatabaseManager, totals: Totals) -> None:
     with operation("authenticate", durations):
         loader.kite.authenticate()
     with operation("load candles", durations):
-        loader.load(plan.jobs(manager), totals.instruments, totals.requests)
+        loader.load(plan.jobs(manager), totals.lacking, totals.requests)
 
 
 @dataclass

@@ -33,12 +33,12 @@ _DAYS_BETWEEN_LOOKS = 28
 
 
 class Totals(NamedTuple):
-    """What is to be asked for."""
+    """What is to be asked for; all but the requests and candles are series."""
 
-    wanted: int = 0
-    instruments: int = 0  # of the wanted ones those of which something is missing
-    requests: int = 0
-    candles: int = 0
+    wanted: int
+    lacking: int  # of the wanted series those of which something is missing
+    requests: int
+    candles: int
 
     def describe(self, requests_per_second: float) -> list[str]:
         """The lines of the summary."""
@@ -47,7 +47,7 @@ class Totals(NamedTuple):
             return [f"Nothing to ask for: {wanted} was answered"]
         time = in_words(self.requests / requests_per_second)
         requests = counted(self.requests, "request")
-        series = f"{self.instruments:,} of {self.wanted:,} series"
+        series = f"{self.lacking:,} of {self.wanted:,} series"
         return [
             f"missing: about {counted(self.candles, 'candle')}, in {series}",
             f"to ask: {requests}, {time} at {requests_per_second:g} a second",
@@ -76,14 +76,14 @@ class Plan:
 
     def count(self, manager: DatabaseManager) -> Totals:
         """How much is missing."""
-        wanted = instruments = requests = candles = 0
+        wanted = lacking = requests = candles = 0
         for interval, batch in self.missing(manager):
             wanted += len(batch)
             for _, spans, _ in batch:
-                instruments += bool(spans)
+                lacking += bool(spans)
                 requests += count_requests(spans, interval)
                 candles += estimate_candles(spans, interval)
-        return Totals(wanted, instruments, requests, candles)
+        return Totals(wanted, lacking, requests, candles)
 
     def missing(self, manager: DatabaseManager) -> Iterator[tuple[Interval, list[_Missing]]]:
         """What is missing, a batch of instruments at a time."""

@@ -18,7 +18,6 @@ from shared.console import say
 from shared.dag_discovery import discover_dags
 from shared.exceptions import ConfigurationError, NotListedError
 from shared.feed import API_SOURCE, Run, RunKey, RunOptions
-from shared.program import command
 from shared.run import retry_policy
 from shared.summary import describe_rejects
 from shared.utils.db_manager import DatabaseManager
@@ -77,6 +76,4 @@ def _require_list(run: Run, manager: DatabaseManager, *, in_sandbox: bool) -> No
     dags = discover_dags(run.feed.folder.parent)
     [this] = [dag for dag in dags if dag.folder == run.feed.folder]
     before = [dag for dag in dags if dag.dag_id in this.after]
-    place = ("--sandbox",) if in_sandbox else ()
-    way_out = [command(*place, "--dag", str(dag.dag_id)) for dag in before]
-    require_fresh(manager, this, before, way_out, dry_run=False)
+    require_fresh(manager, this, before, in_sandbox=in_sandbox, dry_run=False)

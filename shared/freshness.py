@@ -15,6 +15,7 @@ from shared.config.logging_config import redact
 from shared.dag_discovery import DAG
 from shared.exceptions import DAGExecutionError, StockIngestionError, TransientDatabaseError
 from shared.models.table import Table
+from shared.program import command
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
@@ -99,20 +100,22 @@ def judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> Ve
 
 
 def require_fresh(
-    manager: DatabaseManager, dag: DAG, before: Sequence[DAG], way_out: Sequence[str], dry_run: bool
+    manager: DatabaseManager, dag: DAG, before: Sequence[DAG], *, in_sandbox: bool, dry_run: bool
 ) -> None:
     """Refuse a run of `dag` where the rows of one of those `before` it are not fresh.
 
-    `way_out` has the words of the command line that runs each of these. In a dry run it is a
-    warning. Raises DAGExecutionError, TransientDatabaseError if the database is away.
+    The message has the command that runs it, `in_sandbox` or not. In a dry run it is a warning.
+    Raises DAGExecutionError, TransientDatabaseError if the database is away.
     """
     now = Now(*read_clocks(manager), ConfigLoader.load_calendar())
     has_history = manager.run_in_transaction(run_history.is_kept)
-    for each, words in zip(before, way_out):
+    for each in before:
         verdict = judge(manager, each, now, has_history)
         if verdict.verdict == FRESH:
             continue
         rows = "stale" if verdict.verdict == STALE else "not known to be fresh"
+        place = ("--sandbox",) if in_sandbox else ()
+        words = command(*place, "--dag", str(each.dag_id))
         said = (
             f"DAG {dag.dag_id} comes after DAG {each.dag_id}, whose rows are {rows}: "
             f"{' '.join(verdict.reason.split())} Run DAG {each.dag_id} first: '{words}'"

@@ -136,9 +136,8 @@ def _require_fresh(
 ) -> Callable[[DatabaseManager], None]:
     from shared.freshness import require_fresh
 
-    place = ("--sandbox",) if in_sandbox else ()
-    way_out = [command(*place, "--dag", str(each.dag_id)) for each in before]
-    return partial(require_fresh, dag=dag, before=before, way_out=way_out, dry_run=options.dry_run)
+    dry_run = options.dry_run
+    return partial(require_fresh, dag=dag, before=before, in_sandbox=in_sandbox, dry_run=dry_run)
 
 
 def fail(error: StockIngestionError) -> NoReturn:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -52,23 +52,9 @@ class CandleRig:
     database: str
     connection: Any
 
-    @contextmanager
-    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    def start(self, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
         """`execute_dags.py --dag 2`."""
-        process = subprocess.Popen(
-            self.project.command("--dag", "2", *arguments),
-            cwd=self.project.folder,
-            env=self.project.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+        return self.project.start("--dag", "2", *arguments)
 
     def finish(self) -> None:
         """A whole run, after which all is there."""

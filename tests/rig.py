@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,22 +35,9 @@ class Rig:
     database: str
     connection: Any
 
-    @contextmanager
-    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            self.project.command("--dag", "1", *arguments),
-            cwd=self.project.folder,
-            env=self.project.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+    def start(self, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        """`execute_dags.py --dag 1`."""
+        return self.project.start("--dag", "1", *arguments)
 
     def fields(self) -> dict[Any, Any]:
         return fields_of(read_table(self.connection))

@@ -50,7 +50,7 @@ def main() -> None:
         loader = Loader(run, manager, plan)
         loader.kite = _Kite(answers)  # type: ignore[assignment]
         with steps.step("read and store"):
-            loader.load(plan.jobs(manager), totals.instruments, totals.requests)
+            loader.load(plan.jobs(manager), totals.lacking, totals.requests)
     steps.write()
 
 
