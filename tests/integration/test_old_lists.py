@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -314,23 +313,6 @@ def no_writing(cli: CommandLine) -> Iterator[None]:
         cursor.execute("ROLLBACK")
 
 
-@contextmanager
-def start(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        project.command(*arguments),
-        cwd=project.folder,
-        env=project.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_rolls_the_list_back_and_the_next_call_goes_on(
     configured_project: Project,
@@ -345,7 +327,7 @@ def test_signal_rolls_the_list_back_and_the_next_call_goes_on(
     assert configured_project.run(*command).returncode == 0
     for path in others:
         path.rename(folder / path.name)
-    with no_writing(cli), start(configured_project, *command) as process:
+    with no_writing(cli), configured_project.start(*command) as process:
         wait_until(lambda: server.sessions(database, "wait_event_type = 'Lock'"))
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
@@ -362,7 +344,7 @@ def test_list_that_was_killed_is_recorded_as_failed_by_the_call_that_goes_on(
 ) -> None:
     cli.run("--dag", "1", "--from-file", str(folder / NAMES[0]), "--dated", str(DAYS[0]))
     command = ("--dag", "1", "--from-folder", str(folder))
-    with no_writing(cli), start(configured_project, *command) as process:
+    with no_writing(cli), configured_project.start(*command) as process:
         wait_until(lambda: server.sessions(database, "wait_event_type = 'Lock'"))
     assert process.returncode == -signal.SIGKILL
     assert configured_project.run(*command).returncode == 0
