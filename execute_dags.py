@@ -310,7 +310,7 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     known = discover_dags(PROJECT_ROOT)
     dags = select(known, arguments.dag, also_disabled=arguments.sandbox)
     options = RunOptions(
-        arguments.dry_run, arguments.from_file, arguments.force, dated=arguments.dated
+        arguments.dry_run, arguments.from_file, arguments.force, arguments.dated, arguments.slice
     )
     if arguments.from_folder is not None:
         return _import_folder(dags, options, arguments)

@@ -19,6 +19,7 @@ FEED = Feed(
     load=load,
     needs_kite=True,
     needs_fresh=True,
+    can_slice=True,
     fields=FIELDS,
     needs=(COVERAGE, ADJUSTMENTS),
     views=(FOLDER / "views.sql").read_text(encoding="utf-8"),

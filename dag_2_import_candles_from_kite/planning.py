@@ -87,7 +87,9 @@ class Plan:
 
     def missing(self, manager: DatabaseManager) -> Iterator[tuple[Interval, list[_Missing]]]:
         """What is missing, a batch of instruments at a time."""
-        for interval, targets in self.series:
+        part = self.run.options.slice
+        for interval, wanted in self.series:
+            targets = [each for each in wanted if part is None or part.holds(each.instrument_id)]
             for number in range(0, len(targets), _BATCH):
                 batch = targets[number : number + _BATCH]
                 ids = [target.instrument_id for target in batch]

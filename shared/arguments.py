@@ -19,7 +19,7 @@ from shared.config.fields import LOG_LEVELS
 from shared.config.logging_config import redact
 from shared.dag_discovery import DAG
 from shared.exceptions import ConfigurationError, StockIngestionError
-from shared.feed import Command, Feed
+from shared.feed import Command, Feed, Slice
 from shared.foreign_text import escape_line
 from shared.program import PROGRAM, command
 
@@ -75,6 +75,15 @@ def read_list_day(text: str) -> date:
         return check_day(day, clock.now().astimezone(IST).date())
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def read_slice(text: str) -> Slice:
+    """The part that an argument names: 3/8 is the third of eight."""
+    if match := re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text):
+        part = Slice(int(match[1]), int(match[2]))
+        if 1 <= part.number <= part.count:
+            return part
+    raise argparse.ArgumentTypeError(f"expected a part of several such as 3/8, got {text!r}")
 
 
 def read_dag(text: str) -> int | str:
@@ -140,6 +149,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add("--from-folder", metavar="DIR", help=folder)
     days = "the days of the folder's lists: lines of name,day (default: as in their names)"
     add("--days", metavar="FILE", help=days)
+    part = "load the third of eight parts of what is wanted (the others run as well)"
+    add("--slice", metavar="3/8", type=read_slice, help=part)
     force = "store also what is not plausible: too many rows are gone, or rejected"
     add("--force", action="store_true", help=force)
     add("--list", action="store_true", help="the same as the command list")

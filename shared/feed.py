@@ -140,6 +140,9 @@ class Feed:
     `needs_fresh`: a run fails before it asks anybody where the rows of a DAG that it comes after
     (`after` in config.json), and that the same call does not run, are not fresh.
 
+    `can_slice`: `load` brings only what `run.options.slice` holds, where that is given. Runs of all
+    the parts, at the same time too, store what one run of the whole would.
+
     `due_from`: a load from this hour on (India) brings the day's rows (default: the schedule's).
     `changes_daily`: each day's bytes differ from those of the days before (ruling 31). `empty_note`
     says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
@@ -173,6 +176,7 @@ class Feed:
     describe_state: Callable[[Cursor], Mapping[str, int]] | None = None
     find_lacking: Callable[[Cursor], tuple[str, str] | None] | None = None
     needs_fresh: bool = False
+    can_slice: bool = False
     due_from: time | None = None
     changes_daily: bool = False
     empty_note: str = ""
@@ -213,17 +217,34 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Part `number`, from 1 on, of `count` parts that run as processes of their own."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def holds(self, key: int) -> bool:
+        """Whether this part has what is known by `key`: exactly one of the parts has it."""
+        return key % self.count == self.number - 1
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """What the command line asks of a run.
 
     `dry_run` writes nothing; `from_file` is read in place of the source (`-`: standard input);
-    `force` stores what is not plausible; `dated` is the day (India) whose list the file has.
+    `force` stores what is not plausible; `dated` is the day (India) whose list the file has;
+    `slice` is the part of what is wanted that it loads (None: all).
     """
 
     dry_run: bool = False
     from_file: str | None = None
     force: bool = False
     dated: date | None = None
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True)

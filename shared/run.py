@@ -34,6 +34,7 @@ from shared.feed import (
     Run,
     RunKey,
     RunOptions,
+    Slice,
     Stage,
     Summary,
 )
@@ -69,6 +70,7 @@ def run_feed(
     from_file: str | None = None,
     force: bool = False,
     dated: date | None = None,
+    slice: Slice | None = None,  # noqa: A002 - as the option is called
     require: Callable[[DatabaseManager], None] | None = None,
 ) -> Summary:
     """Run a feed once: fetch, check and store what its source gives. Returns the summary, in lines.
@@ -79,7 +81,7 @@ def run_feed(
     """
     source = API_SOURCE if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, clock.now())
-    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated), require=require)
+    run = Run(feed, key, RunOptions(dry_run, from_file, force, dated, slice), require=require)
     with ExitStack() as until_the_end:
         try:
             _execute(run, until_the_end)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -105,7 +104,7 @@ def _make_call(
         function, feed = dag.load(), dag.load_feed()
     except StockIngestionError as exc:
         return partial(fail, exc)
-    given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
+    given = {name: value for name, value in vars(options).items() if value not in (None, False)}
     for name in given:
         if name not in inspect.signature(function).parameters:
             option = f"--{name.replace('_', '-')}"
@@ -114,6 +113,8 @@ def _make_call(
     if feed and feed.load and options.from_file:
         fault = "it asks and stores by itself"
         raise ConfigurationError(f"DAG {dag.dag_id} has no --from-file: {fault}.")
+    if feed and not feed.can_slice and options.slice:
+        raise ConfigurationError(f"DAG {dag.dag_id} has no --slice: it is loaded as a whole.")
     if feed and feed.versions is None and options.dated:
         raise ConfigurationError(f"DAG {dag.dag_id} has no --dated: it keeps no versions.")
     before = [each for each in others if each.dag_id in dag.after and _has_rows(each)]
