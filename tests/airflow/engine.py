@@ -1,0 +1,186 @@
+"""Airflow as a user starts it: scheduler, dag-processor and api-server, on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from tests.own_postgres import free_port
+
+SECONDS = 120  # for what Airflow does in its own time: a task begins some seconds after its turn
+PROCESSES = ("api-server", "scheduler", "dag-processor")
+OVER = ("success", "failed", "skipped", "upstream_failed")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """Ask a few times a second, as each question costs an answer; fail if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.3)
+
+
+@dataclass
+class Engine:
+    """A running Airflow, asked through its REST API."""
+
+    home: Path
+    environment: Mapping[str, str]
+    port: int
+    token: str = ""
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`airflow ARGUMENTS`."""
+        return subprocess.run(
+            ["airflow", *arguments],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the REST API. Raises HTTPError."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        data = None if body is None else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{self.port}{path}"
+        with urlopen(Request(url, data, headers, method=method), timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def log_in(self) -> bool:
+        """Whether the API is there now, and has given a token."""
+        with suppress(OSError):
+            self.token = self.call("GET", "/auth/token")["access_token"]
+        return bool(self.token)
+
+    def dags(self) -> dict[str, dict[str, Any]]:
+        """What Airflow knows of each DAG, by its id."""
+        return {dag["dag_id"]: dag for dag in self.call("GET", "/api/v2/dags?limit=100")["dags"]}
+
+    def unpause(self, *names: str) -> None:
+        for name in names:
+            self.call("PATCH", f"/api/v2/dags/{name}", {"is_paused": False})
+
+    def trigger(self, name: str, **params: Any) -> str:
+        """Start a run; returns its id."""
+        body = {"logical_date": None, "conf": params}
+        run = self.call("POST", f"/api/v2/dags/{name}/dagRuns", body)
+        return str(run["dag_run_id"])
+
+    def runs(self, name: str) -> list[dict[str, Any]]:
+        """All runs of a DAG, the oldest first."""
+        found = self.call("GET", f"/api/v2/dags/{name}/dagRuns?order_by=run_after")
+        return list(found["dag_runs"])
+
+    def tasks(self, name: str, run: str) -> list[dict[str, Any]]:
+        path = f"/api/v2/dags/{name}/dagRuns/{quote(run)}/taskInstances"
+        return list(self.call("GET", path)["task_instances"])
+
+    def states(self, name: str, run: str) -> dict[str, str]:
+        """The state of each task of a run, by its id and part."""
+        return {
+            task["task_id"] if task["map_index"] < 0 else f"run {task['map_index'] + 1}": task[
+                "state"
+            ]
+            for task in self.tasks(name, run)
+        }
+
+    def finish(self, name: str, run: str) -> str:
+        """Wait for the end of a run; returns its state."""
+        path = f"/api/v2/dags/{name}/dagRuns/{quote(run)}"
+
+        def state() -> str:
+            return str(self.call("GET", path)["state"])
+
+        wait_until(lambda: state() in OVER)
+        return state()
+
+    def log(self, name: str, run: str, *, task: str = "run", attempt: int = 1) -> str:
+        """What is in the log of an attempt of a task."""
+        folder = self.home / "logs" / f"dag_id={name}" / f"run_id={run}" / f"task_id={task}"
+        return (folder / f"attempt={attempt}.log").read_text(encoding="utf-8")
+
+    def mark_failed(self, name: str, run: str, task: str = "run") -> None:
+        path = f"/api/v2/dags/{name}/dagRuns/{quote(run)}/taskInstances/{task}"
+        self.call("PATCH", path, {"new_state": "failed"})
+
+
+@contextmanager
+def running(
+    home: Path, binaries: Path, project: Path, database: str, given: Mapping[str, str]
+) -> Iterator[Engine]:
+    """Airflow on its own database, until the end of the body; nothing of it is left then."""
+    port = free_port()
+    settings = {
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "CORE__PARALLELISM": "8",
+        "CORE__DEFAULT_TASK_RETRY_DELAY": "1",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port),
+        "API__WORKERS": "1",
+        "API_AUTH__JWT_SECRET": "of-this-test-alone-and-long-enough-for-hs512-which-wants-64-bytes",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "2",
+        "DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle(project)]),
+        "DATABASE__SQL_ALCHEMY_CONN": database,
+    }
+    environment = {
+        **given,
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "AIRFLOW_HOME": str(home),
+        **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+    }
+    engine = Engine(home, environment, port)
+    migrated = engine.run("db", "migrate")
+    assert migrated.returncode == 0, migrated.stdout + migrated.stderr
+    with ExitStack() as processes:
+        for name in PROCESSES:
+            processes.enter_context(process(engine, name))
+        wait_until(engine.log_in)
+        yield engine
+
+
+def bundle(project: Path) -> dict[str, Any]:
+    return {
+        "name": "stock_ingestion",
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(project / "deploy" / "airflow")},
+    }
+
+
+@contextmanager
+def process(engine: Engine, name: str) -> Iterator[None]:
+    """A process of Airflow, in a group of its own, which is gone in the end."""
+    with (engine.home / f"{name}.out").open("w") as output:
+        started = subprocess.Popen(
+            ["airflow", name],
+            env=engine.environment,
+            cwd=engine.home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            started.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                started.wait(30)
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
