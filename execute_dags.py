@@ -317,13 +317,14 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
     plan = plan_runs(dags, options, known, in_sandbox=arguments.sandbox)
     if arguments.due:
         return _run_due(plan, arguments.log_file)
+    part = f", part {options.slice}" if options.slice else ""
     if not options.dry_run:
         notify.ping_start()
     errors: dict[int, BaseException] = {}
     rows = []
     for dag, call in plan:
         begin = time.perf_counter()
-        ending = _run_dag(dag, call, errors)
+        ending = _run_dag(dag, call, errors, part)
         rows.append((str(dag.dag_id), dag.name, ending, f"{time.perf_counter() - begin:.2f}"))
     if len(rows) > 1:
         say()
@@ -332,8 +333,9 @@ def _run_dags(arguments: argparse.Namespace) -> ExitStatus:
         say(f"Details: {arguments.log_file}")
     status = _exit_status(errors.values())
     if not options.dry_run:
-        names = {dag.dag_id: dag.label for dag, _ in plan}
-        notify.tell(notify.Report(names, errors, status, arguments.log_file))
+        names = {dag.dag_id: f"{dag.label}{part}" for dag, _ in plan}
+        report = notify.Report(names, errors, status, arguments.log_file, part=options.slice)
+        notify.tell(report)
     return status
 
 
@@ -376,11 +378,16 @@ def _run_due(plan: Plan, log_file: Path | None) -> ExitStatus:
     return status
 
 
-def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]) -> str:
-    """Run the DAG, unless one has failed that it comes after. Returns how that ended."""
+def _run_dag(
+    dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException], part: str = ""
+) -> str:
+    """Run the DAG, unless one has failed that it comes after. Returns how that ended.
+
+    `part` follows its name wherever that is told.
+    """
     from shared.console import make_display, say, say_lines
 
-    name = dag.label
+    name = f"{dag.label}{part}"
     if error := next((errors[dag_id] for dag_id in dag.after if dag_id in errors), None):
         first = next(dag_id for dag_id in errors if errors[dag_id] is error)
         errors[dag.dag_id] = error
@@ -390,7 +397,8 @@ def _run_dag(dag: DAG, call: Callable[[], Any], errors: dict[int, BaseException]
     say(name)
     begin = time.perf_counter()
     with make_display() as display, show_on(display):
-        _, succeeded, message = execute_dag_wrapper(dag.dag_id, dag.name, call, errors)
+        own_name = f"{dag.name}{part}"
+        _, succeeded, message = execute_dag_wrapper(dag.dag_id, own_name, call, errors)
     if succeeded:
         say_lines(f"\n{message}\n" if message else "")
     status = "succeeded" if succeeded else "failed"

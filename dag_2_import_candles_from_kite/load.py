@@ -32,6 +32,7 @@ from shared.exceptions import (
 from shared.feed import RejectedRow, Run, Stage
 from shared.run import retry_policy
 from shared.utils.db_manager import DatabaseManager
+from shared.utils.http_source import Pacer
 from shared.utils.kite_client_wrapper import DEFAULT_ROOT, KiteClientWrapper
 from shared.utils.operation import operation
 from shared.utils.staged_merge import MergeResult
@@ -64,7 +65,7 @@ def load(run: Run, manager: DatabaseManager) -> None:
             _forget_lost(plan, manager)
         totals = plan.count(manager)
     run.figures.rejected += plan.universe.rejected
-    run.figures.notes += totals.describe(run.parameters["requests_per_second"])
+    run.figures.notes += totals.describe(run.parameters["requests_per_second"], run.options.slice)
     if run.options.dry_run or not totals.requests:
         return
     load_plan(plan, manager, totals)
@@ -82,11 +83,14 @@ def _warn_of_rate(run: Run) -> None:
 
 
 def _forget_lost(plan: Plan, manager: DatabaseManager) -> None:
-    if lost := manager.run_in_transaction(plan.store.forget_lost):
+    part = plan.run.options.slice
+    if lost := manager.run_in_transaction(partial(plan.store.forget_lost, part=part)):
         logger.warning(
-            "%s has no candle of %s, though some were asked for. All of these are asked for anew.",
+            "%s has no candle of %s%s, though some were asked for. All of these are asked for "
+            "anew.",
             plan.store.table,
             ", ".join(lost),
+            f" in part {part}" if part else "",
         )
 
 
@@ -125,7 +129,7 @@ class Loader:
         self.kite = KiteClientWrapper.from_config(
             asdict(self.run.config.api),
             retry=retry_policy(self.run),
-            requests_per_second=self.run.parameters["requests_per_second"],
+            pacer=Pacer(self.run.parameters["requests_per_second"], part=self.run.options.slice),
         )
         self._partitions = Partitions(self.plan.store.table)
         self._asker = Asker(self._ask, _THREADS)

@@ -25,7 +25,7 @@ from dag_2_import_candles_from_kite.progress import counted, in_words
 from dag_2_import_candles_from_kite.store import Overlap, Series, Store
 from dag_2_import_candles_from_kite.universe import Moves, Target, Universe, find_ended, resolve
 from shared.calendar import IST
-from shared.feed import Run
+from shared.feed import Run, Slice
 from shared.utils.db_manager import DatabaseManager
 
 _BATCH = 500  # instruments that are planned at a time
@@ -40,23 +40,31 @@ class Totals(NamedTuple):
     requests: int
     candles: int
 
-    def describe(self, requests_per_second: float) -> list[str]:
-        """The lines of the summary."""
+    def describe(self, requests_per_second: float, part: Slice | None = None) -> list[str]:
+        """The lines of the summary. The rate is that of all parts, of which this is one."""
+        of_part = f" of part {part}" if part else ""
+        if part and not self.wanted:
+            return [f"Nothing to ask for: part {part} has no series"]
         if not self.requests:
-            wanted = f"all that is wanted of {self.wanted:,} series"
+            wanted = f"all that is wanted of {self.wanted:,} series{of_part}"
             return [f"Nothing to ask for: {wanted} was answered"]
-        time = in_words(self.requests / requests_per_second)
+        rate = requests_per_second / (part.count if part else 1)
+        time = in_words(self.requests / rate)
         requests = counted(self.requests, "request")
-        series = f"{self.lacking:,} of {self.wanted:,} series"
+        series = f"{self.lacking:,} of {self.wanted:,} series{of_part}"
+        together = f" ({requests_per_second:g} for all parts together)" if part else ""
         return [
             f"missing: about {counted(self.candles, 'candle')}, in {series}",
-            f"to ask: {requests}, {time} at {requests_per_second:g} a second",
+            f"to ask: {requests}, {time} at {rate:.4g} a second{together}",
         ]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The series that are wanted, and which spans of them are missing."""
+    """The series of the run's part that are wanted, and which spans of them are missing.
+
+    All series of an instrument are in one part: the one that holds its id.
+    """
 
     run: Run
     store: Store
@@ -87,9 +95,7 @@ class Plan:
 
     def missing(self, manager: DatabaseManager) -> Iterator[tuple[Interval, list[_Missing]]]:
         """What is missing, a batch of instruments at a time."""
-        part = self.run.options.slice
-        for interval, wanted in self.series:
-            targets = [each for each in wanted if part is None or part.holds(each.instrument_id)]
+        for interval, targets in self.series:
             for number in range(0, len(targets), _BATCH):
                 batch = targets[number : number + _BATCH]
                 ids = [target.instrument_id for target in batch]
@@ -170,14 +176,18 @@ class _Missing(NamedTuple):
 
 
 def make_plan(run: Run, cursor: Cursor) -> Plan:
-    """The plan of a run. Raises DatabaseError if there is no list, or the tables are unusable."""
+    """The plan of a run, or of its part.
+
+    Raises DatabaseError if there is no list, or the tables are unusable.
+    """
     store = Store.open(cursor)
     universe = resolve(cursor, run.parameters["instruments"])
-    series = []
+    part, series = run.options.slice, []
     for name in dict.fromkeys(("day", *run.parameters["intervals"])):
         targets = [*universe.targets] if name in run.parameters["intervals"] else []
         if name == "day" and universe.calendar is not None:
             targets = [universe.calendar, *(t for t in targets if t != universe.calendar)]
-        ended = find_ended(cursor, name) if store.is_there else []
-        series.append((INTERVALS[name], [*targets, *ended]))
+        targets += find_ended(cursor, name) if store.is_there else []
+        own = [each for each in targets if part is None or part.holds(each.instrument_id)]
+        series.append((INTERVALS[name], own))
     return Plan(run, store, universe, Moves(cursor), series)

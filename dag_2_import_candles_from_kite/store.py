@@ -31,6 +31,7 @@ from dag_2_import_candles_from_kite.tables import ADJUSTMENTS, COVERAGE
 from dag_2_import_candles_from_kite.universe import Target
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
+from shared.feed import Slice
 from shared.utils.merge_proof import find_hooks
 from shared.utils.relations import Relation, find_relation, only_own_functions
 from shared.utils.sql import compose, fetch_one, joined, load_sql
@@ -100,16 +101,27 @@ class Store:
         """Whether there are such tables; before the first run, a dry run finds none."""
         return self.table.exists and self.coverage.exists
 
-    def forget_lost(self, cursor: Cursor) -> Sequence[str]:
+    def forget_lost(self, cursor: Cursor, part: Slice | None) -> Sequence[str]:
         """Forget what was answered in intervals of which no candle is there at all.
 
         Somebody has emptied the table, or dropped it: what it had is asked for anew. Returns them.
+        A part goes by what it holds, and forgets nothing else: others may have come to an empty
+        answer, and to no candle yet, or have put theirs back already.
         """
         lock_name(cursor, CANDLES.name)
-        cursor.execute(self._render("find_lost"))
-        lost = [interval for (interval,) in cursor.fetchall()]
-        if lost:
-            cursor.execute(self._render("forget_lost"), (lost,))
+        if part is None:
+            cursor.execute(self._render("find_lost"))
+            lost = [interval for (interval,) in cursor.fetchall()]
+            if lost:
+                cursor.execute(self._render("forget_lost"), (lost,))
+            return lost
+        cursor.execute(self._render("read_covered"))
+        lost = []
+        for interval, instrument_ids in cursor.fetchall():
+            own = (interval, [each for each in instrument_ids if part.holds(each)])
+            if own[1] and not fetch_one(cursor, self._render("has_candles"), own)[0]:
+                cursor.execute(self._render("forget"), own)
+                lost.append(interval)
         return lost
 
     def read_coverage(

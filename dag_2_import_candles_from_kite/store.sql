@@ -21,6 +21,20 @@ WHERE NOT EXISTS (SELECT FROM {candles} AS c WHERE c.interval::text = k.interval
 -- name: forget_lost
 DELETE FROM {coverage} WHERE interval::text = ANY(%s);
 
+-- name: read_covered
+SELECT interval::text, pg_catalog.array_agg(DISTINCT instrument_id) FROM {coverage}
+GROUP BY 1 ORDER BY 1;
+
+-- name: has_candles
+-- Whether any of these instruments has a candle of an interval: one look for each at most.
+SELECT EXISTS (SELECT FROM (SELECT %s::text AS interval, unnest(%s::bigint[]) AS id) AS own
+               CROSS JOIN LATERAL (SELECT FROM {candles} AS c
+                                   WHERE c.instrument_id = own.id
+                                     AND c.interval::text = own.interval LIMIT 1) AS stored);
+
+-- name: forget
+DELETE FROM {coverage} WHERE interval::text = %s AND instrument_id = ANY(%s);
+
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.
 SELECT (SELECT min(ts) FROM (SELECT ts FROM {candles} AS c

@@ -171,6 +171,9 @@ def find_misuse(arguments: argparse.Namespace) -> str:
         arguments.from_file is not None or arguments.dated is not None
     ):
         return "--from-folder takes no --from-file or --dated: its lists have days of their own"
+    is_whole = arguments.due or arguments.from_folder is not None or arguments.from_file is not None
+    if arguments.slice is not None and is_whole:
+        return "--slice takes no --due, --from-file or --from-folder: they are for the whole"
     if arguments.dated is not None and arguments.from_file is None:
         return "--dated needs --from-file: it says of which day that list is"
     if arguments.days is not None and arguments.from_folder is None:

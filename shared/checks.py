@@ -68,6 +68,10 @@ def _check_dag(dag: DAG, errors: list[StockIngestionError]) -> Feed | None:
         ConfigLoader.load_merged_config(dag.folder, own, needs_api=needs_api)
         if dag.fault and is_loaded:
             raise ConfigurationError(dag.fault)
+        if is_loaded and dag.slices > 1 and not dag.can_slice():
+            raise ConfigurationError(
+                f"slices: expected 1, since the DAG has no --slice, got {dag.slices}."
+            )
         say(f"ok      {name}: its configuration is complete")
     return feed
 

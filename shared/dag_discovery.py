@@ -41,6 +41,7 @@ class DAG:
     after: tuple[int, ...] = ()
     grace_minutes: int = GRACE_MINUTES
     to_enable: str = ""
+    slices: int = 1
 
     @property
     def shown_id(self) -> str:
@@ -64,6 +65,7 @@ class DAG:
             "description": self.description,
             "after": self.after,
             "grace_minutes": self.grace_minutes,
+            "slices": self.slices,
         }
         dag_id = None if self.dag_id == NO_ID else self.dag_id
         names = {"dag_id": dag_id, "name": self.name, "folder": self.folder.name}
@@ -90,6 +92,12 @@ class DAG:
         from shared.run import run_feed
 
         return partial(run_feed, feed)
+
+    def can_slice(self) -> bool:
+        """Whether it can run in parts. Raises as `load` and `load_feed` do."""
+        function, feed = self.load(), self.load_feed()
+        takes_part = "slice" in inspect.signature(function).parameters
+        return takes_part and (feed is None or feed.can_slice)
 
     def load_feed(self) -> Feed | None:
         """The FEED that the package exports; None if it is a plain function.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from shared.utils.run_history import LastRun
     from shared.utils.staged_merge import MergeResult
 
-# The source of a run that has asked the DAG's own source; of another one it is a file's path.
+# The source of a run that has asked the DAG's own source, of a part "api 3/8"; of another one it is
+# a file's path.
 API_SOURCE = "api"
+PART_SOURCE = rf"^{API_SOURCE} ([1-9][0-9]{{0,3}})/([1-9][0-9]{{0,3}})$"  # also for PostgreSQL
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ class Feed:
     says what it means that a snapshot has no row. Kept payloads have `archive_name` in their names.
 
     Raises ValueError if `count_by` names no column, or `only` no parameter of such values, and
-    unless exactly one way to load is given: fetch and parse, or load (of no snapshot).
+    unless exactly one way to load is given: fetch and parse, or load (of no snapshot); also where
+    `can_slice` is given without load.
     """
 
     folder: Path
@@ -192,6 +196,8 @@ class Feed:
         if len(given) != (0 if self.load else 2) or (self.load and self.table.is_snapshot):
             expected = "fetch and parse, or load alone, which is for a table that is no snapshot"
             raise ValueError(f"{self.table.name}: expected {expected}")
+        if self.can_slice and self.load is None:
+            raise ValueError(f"{self.table.name}: can_slice is for a feed with load")
         paths = {item.path for item in self.fields} if self.count_by else set()
         if self.only and f"parameters.{self.only}" not in paths:
             expected = "a parameter in fields that lists values of the first column of count_by"
@@ -230,6 +236,27 @@ class Slice:
         """Whether this part has what is known by `key`: exactly one of the parts has it."""
         return key % self.count == self.number - 1
 
+    @property
+    def file_name(self) -> str:
+        """What the names of its own files have in them."""
+        return f"part_{self.number}_of_{self.count}"
+
+
+def name_api_source(part: Slice | None) -> str:
+    """The source of a run that asks the DAG's own source for all, or for a part."""
+    return API_SOURCE if part is None else f"{API_SOURCE} {part}"
+
+
+def read_part(source: str) -> Slice | None:
+    """Which part a run with this source was; None if it was of the whole, or of a file."""
+    match = re.fullmatch(PART_SOURCE, source)
+    return Slice(int(match[1]), int(match[2])) if match else None
+
+
+def is_api_source(source: str) -> bool:
+    """Whether a run with this source has asked the DAG's own source."""
+    return source == API_SOURCE or read_part(source) is not None
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -249,7 +276,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which run it is: of which DAG, on what (`api` or a file's path), since when."""
+    """Which run it is: of which DAG, on what (`api`, `api 3/8` or a file's path), since when."""
 
     dag_id: int
     dag_name: str
@@ -259,7 +286,13 @@ class RunKey:
     @property
     def is_from_api(self) -> bool:
         """Whether the rows came from the source, not from a saved file."""
-        return self.source == API_SOURCE
+        return is_api_source(self.source)
+
+    @property
+    def label(self) -> str:
+        """What the log calls it: "DAG 5", or "DAG 5, part 3/8,"."""
+        part = read_part(self.source)
+        return f"DAG {self.dag_id}" if part is None else f"DAG {self.dag_id}, part {part},"
 
 
 class Stage(IntEnum):

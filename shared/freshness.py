@@ -1,7 +1,8 @@
 """Whether a DAG's data are fresh (ruling 31): by the last good run, or else by the newest rows."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from shared.program import command
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from shared.utils.relations import find_relation, only_own_functions
-from shared.utils.run_history import LastLoad
+from shared.utils.run_history import LastLoad, LoadedParts
 from shared.utils.sql import fetch_one, load_sql, settings
 from shared.utils.staged_merge import has_time_zone
 
@@ -32,6 +33,8 @@ There is no history of runs (a run makes one where it may): the newest rows
 had to tell. They cannot tell whether the list is a new one, and whole."""
 
 FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
+_COLUMNS = 77  # of a line that is indented by two
+_SHOWN_PARTS = 5
 _STATE_TIMEOUT = "5s"  # for a statement: the verdicts do not wait long for what stands beside them
 
 
@@ -67,7 +70,8 @@ class Verdict:
     """Whether a DAG's data are fresh: `fresh`, `stale`, or `unknown` where that cannot be known.
 
     `loaded_at` is when the source gave what is stored, as far as that is known. `state` are the
-    figures that the DAG's feed tells; None if it tells none, or they cannot be read.
+    figures that the DAG's feed tells; None if it tells none, or they cannot be read. `is_due`:
+    whether its schedule has come round since; None if that cannot be known.
     """
 
     dag_id: int
@@ -78,6 +82,7 @@ class Verdict:
     loaded_at: datetime | None = None
     expected_since: datetime | None = None
     state: Mapping[str, int] | None = None
+    is_due: bool | None = None
 
 
 def read_clocks(manager: DatabaseManager) -> tuple[datetime, datetime]:
@@ -156,41 +161,54 @@ def _judge(manager: DatabaseManager, dag: DAG, now: Now, has_history: bool) -> V
     feed = dag.load_feed()
     promise = (feed.due_from, feed.changes_daily) if feed else (None, False)
     freshness = Freshness(dag.schedule, *promise, dag.grace_minutes)
-    since = freshness.fresh_since(max(now.here, now.server), now.calendar)
     table = feed.table if feed and feed.table.is_snapshot else None
+    judge_by: Callable[[datetime], tuple[str, str]]
     if has_history:
         # A file that was read into a table that is no snapshot has taken nothing away.
-        wanted = {"dag_id": dag.dag_id, "also_files": feed is None or table is not None}
-        load = manager.run_in_transaction(partial(_read_load, table=table, wanted=wanted))
-        word, reason = _judge_load(load, table, freshness, since, now)
+        also_files = feed is None or table is not None
+        wanted = {"dag_id": dag.dag_id, "also_files": also_files, "has_parts": table is None}
+        load, parts = manager.run_in_transaction(partial(_read_load, table=table, wanted=wanted))
+        judge_by = partial(_judge_load, load, parts, table, freshness, now)
         loaded_at = load and load.served_at
     else:
-        look = partial(_judge_rows, table=table, since=since, now=now)
-        word, reason, loaded_at = manager.run_in_transaction(look)
-    reason = f"{dag.label}{reason}"
-    return Verdict(dag.dag_id, dag.name, dag.schedule, word, reason, loaded_at, since)
+        loaded_at, ahead = manager.run_in_transaction(partial(_read_rows, table=table, now=now))
+        judge_by = partial(_judge_rows, loaded_at, ahead, table, now)
+    latest = max(now.here, now.server)
+    since = freshness.fresh_since(latest, now.calendar)
+    word, reason = judge_by(since)
+    due_word, _ = judge_by(replace(freshness, grace_minutes=0).fresh_since(latest, now.calendar))
+    return Verdict(
+        *(dag.dag_id, dag.name, dag.schedule, word, f"{dag.label}{reason}", loaded_at, since),
+        is_due={STALE: True, FRESH: False}.get(due_word),
+    )
 
 
-def _read_load(cursor: Any, table: Table | None, wanted: dict[str, Any]) -> LastLoad | None:
-    """The DAG's last good run, and how much of a snapshot is in its table."""
+def _read_load(
+    cursor: Any, table: Table | None, wanted: dict[str, Any]
+) -> tuple[LastLoad | None, LoadedParts]:
+    """The DAG's last good run, its parts, and how much of a snapshot is in its table."""
     zone, count = "", "NULL"
     if table and (relation := find_relation(cursor, table.name)).exists:
         with only_own_functions(cursor):
             zone = " AT TIME ZONE 'UTC'" if has_time_zone(cursor, table, relation) else ""
         count = SQL["count_rows"].format(table=table.name, column=table.last_updated)
-    query = run_history.SQL["read_last_load"].format(stored_rows=f"({count})", zone=zone)
-    cursor.execute(query, wanted)
-    row = cursor.fetchone()
-    return LastLoad(*row) if row else None
+    return run_history.read_last_load(cursor, wanted, stored_rows=f"({count})", zone=zone)
 
 
 def _judge_load(
-    load: LastLoad | None, table: Table | None, freshness: Freshness, since: datetime, now: Now
+    load: LastLoad | None,
+    parts: LoadedParts,
+    table: Table | None,
+    freshness: Freshness,
+    now: Now,
+    since: datetime,
 ) -> tuple[str, str]:
     """The verdict, and what follows the DAG's name in its reason."""
     expected = f"Expected: a load since {_in_words(since)}."
+    lacking = _name_lacking(parts, since)
     if load is None:
-        return STALE, f" was never loaded.\n{expected}"
+        as_a_whole = " as a whole" if parts.total else ""
+        return STALE, f" was never loaded{as_a_whole}.\n{expected}\n{lacking}".rstrip()
     if fault := _find_ahead(load, now):
         return UNKNOWN, fault
     if table and (fault := _find_lost_rows(load, table)):
@@ -204,7 +222,25 @@ def _judge_load(
             f"Expected: a new list since {_in_words(since)}.\n"
             "The source is late. A day without trading belongs in calendar.holidays."
         )
-    return _judge_moment(load.served_at, since, repeat)
+    note = repeat or ("" if load.served_at >= since else lacking)
+    return _judge_moment(load.served_at, since, note)
+
+
+def _name_lacking(parts: LoadedParts, since: datetime) -> str:
+    """Which parts were not loaded since then; "" where none was, or all were."""
+    numbers = range(1, parts.total + 1)
+    wanted = [n for n in numbers if n not in parts.starts or parts.starts[n] < since]
+    if len(wanted) in (0, parts.total):
+        return ""
+    names = [f"{number}/{parts.total}" for number in wanted]
+    shown, more = names[:_SHOWN_PARTS], len(names) - _SHOWN_PARTS
+    *first, last = [*shown, f"{more:,} more"] if more > 0 else shown
+    said = (
+        f"Parts {', '.join(first)} and {last} have not been loaded since."
+        if first
+        else f"Part {last} has not been loaded since."
+    )
+    return textwrap.fill(said, _COLUMNS)
 
 
 def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple[str, str]:
@@ -216,9 +252,18 @@ def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple
     )
 
 
+def _read_rows(cursor: Any, table: Table | None, now: Now) -> tuple[datetime | None, int]:
+    """The moment of a snapshot's newest rows, and how many rows are ahead of the clock."""
+    if table is None or not find_relation(cursor, table.name).exists:
+        return None, 0
+    query = SQL["newest_rows"].format(table=table.name, column=table.last_updated)
+    loaded_at, ahead = fetch_one(cursor, query, {"limit": now.limit})
+    return loaded_at, ahead
+
+
 def _judge_rows(
-    cursor: Any, table: Table | None, since: datetime, now: Now
-) -> tuple[str, str, datetime | None]:
+    loaded_at: datetime | None, ahead: int, table: Table | None, now: Now, since: datetime
+) -> tuple[str, str]:
     """Without a history (DB_USER may not make one) the newest rows tell if a snapshot is too old.
 
     They cannot tell whether it is fresh: whether the list is a new one, and whole.
@@ -227,18 +272,13 @@ def _judge_rows(
         return (
             UNKNOWN,
             " cannot be judged:\nthere is no history of runs. A run makes one where it may.",
-            None,
         )
-    loaded_at, ahead = None, 0
-    if find_relation(cursor, table.name).exists:
-        query = SQL["newest_rows"].format(table=table.name, column=table.last_updated)
-        loaded_at, ahead = fetch_one(cursor, query, {"limit": now.limit})
     if ahead:
-        return UNKNOWN, f": rows ahead of the clock: {ahead:,}.\n{now.describe()}", loaded_at
+        return UNKNOWN, f": rows ahead of the clock: {ahead:,}.\n{now.describe()}"
     if loaded_at is None:
-        return STALE, " was never loaded, as far as can be told\nwithout a history of runs.", None
+        return STALE, " was never loaded, as far as can be told\nwithout a history of runs."
     word, reason = _judge_moment(loaded_at, since)
-    return UNKNOWN if word == FRESH else word, f"{reason}\n{_NO_HISTORY}", loaded_at
+    return UNKNOWN if word == FRESH else word, f"{reason}\n{_NO_HISTORY}"
 
 
 def _find_ahead(load: LastLoad, now: Now) -> str | None:

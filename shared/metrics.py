@@ -5,6 +5,7 @@ The text exposition format 0.0.4 of Prometheus: gauges without timestamps, in se
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from shared.feed import read_part
 from shared.freshness import FRESH, Now, Verdict
 from shared.utils.run_history import RecordedRun
 
@@ -20,7 +21,8 @@ GAUGES = {
     "last_success_stored_rows": "Rows that the last good run inserted or updated.",
     "last_success_step_duration_seconds": "How long a step of the last good run took.",
     "last_run_timestamp_seconds": "When the last run that is over ended.",
-    "last_run_succeeded": "Whether the last run that is over ended well (exit status 0).",
+    "last_run_succeeded": "Whether the last run that is over ended well (exit status 0), and of a "
+    "DAG that runs in parts the last one of each of them.",
 }
 
 # A gauge, its labels, and its value; None where that is not known.
@@ -32,7 +34,8 @@ def describe_metrics(
 ) -> str:
     """All that is known, without the last line's end.
 
-    `last_runs` are the last one of each DAG and status. `now` is None if the database is away.
+    `last_runs` are the last one of each DAG, or part of it, and status. `now` is None if the
+    database is away.
     """
     samples: list[_Sample] = [("up", {}, now is not None)]
     for verdict in verdicts:
@@ -49,20 +52,42 @@ def describe_metrics(
 
 
 def _measure(runs: Sequence[RecordedRun]) -> Iterator[_Sample]:
-    """What the last runs of one DAG, by their status, say."""
+    """What the last runs of one DAG, by their part and status, say.
+
+    Those of parts count where there are as many parts as at the last run of one.
+    """
+    by_id = sorted(runs, key=lambda run: run.run_id)
+    parts = [part for run in by_id if (part := read_part(run.source))]
+    counts = {None, *(part for part in parts if part.count == parts[-1].count)}
+    runs = [run for run in by_id if read_part(run.source) in counts]
     if over := [run for run in runs if run.status != "running"]:
-        last = max(over, key=lambda run: run.run_id)
-        yield "last_run_timestamp_seconds", {}, last.ended_at.timestamp()
-        yield "last_run_succeeded", {}, last.status != "failed"
+        yield "last_run_timestamp_seconds", {}, over[-1].ended_at.timestamp()
+        yield "last_run_succeeded", {}, _have_ended_well(over)
     for run in runs:
         if run.status == "succeeded":
-            yield "last_success_timestamp_seconds", {}, run.ended_at.timestamp()
-            yield "last_success_fetched_rows", {}, run.fetched
-            yield "last_success_rejected_rows", {}, run.rejected
+            part = read_part(run.source)
+            labels = {} if part is None else {"part": str(part)}
+            yield "last_success_timestamp_seconds", labels, run.ended_at.timestamp()
+            yield "last_success_fetched_rows", labels, run.fetched
+            yield "last_success_rejected_rows", labels, run.rejected
             if run.inserted is not None and run.updated is not None:
-                yield "last_success_stored_rows", {}, run.inserted + run.updated
+                yield "last_success_stored_rows", labels, run.inserted + run.updated
             for step, seconds in (run.durations or {}).items():
-                yield "last_success_step_duration_seconds", {"step": step}, seconds
+                yield "last_success_step_duration_seconds", {**labels, "step": step}, seconds
+
+
+def _have_ended_well(over: Sequence[RecordedRun]) -> bool:
+    """Whether no failure of the last runs of the whole and of its parts stands.
+
+    One of a part stands until that part, or the whole, runs again; one of the whole until it, or
+    each of the parts, does. `over` are in the order of their numbers.
+    """
+    last = {read_part(run.source): run for run in over}
+    whole = last.pop(None, None)
+    since = {part: run for part, run in last.items() if not whole or run.run_id > whole.run_id}
+    is_settled = any(part and len(since) == part.count for part in since)
+    failed = any(run.status == "failed" for run in since.values())
+    return not failed and (whole is None or whole.status != "failed" or is_settled)
 
 
 def _write(samples: Sequence[_Sample]) -> Iterator[str]:

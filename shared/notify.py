@@ -36,6 +36,7 @@ from shared.exceptions import (
     TransientAPIError,
     cause_of,
 )
+from shared.feed import Slice
 from shared.foreign_text import escape_line
 from shared.private_files import write_state
 from shared.program import PROGRAM, command_from_anywhere
@@ -47,7 +48,7 @@ APPRISE = "apprise>=1.9,<3"  # tests/integration/test_notify.py compares require
 FAILED, LOG_IN, WELL = "failure", "warning", "success"  # what apprise calls such messages
 START, SUCCESS, FAIL = "/start", "", "/fail"  # what a ping appends to its address
 
-_FILE_NAME = "told.json"
+_FILE_STEM = "told"
 _PINGS = -1  # the dead man's switch, among the ids of DAGs
 _END_SECONDS = 8.0  # a call takes at most this much longer at its end
 _PING_SECONDS = 2.0
@@ -64,7 +65,8 @@ class Report:
     `names` are those of the DAGs that ran or were skipped, by id, in that order, and `errors` of
     those that failed; one that was skipped has the error of the DAG that it comes after. A DAG
     without an error is well; it did not have to run if it is in `idle`. A failure is told whatever
-    was told before if its DAG is in `news`. `status` is the call's exit status.
+    was told before if its DAG is in `news`. `status` is the call's exit status. Of a call that ran
+    a `part` of a DAG it is kept apart what was told: that another part is well says nothing of it.
     """
 
     names: Mapping[int, str]
@@ -73,6 +75,7 @@ class Report:
     log_file: Path | None = None
     idle: Collection[int] = ()
     news: Collection[int] = ()
+    part: Slice | None = None
 
 
 class Message(NamedTuple):
@@ -138,7 +141,7 @@ def tell(report: Report, *, since: Mapping[int, datetime] | None = None) -> None
 
 
 def _tell(report: Report, since: Mapping[int, datetime], end: float) -> None:
-    config, told = ConfigLoader.load_notify_config(), read_told()
+    config, told = ConfigLoader.load_notify_config(), read_told(report.part)
     fault = ping(*_describe_ping(report), config)
     is_news = not told.has(_PINGS, max(since.values(), default=clock.now()), FAILED)
     _warn_of_ping(fault, logging.WARNING if is_news else logging.INFO)
@@ -165,9 +168,10 @@ def _tell(report: Report, since: Mapping[int, datetime], end: float) -> None:
         _write_told(told)
 
 
-def read_told() -> Told:
-    """What was told so far; nothing, if that cannot be read."""
-    told = Told(ConfigLoader.load_logging_config()["directory"] / _FILE_NAME)
+def read_told(part: Slice | None = None) -> Told:
+    """What was told so far, of calls that ran this part; nothing, if that cannot be read."""
+    name = f"{_FILE_STEM}.json" if part is None else f"{_FILE_STEM}_{part.file_name}.json"
+    told = Told(ConfigLoader.load_logging_config()["directory"] / name)
     with contextlib.suppress(Exception):  # whatever is in it
         for dag_id, kinds in json.loads(told.path.read_text(encoding="utf-8")).items():
             told.moments[int(dag_id)] = {

@@ -26,7 +26,6 @@ from shared.exceptions import (
     ValidationError,
 )
 from shared.feed import (
-    API_SOURCE,
     Batch,
     Feed,
     Figures,
@@ -37,6 +36,7 @@ from shared.feed import (
     Slice,
     Stage,
     Summary,
+    name_api_source,
 )
 from shared.foreign_text import escape
 from shared.gate import refuse_rejects, select
@@ -79,7 +79,7 @@ def run_feed(
     where the run may not go on. Raises DAGExecutionError if any step fails; the step's own
     error is its `__cause__`.
     """
-    source = API_SOURCE if from_file is None else archive.name_source(from_file)
+    source = name_api_source(slice) if from_file is None else archive.name_source(from_file)
     key = RunKey(feed.dag_id, feed.name, source, clock.now())
     run = Run(feed, key, RunOptions(dry_run, from_file, force, dated, slice), require=require)
     with ExitStack() as until_the_end:
@@ -92,7 +92,7 @@ def run_feed(
             is_foreseen = isinstance(exc, StockIngestionError)
             context = "" if is_foreseen else f"unexpected {type(exc).__name__}: "
             raise DAGExecutionError(f"{context}{exc}") from exc
-    logger.info("DAG %d completed: %s", feed.dag_id, describe(run), extra=ON_SCREEN)
+    logger.info("%s completed: %s", key.label, describe(run), extra=ON_SCREEN)
     return summarize(run)
 
 
@@ -126,7 +126,8 @@ def _load(run: Run, database: dict[str, Any], until_the_end: ExitStack) -> None:
     assert run.config is not None
     with DatabaseManager(database, retry=retry_policy(run)) as manager:
         directory = run.config.logging["directory"]
-        lock = until_the_end.enter_context(run_lock.hold(directory, feed.dag_id))
+        held = run_lock.hold(directory, feed.dag_id, run.options.slice)
+        lock = until_the_end.enter_context(held)
         with operation("check table", run.durations):  # before the source is asked
             _begin(run, manager, lock)
             if run.require is not None:
@@ -346,7 +347,7 @@ def _try(work: Callable[[DatabaseManager], None], database: dict[str, Any]) -> N
 
 def _end_in_failure(run: Run, error: BaseException) -> None:
     """Log how far the run came (Property 14), and record it as failed where it can be."""
-    logger.info("DAG %d did not complete: %s", run.feed.dag_id, describe(run))
+    logger.info("%s did not complete: %s", run.key.label, describe(run))
     if run.options.dry_run or run.config is None:
         return
     # What is away at the start is not waited for once more; what was lost later may be back.
@@ -417,15 +418,15 @@ def _record_quickly(config: DatabaseConfig, work: Callable[[Any], T]) -> T | Non
         return None
 
 
-def run_function(dag_id: int, name: str, function: Callable[[], T]) -> T:
-    """Run a DAG that is a plain function, and record its run where there is a database."""
-    key = RunKey(dag_id, name, API_SOURCE, clock.now())
+def run_function(dag_id: int, name: str, function: Callable[[], T], part: Slice | None = None) -> T:
+    """Run a DAG that is a plain function, or a part, and record that where there is a database."""
+    key = RunKey(dag_id, name, name_api_source(part), clock.now())
     try:
         config = ConfigLoader.load_database_config()
         directory = ConfigLoader.load_logging_config()["directory"]
     except ConfigurationError:  # the function may need no database
         return function()
-    with run_lock.hold(directory, dag_id) as lock:
+    with run_lock.hold(directory, dag_id, part) as lock:
         run_id = _record_quickly(config, lambda cursor: _start(cursor, key, lock))
         outcome: dict[str, Any] = {"status": "succeeded"}
         try:

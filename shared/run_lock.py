@@ -1,4 +1,9 @@
-"""Whether a run that is called running still lives: each holds a lock on a file of its DAG."""
+"""Whether a run that is called running still lives.
+
+Each holds a lock on a file of its DAG; that of a part of a DAG has a file of that part's.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -7,8 +12,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.private_files import make_private_folder, private_opener
+
+if TYPE_CHECKING:
+    from shared.feed import Slice
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class RunLock:
     descriptor: int
 
     def is_alone(self) -> bool:
-        """Whether no other run of the DAG holds the lock now."""
+        """Whether no other run of the DAG, or of the same part of it, holds the lock now."""
         try:
             return _try_alone(self.descriptor) is True
         finally:
@@ -27,9 +36,12 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def hold(directory: Path, dag_id: int) -> Iterator[RunLock | None]:
-    """Hold the lock of a DAG's runs, which any number of them may; None if it cannot be had."""
-    path = _path(directory, dag_id)
+def hold(directory: Path, dag_id: int, part: Slice | None = None) -> Iterator[RunLock | None]:
+    """Hold the lock of a DAG's runs, or of those of a part of it, which any number of them may.
+
+    None if it cannot be had.
+    """
+    path = directory / f"{_stem(dag_id, part)}.lock"
     with _open(path) as descriptor:
         if descriptor is None:
             yield None
@@ -51,15 +63,16 @@ def hold_alone(path: Path) -> Iterator[bool]:
 
 def series_path(directory: Path, dag_id: int) -> Path:
     """The file that a call holds alone while it runs a DAG many times."""
-    return directory / f"dag_{dag_id}_series.lock"
+    return directory / f"{_stem(dag_id)}_series.lock"
 
 
 def is_held(directory: Path, dag_id: int) -> bool:
-    """Whether a run of the DAG, or a series of them, is under way here.
+    """Whether a run of the DAG, of a part of it, or a series of them, is under way here.
 
     False also where that cannot be known.
     """
-    paths = (_path(directory, dag_id), series_path(directory, dag_id))
+    parts = directory.glob(f"{_stem(dag_id)}_part_*.lock")
+    paths = (directory / f"{_stem(dag_id)}.lock", series_path(directory, dag_id), *parts)
     return any(_is_free(path) is False for path in paths)
 
 
@@ -72,8 +85,8 @@ def has_ended(host: str | None) -> bool:
     return machine == socket.gethostname() and _is_free(Path(path)) is True
 
 
-def _path(directory: Path, dag_id: int) -> Path:
-    return directory / f"dag_{dag_id}.lock"
+def _stem(dag_id: int, part: Slice | None = None) -> str:
+    return f"dag_{dag_id}" if part is None else f"dag_{dag_id}_{part.file_name}"
 
 
 @contextlib.contextmanager

@@ -81,6 +81,8 @@ def plan_runs(
         raise ConfigurationError("--from-file: expected the path of a saved file, or -, got ''.")
     if options.from_file is not None:
         only_one(dags, "--from-file")
+    if options.slice is not None:
+        only_one(dags, "--slice")
     others = [dag for dag in known if dag not in dags]
     return [(dag, _make_call(dag, options, others, in_sandbox)) for dag in in_order(dags)]
 
@@ -121,7 +123,7 @@ def _make_call(
     if feed and feed.needs_fresh and before and options.from_file is None:
         given["require"] = _require_fresh(dag, before, options, in_sandbox)
     call = partial(function, **given)  # of a feed it records its run itself
-    return call if feed else partial(run_function, dag.dag_id, dag.name, call)
+    return call if feed else partial(run_function, dag.dag_id, dag.name, call, options.slice)
 
 
 def _has_rows(dag: DAG) -> bool:

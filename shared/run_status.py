@@ -13,7 +13,7 @@ from shared.config.config_loader import ConfigLoader
 from shared.console import say, write_data, write_json
 from shared.dag_discovery import DAG
 from shared.exceptions import DatabaseError
-from shared.feed import API_SOURCE
+from shared.feed import PART_SOURCE, is_api_source, read_part
 from shared.freshness import (
     FRESH,
     STALE,
@@ -93,14 +93,19 @@ def _say_status(verdicts: Sequence[Verdict], runs: Sequence[RecordedRun]) -> Non
 def _describe_state(verdict: Verdict) -> list[str]:
     """The figures of the DAG in lines; a figure stays with its name."""
     figures = [f"{name}: {number:,}" for name, number in (verdict.state or {}).items()]
-    lines = textwrap.wrap(", ".join(each.replace(" ", "\0") for each in figures), _COLUMNS)
-    return [line.replace("\0", " ") for line in lines]
+    return _wrap(", ".join(each.replace(" ", "\0") for each in figures)).splitlines()
+
+
+def _wrap(text: str) -> str:
+    """The text in lines that fit; a NUL is a blank at which none ends."""
+    lines = textwrap.wrap(text, _COLUMNS, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def _read_runs(
     manager: DatabaseManager, dag_ids: Sequence[int], *, only_last: bool
 ) -> list[RecordedRun]:
-    """The last runs; with `only_last`, of each DAG the last one of each status.
+    """The last runs; with `only_last`, of each DAG, or part, the last one of each status.
 
     One that is recorded as running, and holds no lock, has failed.
     """
@@ -108,6 +113,7 @@ def _read_runs(
         "dag_ids": list(dag_ids) or None,
         "only_last": only_last,
         "limit": None if only_last else SHOWN_RUNS,
+        "part": PART_SOURCE,
     }
 
     def read() -> list[RecordedRun]:
@@ -136,7 +142,11 @@ def _describe_run(run: RecordedRun) -> str:
 
 
 def _find_remarks(runs: Sequence[RecordedRun]) -> Iterator[str]:
-    """What the table has no room for: every error, a replay, a list that came twice."""
+    """What the table has no room for: parts, every error, a replay, a list that came twice."""
+    parts = [f"{run.run_id}\0({part})" for run in runs if (part := read_part(run.source))]
+    if parts:
+        said = f"Not of the whole, but of a part: {'run' if len(parts) == 1 else 'runs'} "
+        yield _wrap(f"{said}{_enumerate(parts)}.")
     failed: dict[str, list[int]] = {}
     for run in runs:
         if run.status == "failed":
@@ -151,8 +161,12 @@ def _find_remarks(runs: Sequence[RecordedRun]) -> Iterator[str]:
 
 
 def _name_runs(run_ids: Sequence[int]) -> str:
-    *others, last = map(str, run_ids)
-    return f"Runs {', '.join(others)} and {last}" if others else f"Run {last}"
+    return f"Run{'s' if len(run_ids) > 1 else ''} {_enumerate([*map(str, run_ids)])}"
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _describe_source(runs: Sequence[RecordedRun]) -> Iterator[str]:
@@ -160,7 +174,7 @@ def _describe_source(runs: Sequence[RecordedRun]) -> Iterator[str]:
     last, *before = runs
     if last.status != "succeeded":
         return
-    if last.source != API_SOURCE:
+    if not is_api_source(last.source):
         yield f"Run {last.run_id} imported a saved dump:\n{last.source}"
     good = next((run for run in before if run.status == "succeeded"), None)
     if good and last.dump_sha256 and good.dump_sha256 == last.dump_sha256:

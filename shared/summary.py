@@ -178,6 +178,8 @@ def _headlines(run: Run) -> list[str]:
         lines = [f"Stored {figures.merge.given:,} {title} in {target}"]
     else:
         lines = ["Nothing was stored"]
+    if run.options.slice is not None:
+        lines.append(f"This is part {run.options.slice}: the others are runs of their own")
     if run.key.source == STANDARD_INPUT:
         lines.append(f"The {title} came from standard input")
     elif not run.key.is_from_api:

@@ -79,6 +79,7 @@ class VirtualClock:
         defaults = http_source.Pacer.__init__.__kwdefaults__
         assert defaults is not None
         monkeypatch.setitem(defaults, "clock", self)
+        monkeypatch.setitem(defaults, "wall_clock", self)
         monkeypatch.setitem(defaults, "sleep", self.sleep)
         self._wait = http_source.Pacer.wait
         monkeypatch.setattr(http_source.Pacer, "wait", lambda pacer: self.grant(pacer))

@@ -82,6 +82,7 @@ class DAGConfig:
     after: tuple[int, ...] = ()
     grace_minutes: int = GRACE_MINUTES
     to_enable: str = ""
+    slices: int = 1
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,8 @@ DAG_FIELDS = (
     Field("after", dag_ids, (), is_extra=True),
     # How long after its schedule a DAG's rows may be those of the time before (status).
     Field("grace_minutes", integer(0, 10_080), GRACE_MINUTES, is_extra=True),
+    # Into how many parts a scheduler with several workers may split it (--slice).
+    Field("slices", integer(1, 100), 1, is_extra=True),
 )
 
 RETRY_FIELDS = (

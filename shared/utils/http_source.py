@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from shared.exceptions import APIError, StockIngestionError, TooManyRequestsError, TransientAPIError
-from shared.feed import Batch, Payload
+from shared.feed import Batch, Payload, Slice
 from shared.utils.interruptible import (
     DeadlineExceededError,
     call_interruptibly,
@@ -34,23 +34,32 @@ _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 # The interval is so much longer: requests that are not held up alike on their way come closer
 # together, and a source that counts those of the last second would see one too many.
 _MARGIN = 1.01
+_LATE = 0.1  # of the time between two turns: so long a turn can still be taken
 
 
 class Pacer:
     """Lets at most so many requests a second begin, over all threads that share it.
 
     That is about 1% fewer, so that a source that counts them finds no second with one too many.
+    Of several processes, each with its `part`, all together keep the rate: they take turns, by the
+    wall clock, so that no two requests meet. Who is late for a turn waits for the next one.
     """
 
     def __init__(
         self,
         requests_per_second: float,
         *,
+        part: Slice | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = sleep_interruptibly,
     ) -> None:
-        self._interval_seconds = _MARGIN / requests_per_second
+        seconds = _MARGIN / requests_per_second
+        self._interval_seconds = seconds * (part.count if part else 1)
+        self._turn_seconds = seconds * part.number if part else None
+        self._late_seconds = seconds * _LATE if part else 0.0
         self._clock = clock
+        self._wall_clock = wall_clock
         self._sleep = sleep
         self._next = -math.inf  # when the next request may begin, by the clock
         self._lock = threading.Lock()
@@ -60,8 +69,10 @@ class Pacer:
         while True:
             with self._lock:
                 now = self._clock()
+                if now > self._next + self._late_seconds:
+                    self._next = self._find_turn(now)
                 if now >= self._next:
-                    self._next = now + self._interval_seconds
+                    self._next = self._find_turn(now + self._interval_seconds - self._late_seconds)
                     return
                 seconds = self._next - now
             self._sleep(seconds)
@@ -71,7 +82,14 @@ class Pacer:
         seconds = _PAUSE_SECONDS if seconds is None else seconds
         if seconds <= MAX_RETRY_AFTER_SECONDS:
             with self._lock:
-                self._next = max(self._next, self._clock() + seconds)
+                self._next = max(self._next, self._find_turn(self._clock() + seconds))
+
+    def _find_turn(self, moment: float) -> float:
+        """When the turn comes, from this moment on; without parts it always is."""
+        if self._turn_seconds is None:
+            return moment
+        wall = self._wall_clock() + moment - self._clock()
+        return moment + (self._turn_seconds - wall) % self._interval_seconds
 
 
 class HttpSource:

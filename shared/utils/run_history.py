@@ -19,7 +19,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared import clock
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.feed import Figures, RunKey
+from shared.feed import PART_SOURCE, Figures, RunKey
 from shared.utils.extras import ExtraTable, find_extra
 from shared.utils.sql import fetch_one, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
@@ -67,7 +67,10 @@ class RecordedRun(NamedTuple):
 
 
 class LastLoad(NamedTuple):
-    """A row of read_last_load: a DAG's last good run, and where its list came from.
+    """Of read_last_load: a DAG's last good run, and where its list came from.
+
+    Where good runs of all its parts stand for one, it is the latest of them, and `served_at` the
+    start of the oldest.
 
     `list_moment` is read in the session's time zone. `stored_rows` of the `rows` that the run
     stored are in the table now. `served_at` is when the API gave that list, to the last run that it
@@ -87,8 +90,18 @@ class LastLoad(NamedTuple):
     first_started_at: datetime
 
 
+class LoadedParts(NamedTuple):
+    """Of read_last_load: when the newest good run of each of `total` parts began, by its number.
+
+    `total` is 0 where no part was ever loaded.
+    """
+
+    total: int
+    starts: Mapping[int, datetime]
+
+
 class LastRun(NamedTuple):
-    """The last good run before this one: it stored `stored` rows.
+    """The last good run of the whole before this one: it stored `stored` rows.
 
     `list_moment` is what they have in last_updated, in the time zone of the run's sessions.
     `valid_from` is since when its list counts, where versions of its rows are kept.
@@ -173,7 +186,7 @@ def _read_number(cursor: Cursor, statement: str, values: Any = None) -> int:
 
 def has_succeeded(cursor: Cursor, key: RunKey) -> bool:
     """Whether the run is recorded as a good one: its data are committed."""
-    return bool(fetch_one(cursor, SQL["has_succeeded"], (key.dag_id, key.started_at))[0])
+    return bool(fetch_one(cursor, SQL["has_succeeded"], asdict(key))[0])
 
 
 def is_at_payload(cursor: Cursor, run_id: int, sha256: str | None) -> bool:
@@ -254,10 +267,25 @@ def warn_of_clock(cursor: Cursor, moment: datetime | None) -> None:
 
 
 def read_last_good_run(cursor: Cursor, dag_id: int) -> LastRun | None:
-    """The last good run of the DAG, or None if there is none."""
-    cursor.execute(SQL["read_last_good_run"], (dag_id,))
+    """The last good run of the DAG as a whole, or None if there is none."""
+    cursor.execute(SQL["read_last_good_run"], (dag_id, PART_SOURCE))
     row = cursor.fetchone()
     return None if row is None else LastRun(*row)
+
+
+def read_last_load(
+    cursor: Cursor, wanted: Mapping[str, Any], *, stored_rows: str, zone: str
+) -> tuple[LastLoad | None, LoadedParts]:
+    """What the DAG has loaded last, and its parts.
+
+    `wanted` has `dag_id`, `also_files` (whether runs of saved files count) and `has_parts` (whether
+    those of parts do). `stored_rows` is SQL that counts the rows of the list whose moment is
+    `last.moment`, `zone` what makes that moment of the one on record.
+    """
+    query = SQL["read_last_load"].format(stored_rows=stored_rows, zone=zone)
+    total, numbers, starts, *load = fetch_one(cursor, query, {**wanted, "part": PART_SOURCE})
+    parts = LoadedParts(total or 0, dict(zip(numbers or (), starts or ())))
+    return None if load[0] is None else LastLoad(*load), parts
 
 
 def read_list_days(cursor: Cursor, dag_id: int) -> list[tuple[date, str | None]]:

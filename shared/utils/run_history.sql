@@ -96,7 +96,7 @@ SELECT EXISTS (SELECT FROM ingestion_run
                  AND list_moment IS NOT DISTINCT FROM %(moment)s::timestamp);
 
 -- name: read_runs
--- The last runs; with only_last, of each DAG the last one of each status.
+-- The last runs; with only_last, of each DAG, and of each part of it, the last one of each status.
 SELECT run_id, dag_id, source, status, started_at, ended_at,
        rows_fetched, rows_rejected, rows_inserted, rows_updated, dump_sha256, error, dag_name,
        pg_catalog.to_jsonb(ingestion_run) ->> 'host',  -- which an older table lacks
@@ -104,7 +104,8 @@ SELECT run_id, dag_id, source, status, started_at, ended_at,
 FROM ingestion_run
 WHERE (%(dag_ids)s::integer[] IS NULL OR dag_id = ANY(%(dag_ids)s))
   AND (NOT %(only_last)s
-       OR run_id IN (SELECT max(run_id) FROM ingestion_run GROUP BY dag_id, status))
+       OR run_id IN (SELECT max(run_id) FROM ingestion_run
+                     GROUP BY dag_id, status, CASE WHEN source ~ %(part)s THEN source END))
 ORDER BY run_id DESC LIMIT %(limit)s;
 
 -- name: read_moment_and_clock
@@ -112,10 +113,11 @@ SELECT %s::timestamptz, clock_timestamp();
 
 -- name: has_succeeded
 SELECT EXISTS (SELECT FROM ingestion_run
-               WHERE dag_id = %s AND started_at = %s AND status = 'succeeded');
+               WHERE dag_id = %(dag_id)s AND source = %(source)s AND started_at = %(started_at)s
+                 AND status = 'succeeded');
 
 -- name: read_last_good_run
--- Python knows no other years.
+-- That of a part is none of the whole. Python knows no other years.
 SELECT run_id, source,
        CASE WHEN started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN started_at
             ELSE to_timestamp(0) END,
@@ -124,7 +126,7 @@ SELECT run_id, source,
        coalesce(rows_inserted::bigint + rows_updated, 0),
        (pg_catalog.to_jsonb(ingestion_run) ->> 'valid_from')::timestamptz  -- which an older table lacks
 FROM ingestion_run
-WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1;
+WHERE dag_id = %s AND status = 'succeeded' AND source !~ %s ORDER BY run_id DESC LIMIT 1;
 
 -- name: read_list_days
 -- The lists of a DAG's good runs: since when each counts (an older table does not say), its hash.
@@ -139,19 +141,43 @@ WHERE dag_id = %s AND status = 'succeeded' ORDER BY run_id;
 -- What a DAG has stored last ({zone} is that of the list's moment), how much of it is in the table
 -- now ({stored_rows}), and since when there are its bytes. The list of a replayed file is old,
 -- unless the API gave the very same one; so is a list that an earlier run had, even one that
--- failed; that of a dated file had come by the end of its day in India. One statement: no run comes
--- in between.
-WITH last AS (
-    SELECT *, CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30'
-                   THEN list_moment END{zone} AS moment
-    FROM ingestion_run
-    WHERE dag_id = %(dag_id)s AND status = 'succeeded' AND (%(also_files)s OR source = 'api')
-    ORDER BY run_id DESC LIMIT 1
+-- failed; that of a dated file had come by the end of its day in India.
+-- Good runs of all parts of a DAG are as a run of the whole: as old as the oldest of the newest ones
+-- of each; the latest of these is shown. Parts of one number of parts complete no others.
+-- First come, of as many parts as the last good run of a part was one of, how many these are, and
+-- the numbers and starts of their newest good runs: also where there is no last load.
+-- One statement: no run comes in between.
+WITH part AS (
+    SELECT DISTINCT ON (source) run_id, started_at, match[1]::int AS number, match[2]::int AS total
+    FROM ingestion_run, regexp_match(source, %(part)s) AS match
+    WHERE dag_id = %(dag_id)s AND status = 'succeeded' AND match IS NOT NULL
+      AND %(has_parts)s AND match[1]::int <= match[2]::int
+    ORDER BY source, run_id DESC
+), whole AS (
+    (SELECT run_id AS since_run_id, run_id AS last_run_id, NULL::timestamptz AS oldest
+     FROM ingestion_run
+     WHERE dag_id = %(dag_id)s AND status = 'succeeded' AND source !~ %(part)s
+       AND (%(also_files)s OR source = 'api')
+     ORDER BY run_id DESC LIMIT 1)
+    UNION ALL
+    SELECT min(run_id), (array_agg(run_id ORDER BY started_at DESC, run_id DESC))[1],
+           min(started_at)
+    FROM part GROUP BY total HAVING count(*) = total
+), last AS (
+    SELECT run.*, CASE WHEN list_moment BETWEEN '0001-01-02' AND '9999-12-30'
+                       THEN list_moment END{zone} AS moment, whole.oldest
+    FROM whole JOIN ingestion_run AS run ON run.run_id = whole.last_run_id
+    ORDER BY whole.since_run_id DESC LIMIT 1
 )
-SELECT last.run_id, last.source, last.started_at, last.ended_at, last.moment::timestamptz,
+SELECT newest.total, newest.numbers, newest.starts,
+       last.run_id, last.source, last.started_at, last.ended_at, last.moment::timestamptz,
        coalesce(last.rows_inserted::bigint + last.rows_updated, 0), {stored_rows},
-       served.started_at, first.run_id, first.started_at
-FROM last
+       coalesce(last.oldest, served.started_at), first.run_id, first.started_at
+FROM (
+    SELECT max(total) AS total, array_agg(number) AS numbers, array_agg(started_at) AS starts
+    FROM part WHERE total = (SELECT total FROM part ORDER BY run_id DESC LIMIT 1)
+) AS newest
+LEFT JOIN last ON true
 LEFT JOIN LATERAL (
     SELECT started_at FROM ingestion_run AS run
     WHERE run.dag_id = last.dag_id AND run.status = 'succeeded' AND run.source = 'api'
