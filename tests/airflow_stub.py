@@ -35,9 +35,9 @@ class Asset:
     uri: str
 
 
-class AssetAny:
-    def __init__(self, *assets: Asset) -> None:
-        self.assets = assets
+class AssetAny(tuple[Asset, ...]):
+    def __new__(cls, *assets: Asset) -> Self:
+        return super().__new__(cls, assets)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,35 +76,39 @@ def environment() -> dict[str, str]:
 
 
 class Program(SubprocessHook):
-    """Runs the program, and keeps the errors that it prints."""
+    """Runs the program, and keeps the lines of the errors that it prints."""
 
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[str] = []
+        self._is_in_error = False
 
     @property
     def log(self) -> Any:
-        """Airflow's log of the task; each line of the program passes through it."""
-        return _Listener(super().log, self.errors)
+        """Airflow's log of the task, through which each line of the program passes."""
+        return _Listener(super().log, self.hear)
 
-
-class _Listener:
-    """The log, which keeps the lines of errors as they pass: further ones of each are indented."""
-
-    def __init__(self, log: Any, errors: list[str]) -> None:
-        self._log = log
-        self._errors = errors
-        self._is_in_error = False
-
-    def info(self, message: str, *args: Any) -> None:
-        """Log a line."""
-        self._log.info(message, *args)
-        line = str(args[0]) if message == "%s" else ""
+    def hear(self, line: str) -> None:
+        """Keep a line of an error: its further lines are indented, as those of steps are."""
         is_step = re.search(r": (done|failed) in [0-9.]+ s$", line) is not None
         is_first = line.startswith("ERROR: ")
         self._is_in_error = is_first or (self._is_in_error and line[:1] == " " and not is_step)
         if self._is_in_error:
-            self._errors.append(line.removeprefix("ERROR: "))
+            self.errors.append(line.removeprefix("ERROR: "))
+
+
+class _Listener:
+    """A log that is heard."""
+
+    def __init__(self, log: Any, hear: Callable[[str], None]) -> None:
+        self._log = log
+        self._hear = hear
+
+    def info(self, message: str, *args: Any) -> None:
+        """Log a line."""
+        self._log.info(message, *args)
+        if message == "%s":
+            self._hear(str(args[0]))
 
 
 class RunFolder(BaseOperator):
@@ -306,7 +310,7 @@ def new_dag(name: str, words: str, schedule: Any, tags: list[str]) -> DAG:
     """An empty DAG. It has no start date: Airflow waits for the next time of its schedule."""
     made = f"airflow pools set {POOL} 8 'Stock Ingestion'"
     return DAG(
-        dag_id=re.sub(r"[^\w.-]", "_", name),
+        dag_id=re.sub(r"[^\w.-]", lambda odd: f"-{ord(odd[0]):x}", name),  # no good name has a -
         description=f"{words} (Without the pool {POOL} its tasks wait for ever: {made})",
         schedule=schedule,
         catchup=False,
@@ -338,5 +342,4 @@ def build_all() -> Iterator[DAG]:
             yield build_broken(folder, fault)
 
 
-for _dag in build_all():
-    globals()[_dag.dag_id] = _dag
+globals().update({dag.dag_id: dag for dag in build_all()})  # where Airflow finds them
