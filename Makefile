@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := benchmarks/.venv
 RESEARCH_VENV := .venv-research
+AIRFLOW_VENV := .venv-airflow
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test coverage chaos mutation check lint types lock bench research clean
+.PHONY: help sandbox test coverage chaos mutation check lint types lock bench research airflow clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,11 +57,14 @@ types: $(VENV)/installed  ## check types
 	$(BIN)/mypy
 
 # One lock for all Python versions and platforms. It names no registry: any that has the files will do.
-lock: $(VENV)/installed  ## pin the newest packages that requirements-run.txt allows, with hashes
+lock: $(VENV)/installed  ## pin the newest packages that requirements-run.txt allows, with hashes; those of Airflow
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv~=0.13'
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file requirements-run.lock requirements-run.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--output-file deploy/airflow/constraints.txt deploy/airflow/requirements-celery.txt
 
 # The contenders are in an environment of their own.
 $(BENCH_VENV)/installed: requirements-run.txt requirements.txt benchmarks/requirements.txt
@@ -80,6 +84,15 @@ $(RESEARCH_VENV)/installed: tests/research/requirements.txt
 research: $(VENV)/installed $(RESEARCH_VENV)/installed  ## run every block of docs/research.md (pandas, polars, DuckDB) and compare
 	$(BIN)/python -m pytest tests/research
 
+# As docs/airflow.md says to install it. It ends by itself, and leaves nothing running.
+$(AIRFLOW_VENV)/installed: deploy/airflow/requirements.txt deploy/airflow/constraints.txt
+	$(PYTHON) -m venv --clear $(AIRFLOW_VENV)
+	$(AIRFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/airflow/requirements.txt -c deploy/airflow/constraints.txt
+	touch $@
+
+airflow: $(VENV)/installed $(AIRFLOW_VENV)/installed  ## run the DAG folders on a real Airflow 3 of its own, some minutes
+	$(BIN)/python -m pytest tests/airflow
+
 clean:  ## remove the virtual environments and all caches
-	rm -rf $(VENV) $(BENCH_VENV) $(RESEARCH_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* mutants
+	rm -rf $(VENV) $(BENCH_VENV) $(RESEARCH_VENV) $(AIRFLOW_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
@@ -27,6 +28,12 @@ class AirflowFailException(AirflowException): ...
 
 
 class AirflowSkipException(AirflowException): ...
+
+
+class DagRunType(str, Enum):  # noqa: UP042 - as Airflow's is: its str() is not its value
+    SCHEDULED = "scheduled"
+    MANUAL = "manual"
+    ASSET_TRIGGERED = "asset_triggered"
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class RunFolder(BaseOperator):
     def execute(self, context: Mapping[str, Any]) -> None:
         """Run it. Raises AirflowFailException where a retry would not help."""
         options = read_options(context["params"])
-        self._wait(str(context["dag_run"].run_type))
+        self._wait(context["dag_run"].run_type)
         part = [] if self.part is None else ["--slice", self.part]
         given, token = environment(), Variable.get(TOKEN_VARIABLE, default=None)
         if token:

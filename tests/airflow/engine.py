@@ -40,8 +40,8 @@ class Engine:
     token: str = ""
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`airflow ARGUMENTS`."""
-        return subprocess.run(
+        """`airflow ARGUMENTS`, which has to end well."""
+        result = subprocess.run(
             ["airflow", *arguments],
             env=self.environment,
             cwd=self.home,
@@ -49,6 +49,8 @@ class Engine:
             text=True,
             timeout=SECONDS,
         )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the REST API. Raises HTTPError."""
@@ -87,14 +89,16 @@ class Engine:
         path = f"/api/v2/dags/{name}/dagRuns/{quote(run)}/taskInstances"
         return list(self.call("GET", path)["task_instances"])
 
-    def states(self, name: str, run: str) -> dict[str, str]:
+    def states(self, name: str, run: str) -> dict[str, str | None]:
         """The state of each task of a run, by its id and part."""
         return {
-            task["task_id"] if task["map_index"] < 0 else f"run {task['map_index'] + 1}": task[
-                "state"
-            ]
+            " ".join(filter(None, (task["task_id"], task["rendered_map_index"]))): task["state"]
             for task in self.tasks(name, run)
         }
+
+    def attempts(self, name: str, run: str, task: str = "run") -> list[int]:
+        """How often a task has begun; of each part."""
+        return [each["try_number"] for each in self.tasks(name, run) if each["task_id"] == task]
 
     def finish(self, name: str, run: str) -> str:
         """Wait for the end of a run; returns its state."""
@@ -106,9 +110,11 @@ class Engine:
         wait_until(lambda: state() in OVER)
         return state()
 
-    def log(self, name: str, run: str, *, task: str = "run", attempt: int = 1) -> str:
-        """What is in the log of an attempt of a task."""
-        folder = self.home / "logs" / f"dag_id={name}" / f"run_id={run}" / f"task_id={task}"
+    def log(self, name: str, run: str, *, part: int | None = None, attempt: int = 1) -> str:
+        """What is in the log of an attempt of the task "run", or of a part's (1: the first)."""
+        folder = self.home / "logs" / f"dag_id={name}" / f"run_id={run}" / "task_id=run"
+        if part is not None:
+            folder /= f"map_index={part - 1}"
         return (folder / f"attempt={attempt}.log").read_text(encoding="utf-8")
 
     def mark_failed(self, name: str, run: str, task: str = "run") -> None:
@@ -122,11 +128,13 @@ def running(
 ) -> Iterator[Engine]:
     """Airflow on its own database, until the end of the body; nothing of it is left then."""
     port = free_port()
+    home.mkdir()
     settings = {
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "CORE__PARALLELISM": "8",
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
         "CORE__DEFAULT_TASK_RETRY_DELAY": "1",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(port),
@@ -145,8 +153,7 @@ def running(
         **{f"AIRFLOW__{name}": value for name, value in settings.items()},
     }
     engine = Engine(home, environment, port)
-    migrated = engine.run("db", "migrate")
-    assert migrated.returncode == 0, migrated.stdout + migrated.stderr
+    engine.run("db", "migrate")
     with ExitStack() as processes:
         for name in PROCESSES:
             processes.enter_context(process(engine, name))
@@ -184,3 +191,15 @@ def process(engine: Engine, name: str) -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()
+
+
+def find_processes(*words: str) -> list[str]:
+    """The command lines of the processes that have one of the words there, or in a variable."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (path / "cmdline").read_bytes()
+            told = command + (path / "environ").read_bytes()
+            if any(os.fsencode(word) in told for word in words) and path.name != str(os.getpid()):
+                found.append(command.decode(errors="replace").replace("\0", " "))
+    return found

@@ -57,7 +57,12 @@ def execute(
 ) -> Any:
     """Run a task of a DAG; returns it."""
     wanted = dags_of(module)[name].tasks[task]
-    wanted.execute({"params": {**DEFAULTS, **params}, "dag_run": SimpleNamespace(run_type=by)})
+    wanted.execute(
+        {
+            "params": {**DEFAULTS, **params},
+            "dag_run": SimpleNamespace(run_type=airflow_stub.DagRunType(by)),
+        }
+    )
     return wanted
 
 
