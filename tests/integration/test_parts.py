@@ -327,6 +327,11 @@ def parts(count: int, minute: int, *without: int) -> list[tuple[str, int]]:
         ),
         pytest.param(parts(4, EIGHT), STALE.format("08"), id="all parts are old"),
         pytest.param(
+            parts(3, EIGHT + 30, 3),
+            f"{NEVER}  Part 3/3 has not been loaded since.\n",
+            id="at the schedule",
+        ),
+        pytest.param(
             [*parts(4, NINE, 3, 4), *[(f"api {n}/8", TEN) for n in range(5, 9)]],
             f"{NEVER}  Parts 1/8, 2/8, 3/8 and 4/8 have not been loaded since.\n",
             id="parts of four and of eight",
