@@ -16,7 +16,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 _HOOK_FOLDER = Path(__file__).with_name("measured")
 _TIMEOUT_SECONDS = 600
-_OWN_VARIABLES = ("KITE_", "DB_", "PG", "LOG_DIR", "RETRY_DELAY_SECONDS", "PYTHON")
+_OWN_VARIABLES = ("KITE_", "DB_", "PG", "LOG_DIR", "ARCHIVE_DIR", "RETRY_DELAY_SECONDS", "PYTHON")
 
 
 class ContenderFailedError(Exception):

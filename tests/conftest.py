@@ -49,7 +49,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHARED_DATA = PROJECT.parent / "shared" / "kite"
 OWN_VARIABLES = (
     *("KITE_", "DB_", "NOTIFY_URLS", "PING_URL"),
-    *("LOG_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL"),
+    *("LOG_DIR", "ARCHIVE_DIR", "RETRY_DELAY_SECONDS", "TEST_DATABASE_URL"),
 )
 
 # How long an example takes depends on what else the machine does. The examples are the same each

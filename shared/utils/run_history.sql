@@ -4,7 +4,7 @@ CREATE TABLE IF NOT EXISTS ingestion_run (
     run_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     dag_id INTEGER NOT NULL,
     dag_name TEXT NOT NULL,
-    source TEXT NOT NULL,              -- 'api', or the file that was replayed
+    source TEXT NOT NULL,              -- 'api', 'api 3/8' (a part), or the file that was read
     status TEXT NOT NULL,              -- 'running', 'succeeded', 'skipped' (a day off) or 'failed'
     started_at TIMESTAMPTZ NOT NULL,
     ended_at TIMESTAMPTZ NOT NULL,

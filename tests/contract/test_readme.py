@@ -216,7 +216,7 @@ def test_dag_that_is_not_enabled_has_the_usual_settings_and_a_page_for_its_own(
     feed, usual, shipped = feed_of(folder), shipped_settings(), shipped_settings(folder)
     assert set(shipped) >= {field.path for field in feed.settings}
     own = {field.path for field in feed.fields}
-    of_its_own = {"enabled", "schedule", "description", "after", "to_enable"}
+    of_its_own = {"enabled", "schedule", "description", "after", "slices", "to_enable"}
     for path in {*shipped} - own - of_its_own:
         assert shipped[path] == usual[path], path
     texts = [path.read_text("utf-8") for path in DOCUMENTS]

@@ -531,6 +531,13 @@ def test_feed_has_one_way_to_load(things: Things, table: Table, fields: dict[str
         things.feed(table, [], **fields)
 
 
+@pytest.mark.parametrize("table", [ROWS, SNAPSHOT], ids=["rows", "snapshot"])
+def test_feed_in_parts_loads_by_itself(things: Things, table: Table) -> None:
+    with pytest.raises(ValueError, match=r"^thing: can_slice is for a feed with load$"):
+        things.feed(table, [], can_slice=True)
+    things.feed(ROWS, [], load=load_things, can_slice=True)
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [

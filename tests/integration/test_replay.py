@@ -18,9 +18,13 @@ from typing import Any
 
 import pytest
 
+from dag_1_import_instruments_from_kite.import_instruments import FEED as INSTRUMENTS
+from dag_3_import_symbol_changes_from_nse import FEED as SYMBOL_CHANGES
 from sandbox.kite_faults import HttpError
 from shared import archive, clock, console
 from shared import run as run_module
+from shared.config.config_loader import ConfigLoader
+from shared.feed import API_SOURCE, Feed, Payload, Run, RunKey
 from tests.command_line import CommandLine
 from tests.conftest import Project, Server
 from tests.instruments import instrument, to_csv
@@ -628,6 +632,25 @@ def test_archive_that_cannot_be_written_is_a_warning(
     )
     if target.is_file():
         assert target.read_text() == "something else"
+
+
+@pytest.mark.parametrize("feed", [INSTRUMENTS, SYMBOL_CHANGES], ids=lambda feed: feed.name)
+def test_archive_is_where_archive_dir_says(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def directory() -> str:
+        _, dag = ConfigLoader.load_merged_config(feed.folder, feed.settings, needs_api=False)
+        return str(dag.parameters["archive_directory"])
+
+    monkeypatch.setenv("DB_USER", "any")
+    assert directory() == "archive"
+    monkeypatch.setenv("ARCHIVE_DIR", "")
+    assert directory() == "archive"
+    monkeypatch.setenv("ARCHIVE_DIR", str(tmp_path / "kept"))
+    key = RunKey(feed.dag_id, feed.name, API_SOURCE, clock.now())
+    parameters = {"archive_days": 30, "archive_directory": directory()}
+    archive.keep(Run(feed, key, parameters=parameters), Payload(b"x"))
+    assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -998,6 +998,7 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
             "loaded_at": "2026-11-24T08:31:00+05:30",
             "expected_since": "2026-11-24T08:00:00+05:30",
             "state": None,
+            "is_due": False,
         },
         {
             "dag_id": 2,
@@ -1009,6 +1010,7 @@ def test_status_as_json_is_one_document(cli: CommandLine, other: MakeDAG, capsys
             "loaded_at": None,
             "expected_since": "2026-11-24T08:30:00+05:30",
             "state": None,
+            "is_due": True,
         },
     ]
     last, first = document["runs"]

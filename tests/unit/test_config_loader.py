@@ -450,6 +450,8 @@ def test_folder_in_place_of_a_config_file_is_named(files: Files) -> None:
         ("after", 1, "expected a list of DAG ids such as [1], got 1"),
         ("after", ["x"], 'expected a list of DAG ids such as [1], got ["x"]'),
         ("grace_minutes", -1, "expected an integer from 0 to 10080, got -1"),
+        ("slices", 0, "expected an integer from 1 to 100, got 0"),
+        ("slices", 101, "expected an integer from 1 to 100, got 101"),
         ("description", 5, "expected a text, got 5"),
         ("to_enable", 5, "expected a text, got 5"),
         ("parameters.batch_size", "many", 'expected a positive integer, got "many"'),
@@ -703,6 +705,7 @@ def test_missing_parameter_gets_its_default_and_one_warning_that_names_it(
         "to_enable": "",
         "after": (),
         "grace_minutes": 60,
+        "slices": 1,
     }
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 5
     assert caplog.messages == [

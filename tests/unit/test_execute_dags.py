@@ -25,6 +25,7 @@ from shared.config import logging_config
 from shared.exceptions import (
     DatabaseError,
 )
+from shared.feed import Slice
 
 SUCCEED = "return 'stored 5 rows'"
 RAISE = {
@@ -121,6 +122,13 @@ def test_parse_arguments_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (arguments.dag, arguments.dry_run, arguments.log_level) == ([2, 1], True, "DEBUG")
 
 
+@pytest.mark.parametrize("written", ["3/8", "03/08"])
+def test_part_of_a_dag(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--dag", "2", "--slice", written)
+    for options in ((), ("--dry-run", "--force"), ("--sandbox", "--quiet")):
+        assert parse(monkeypatch, *words, *options).slice == Slice(3, 8)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -141,6 +149,13 @@ def test_parse_arguments_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--sandbox-fault", "429"),
         ("--from-file",),
         ("--line\nfeed",),
+        ("--slice", "3"),
+        ("--slice", "0/8"),
+        ("--slice", "9/8"),
+        ("--slice", "1/0"),
+        ("--slice", "-1/8"),
+        ("--slice", "1/10000"),
+        ("status", "--slice", "1/2"),
     ],
     ids=" ".join,
 )
@@ -189,6 +204,17 @@ def test_bad_usage_ends_with_2_and_one_line(
         (
             "--due --from-file x --dated 2026-08-01",
             "--due takes no --dry-run, --force, --from-file or --from-folder: leave it out",
+        ),
+        *(
+            (
+                f"--slice 1/2 {other}",
+                "--slice takes no --due, --from-file or --from-folder: they are for the whole",
+            )
+            for other in ("--due", "--from-file x", "--from-folder x", "--from-file=")
+        ),
+        (
+            "--slice 1:2",
+            "argument --slice: expected a part of several such as 3/8, got '1:2'",
         ),
     ],
     ids=lambda value: value if value.startswith("--") else "",
@@ -279,7 +305,7 @@ def test_list_is_a_command_and_an_option(
 def test_list_as_json_has_what_a_scheduler_needs(
     dags: Dags, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dags.add("dag_1_first", schedule="0 18 * * 1-5", grace_minutes=30)
+    dags.add("dag_1_first", schedule="0 18 * * 1-5", grace_minutes=30, slices=4)
     dags.add("dag_2_second", after=[1], enabled=False)
     dags.add("dag_3_broken", schedule="never")
     (dags.root / "dag_x").mkdir()
@@ -298,12 +324,13 @@ def test_list_as_json_has_what_a_scheduler_needs(
         "description": "about first",
         "after": [],
         "grace_minutes": 30,
+        "slices": 4,
         "fault": None,
     }
-    assert (second["enabled"], second["after"]) == (False, [1])
+    assert (second["enabled"], second["after"], second["slices"]) == (False, [1], 1)
     assert (second["schedule"], second["cron"]) == ("daily", "30 8 * * *")
     assert (broken["dag_id"], broken["name"], broken["schedule"]) == (3, "broken", None)
-    assert {broken[name] for name in ("enabled", "cron", "after", "grace_minutes")} == {None}
+    assert {broken[name] for name in ("enabled", "cron", "after", "slices")} == {None}
     assert "schedule: expected" in broken["fault"]
     assert (nameless["dag_id"], nameless["name"], nameless["enabled"]) == (None, "dag_x", None)
     assert dags.ran == []
