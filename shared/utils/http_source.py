@@ -34,7 +34,8 @@ _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 # The interval is so much longer: requests that are not held up alike on their way come closer
 # together, and a source that counts those of the last second would see one too many.
 _MARGIN = 1.01
-_LATE = 0.1  # of the time between two turns: so long a turn can still be taken
+# Who has waited for a turn, and wakes late, takes it up to so much of the time between two parts.
+_LATE = 0.1
 
 
 class Pacer:
@@ -66,16 +67,18 @@ class Pacer:
 
     def wait(self) -> None:
         """Return when the caller's request may begin."""
+        late_seconds = 0.0
         while True:
             with self._lock:
                 now = self._clock()
-                if now > self._next + self._late_seconds:
+                if now > self._next + late_seconds:
                     self._next = self._find_turn(now)
                 if now >= self._next:
                     self._next = self._find_turn(now + self._interval_seconds - self._late_seconds)
                     return
                 seconds = self._next - now
             self._sleep(seconds)
+            late_seconds = self._late_seconds
 
     def slow_down(self, seconds: float | None) -> None:
         """Let no request begin within the wait that a source asked for, unless that is too long."""
