@@ -16,8 +16,13 @@ NOON = 1_800_000_000.0  # by the wall clock
 
 counts = st.integers(1, 12)
 rates = st.sampled_from([0.5, 2.0, 3.0, 7.5, 100.0])
-# What passes before each request is ready to begin, in intervals of the whole.
-delays = st.lists(st.floats(0, 30), min_size=1, max_size=12)
+# What passes before each request is ready to begin, in intervals of the whole: also so that it
+# comes a little late for a turn. Some are told first to wait, as by a 429.
+delays = st.lists(
+    st.tuples(st.integers(0, 30), st.floats(0, 1) | st.floats(0, 0.1), st.none() | st.floats(0, 9)),
+    min_size=1,
+    max_size=12,
+)
 
 
 class Host:
@@ -52,16 +57,20 @@ def test_requests_of_all_parts_are_an_interval_apart(
     data: st.DataObject, count: int, rate: float
 ) -> None:
     """Whoever comes when, and however long it is between: two requests never meet."""
-    interval, begun = 1 / rate, list[float]()
+    interval, begun = 1.01 / rate, list[float]()
     for number in range(1, count + 1):
         host = Host(data.draw(st.floats(0, 1e6)))
         pacer = host.pacer(rate, Slice(number, count))
-        for delay in data.draw(delays):
-            host.wall += delay * interval
+        for turns, late, pause in data.draw(delays):
+            host.wall += (turns + late) * interval
+            if pause is not None:
+                pacer.slow_down(pause)
+            asked_at = host.wall
             pacer.wait()
             begun.append(host.wall)
+            assert host.wall >= asked_at + (pause or 0) - 1e-6
     begun.sort()
-    assert all(after - before > interval for before, after in pairwise(begun))
+    assert all(after - before > interval - 1e-5 for before, after in pairwise(begun))
 
 
 @given(
