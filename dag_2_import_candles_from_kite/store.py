@@ -101,26 +101,21 @@ class Store:
         """Whether there are such tables; before the first run, a dry run finds none."""
         return self.table.exists and self.coverage.exists
 
-    def forget_lost(self, cursor: Cursor, part: Slice | None) -> Sequence[str]:
+    def forget_lost(self, cursor: Cursor, part: Slice | None = None) -> Sequence[str]:
         """Forget what was answered in intervals of which no candle is there at all.
 
         Somebody has emptied the table, or dropped it: what it had is asked for anew. Returns them.
-        A part goes by what it holds, and forgets nothing else: others may have come to an empty
-        answer, and to no candle yet, or have put theirs back already.
+        A part goes by its own instruments alone: another one may have come to an empty answer and
+        no candle yet, or have put back already what it had.
         """
         lock_name(cursor, CANDLES.name)
-        if part is None:
-            cursor.execute(self._render("find_lost"))
-            lost = [interval for (interval,) in cursor.fetchall()]
-            if lost:
-                cursor.execute(self._render("forget_lost"), (lost,))
-            return lost
         cursor.execute(self._render("read_covered"))
         lost = []
-        for interval, instrument_ids in cursor.fetchall():
-            own = (interval, [each for each in instrument_ids if part.holds(each)])
-            if own[1] and not fetch_one(cursor, self._render("has_candles"), own)[0]:
-                cursor.execute(self._render("forget"), own)
+        for interval, found in cursor.fetchall():
+            ids = [each for each in found if part is None or part.holds(each)]
+            params = {"interval": interval, "instrument_ids": ids}
+            if ids and not fetch_one(cursor, self._render("has_candles"), params)[0]:
+                cursor.execute(self._render("forget"), params)
                 lost.append(interval)
         return lost
 

@@ -13,27 +13,21 @@ SELECT pg_catalog.set_config('search_path', %s, true);
 SELECT instrument_id, "from", "to", fetched_at, is_final FROM {coverage}
 WHERE instrument_id = ANY(%s) AND interval::text = %s ORDER BY instrument_id, "from";
 
--- name: find_lost
--- Whose coverage tells of candles, of an interval of which there is none at all.
-SELECT DISTINCT k.interval::text FROM {coverage} AS k
-WHERE NOT EXISTS (SELECT FROM {candles} AS c WHERE c.interval::text = k.interval::text) ORDER BY 1;
-
--- name: forget_lost
-DELETE FROM {coverage} WHERE interval::text = ANY(%s);
-
 -- name: read_covered
+-- The instruments of which candles of an interval were asked for.
 SELECT interval::text, pg_catalog.array_agg(DISTINCT instrument_id) FROM {coverage}
 GROUP BY 1 ORDER BY 1;
 
 -- name: has_candles
--- Whether any of these instruments has a candle of an interval: one look for each at most.
-SELECT EXISTS (SELECT FROM (SELECT %s::text AS interval, unnest(%s::bigint[]) AS id) AS own
+-- Whether one of these instruments has a candle of the interval. It ends with the first that has.
+SELECT EXISTS (SELECT FROM unnest(%(instrument_ids)s::bigint[]) AS own(instrument_id)
                CROSS JOIN LATERAL (SELECT FROM {candles} AS c
-                                   WHERE c.instrument_id = own.id
-                                     AND c.interval::text = own.interval LIMIT 1) AS stored);
+                                   WHERE c.instrument_id = own.instrument_id
+                                     AND c.interval::text = %(interval)s LIMIT 1) AS stored);
 
 -- name: forget
-DELETE FROM {coverage} WHERE interval::text = %s AND instrument_id = ANY(%s);
+DELETE FROM {coverage}
+WHERE interval::text = %(interval)s AND instrument_id = ANY(%(instrument_ids)s::bigint[]);
 
 -- name: read_overlaps
 -- Where the last so many stored candles before a moment begin, for each instrument and moment.

@@ -10,8 +10,11 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from sandbox.kite_server import KiteServer
 from shared import clock
+from tests.candle_desk import CandleDesk
 from tests.candle_rig import AGO, DAYS, INTERVALS, CandleRig, enable_candles, rigged
 from tests.candle_truth import INDEX_SYMBOL, Correction, Market, made_market
 from tests.conftest import Project, Server
@@ -122,3 +125,16 @@ def twins(
         pair = Twins(one, parts)
         pair.want(NAMES)
         yield pair
+
+
+def split_fetches(desk: CandleDesk, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let the desk fetch in so many parts, one after the other; the last one comes first."""
+    parts = [f"{number}/{count}" for number in range(count, 0, -1)]
+
+    def fetch(status: int = 0) -> None:
+        results = [desk.run("--dag", "2", "--slice", part) for part in parts]
+        said = "".join(result.stdout + result.stderr for result in results)
+        assert max(result.status for result in results) == status, said
+        assert "Traceback" not in said, said
+
+    monkeypatch.setattr(desk, "fetch", fetch)

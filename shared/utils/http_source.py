@@ -34,7 +34,9 @@ _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 # The interval is so much longer: requests that are not held up alike on their way come closer
 # together, and a source that counts those of the last second would see one too many.
 _MARGIN = 1.01
-_LATE = 0.1  # of the time between two turns: so long a turn can still be taken
+# Who has waited for a turn, and wakes late, takes it up to so much of the time between two parts.
+_LATE = 0.25
+_LONGEST_SLEEP_SECONDS = 0.2  # for a turn: a long sleep ends late by more than a short one
 
 
 class Pacer:
@@ -58,6 +60,7 @@ class Pacer:
         self._interval_seconds = seconds * (part.count if part else 1)
         self._turn_seconds = seconds * part.number if part else None
         self._late_seconds = seconds * _LATE if part else 0.0
+        self._longest_sleep_seconds = _LONGEST_SLEEP_SECONDS if part else math.inf
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
@@ -66,16 +69,18 @@ class Pacer:
 
     def wait(self) -> None:
         """Return when the caller's request may begin."""
+        late_seconds = 0.0
         while True:
             with self._lock:
                 now = self._clock()
-                if now > self._next + self._late_seconds:
+                if now > self._next + late_seconds:
                     self._next = self._find_turn(now)
                 if now >= self._next:
                     self._next = self._find_turn(now + self._interval_seconds - self._late_seconds)
                     return
                 seconds = self._next - now
-            self._sleep(seconds)
+            self._sleep(min(seconds, self._longest_sleep_seconds))
+            late_seconds = self._late_seconds
 
     def slow_down(self, seconds: float | None) -> None:
         """Let no request begin within the wait that a source asked for, unless that is too long."""

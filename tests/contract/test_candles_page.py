@@ -17,11 +17,14 @@ from dag_2_import_candles_from_kite.answers import Candle
 from dag_2_import_candles_from_kite.gaps import list_gaps
 from dag_2_import_candles_from_kite.intervals import INTERVALS
 from dag_2_import_candles_from_kite.plan import Span, count_requests, find_missing, midnight
+from dag_2_import_candles_from_kite.planning import Totals
 from dag_2_import_candles_from_kite.state import describe_state
 from dag_2_import_candles_from_kite.store import Series, Store
 from dag_2_import_candles_from_kite.universe import resolve
+from shared.arguments import read_slice
 from shared.config.config_loader import override_config
 from shared.exceptions import DatabaseError
+from shared.feed import Slice
 from shared.utils.db_manager import DatabaseManager
 from tests.change_model import Days
 from tests.command_line import CommandLine
@@ -68,6 +71,19 @@ def test_table_of_settings_has_them_with_their_defaults() -> None:
     shipped = json.loads((FEED.folder / "config.json").read_text(encoding="utf-8"))["parameters"]
     texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in shipped.items()}
     assert told == {f.path: texts[f.path.partition(".")[2]] for f in FEED.fields}
+
+
+def test_parts_say_what_is_shown() -> None:
+    plan, nothing = blocks("In several processes", "text")
+    candles, lacking, wanted, *of_part, requests = map(int, re.findall(r"\d+", plan)[:6])
+    (rate,) = (f.default for f in FEED.fields if f.path == "parameters.requests_per_second")
+    totals = Totals(wanted, lacking, requests, candles)
+    assert plan.splitlines() == totals.describe(rate, Slice(*of_part))
+    assert nothing.splitlines() == Totals(0, 0, 0, 0).describe(rate, Slice(7, 8))
+    (script,) = blocks("In several processes", "sh")
+    named = [read_slice(text) for text in re.findall(r"\d+/\d+", script)]
+    assert named == [Slice(number, 4) for number in range(1, 5)]
+    assert FEED.can_slice
 
 
 def test_requests_and_times_are_those_of_the_plan() -> None:
