@@ -35,7 +35,8 @@ _PAUSE_SECONDS = 1.0  # after a 429 that asks for no time
 # together, and a source that counts those of the last second would see one too many.
 _MARGIN = 1.01
 # Who has waited for a turn, and wakes late, takes it up to so much of the time between two parts.
-_LATE = 0.1
+_LATE = 0.25
+_LONGEST_SLEEP_SECONDS = 0.2  # for a turn: a long sleep ends late by more than a short one
 
 
 class Pacer:
@@ -59,6 +60,7 @@ class Pacer:
         self._interval_seconds = seconds * (part.count if part else 1)
         self._turn_seconds = seconds * part.number if part else None
         self._late_seconds = seconds * _LATE if part else 0.0
+        self._longest_sleep_seconds = _LONGEST_SLEEP_SECONDS if part else math.inf
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
@@ -77,7 +79,7 @@ class Pacer:
                     self._next = self._find_turn(now + self._interval_seconds - self._late_seconds)
                     return
                 seconds = self._next - now
-            self._sleep(seconds)
+            self._sleep(min(seconds, self._longest_sleep_seconds))
             late_seconds = self._late_seconds
 
     def slow_down(self, seconds: float | None) -> None:

@@ -77,7 +77,7 @@ def test_requests_of_all_parts_are_an_interval_apart(
     booted=st.floats(0, 1e6),
     count=counts,
     rate=rates,
-    late=st.floats(0, 0.09),
+    late=st.floats(0, 0.24),
     answer=st.floats(0, 0.9),
 )
 def test_a_part_that_is_always_ready_takes_every_turn(
@@ -93,4 +93,4 @@ def test_a_part_that_is_always_ready_takes_every_turn(
         host.wall += answer * interval * count * 0.9
         pacer.wait()
     # The last one may be late.
-    assert host.wall - first == pytest.approx(20 * count * interval, abs=0.1 * interval)
+    assert host.wall - first == pytest.approx(20 * count * interval, abs=0.25 * interval)
