@@ -71,7 +71,7 @@ def test_limit_of_three_a_second_over_several_processes(
     market: Market,
     count: int,
 ) -> None:
-    """They take turns. Without, 15 of 74 requests were refused, one run failed, and it took 38 s."""
+    """Without turns 15 of 74 requests were refused, one run failed, and it took 38 s."""
     with rigged(chaos_project, server, kite, listed, market) as rig, ExitStack() as processes:
         rig.route.limit_per_second = RATE
         enable_candles(
