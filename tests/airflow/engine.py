@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from tests.conftest import PROJECT, Server
+from tests.documents import read_blocks
 from tests.own_postgres import free_port
 
+PAGE = PROJECT / "docs" / "airflow.md"
+
 SECONDS = 120  # for what Airflow does in its own time: a task begins some seconds after its turn
-PROCESSES = ("api-server", "scheduler", "dag-processor")
 OVER = ("success", "failed", "skipped", "upstream_failed")
 
 
@@ -34,29 +38,27 @@ def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
 class Engine:
     """A running Airflow, asked through its REST API."""
 
-    home: Path
+    project: Path
     environment: Mapping[str, str]
-    port: int
     token: str = ""
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`airflow ARGUMENTS`, which has to end well."""
-        result = subprocess.run(
-            ["airflow", *arguments],
-            env=self.environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result
+    @property
+    def home(self) -> Path:
+        return Path(self.environment["AIRFLOW_HOME"])
+
+    def run(self, script: str) -> str:
+        """What a shell prints that runs this, in the project's folder."""
+        return run_shell(script, self.environment, self.project)
+
+    def run_block(self, heading: str, begin: str) -> str:
+        """The same for a block of docs/airflow.md."""
+        return self.run(find_block(heading, begin))
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the REST API. Raises HTTPError."""
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
         data = None if body is None else json.dumps(body).encode()
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://127.0.0.1:{self.environment['AIRFLOW__API__PORT']}{path}"
         with urlopen(Request(url, data, headers, method=method), timeout=30) as answer:
             return json.loads(answer.read() or b"null")
 
@@ -123,60 +125,89 @@ class Engine:
 
 
 @contextmanager
-def running(
-    home: Path, binaries: Path, project: Path, database: str, given: Mapping[str, str]
-) -> Iterator[Engine]:
-    """Airflow on its own database, until the end of the body; nothing of it is left then."""
-    port = free_port()
-    home.mkdir()
+def running(project: Path, server: Server, given: Mapping[str, str]) -> Iterator[Engine]:
+    """Airflow as docs/airflow.md sets it up and starts it; nothing of it is left in the end."""
+    with own_database(server) as own:
+        paths = {"/opt/stock_ingestion": str(project)}
+        settings = find_block("Installation", "AIRFLOW_HOME=", {**own, **paths})
+        (project / ".env.airflow").write_text(settings, encoding="utf-8")
+        script = f"{find_block('First start', 'set -a')}\nenv -0"
+        output = run_shell(script, {**given, "HOME": str(project)}, project)
+        found = dict(line.split("=", 1) for line in output.rstrip("\0").split("\0"))
+        engine = Engine(project, {**found, **quick_settings()})
+        engine.run_block("First start", "airflow db migrate")
+        with ExitStack() as processes:
+            for line in find_block("First start", "airflow scheduler").splitlines():
+                processes.enter_context(process(engine, line.removesuffix(" &")))
+            wait_until(engine.log_in)
+            yield engine
+        assert find_processes(str(project)) == []
+
+
+def quick_settings() -> dict[str, str]:
+    """What a user would not set: ports of its own, quick answers, an API without a login."""
+    port = str(free_port())
     settings = {
-        "CORE__LOAD_EXAMPLES": "False",
-        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "CORE__PARALLELISM": "8",
-        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
-        "CORE__DEFAULT_TASK_RETRY_DELAY": "1",
-        "API__HOST": "127.0.0.1",
-        "API__PORT": str(port),
+        "API__PORT": port,
         "API__WORKERS": "1",
-        "API_AUTH__JWT_SECRET": "of-this-test-alone-and-long-enough-for-hs512-which-wants-64-bytes",
-        "DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+        "CORE__DEFAULT_TASK_RETRY_DELAY": "1",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
+        "CORE__PARALLELISM": "8",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "2",
-        "DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle(project)]),
-        "DATABASE__SQL_ALCHEMY_CONN": database,
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+        "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
     }
-    environment = {
-        **given,
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-        "HOME": str(home),
-        "AIRFLOW_HOME": str(home),
-        **{f"AIRFLOW__{name}": value for name, value in settings.items()},
-    }
-    engine = Engine(home, environment, port)
-    engine.run("db", "migrate")
-    with ExitStack() as processes:
-        for name in PROCESSES:
-            processes.enter_context(process(engine, name))
-        wait_until(engine.log_in)
-        yield engine
-
-
-def bundle(project: Path) -> dict[str, Any]:
-    return {
-        "name": "stock_ingestion",
-        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
-        "kwargs": {"path": str(project / "deploy" / "airflow")},
-    }
+    return {f"AIRFLOW__{name}": value for name, value in settings.items()}
 
 
 @contextmanager
-def process(engine: Engine, name: str) -> Iterator[None]:
+def own_database(server: Server) -> Iterator[dict[str, str]]:
+    """The page's database under a name of its own: what to write for the page's address."""
+    name = f"airflow_{uuid.uuid4().hex[:12]}"
+    host = "{host}:{port}".format(**server.conninfo)
+    for statement in find_block("Installation", "CREATE ROLE").splitlines():
+        server.execute(statement.replace("airflow", name))
+    yield {"airflow:choose-one@localhost:5432/airflow": f"{name}:choose-one@{host}/{name}"}
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    server.execute(f"DROP ROLE {name}")
+
+
+def find_block(heading: str, begin: str, replaced: Mapping[str, str] | None = None) -> str:
+    """The block of docs/airflow.md under this heading that begins so, with other names."""
+    found = [block.text for block in read_blocks(PAGE) if block.heading == heading]
+    [text] = (text for text in found if text.startswith(begin))
+    for old, new in (replaced or {}).items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def run_shell(script: str, environment: Mapping[str, str], folder: Path) -> str:
+    """What a shell prints that runs this, every line of which has to end well."""
+    result = subprocess.run(
+        ["sh", "-e", "-c", script],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@contextmanager
+def process(engine: Engine, command: str) -> Iterator[None]:
     """A process of Airflow, in a group of its own, which is gone in the end."""
-    with (engine.home / f"{name}.out").open("w") as output:
+    words = command.split()
+    with (engine.home / f"{words[-1]}.out").open("w") as output:
         started = subprocess.Popen(
-            ["airflow", name],
+            words,
             env=engine.environment,
-            cwd=engine.home,
+            cwd=engine.project,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

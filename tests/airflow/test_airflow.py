@@ -6,6 +6,7 @@ tests/integration/test_airflow_file.py.
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -19,19 +20,13 @@ import pytest
 from dag_2_import_candles_from_kite.sandbox_route import PATH, CandleRoute
 from sandbox.kite_faults import Hang, HttpError
 from sandbox.kite_server import KiteServer
-from tests.airflow.engine import Engine, find_processes, running, wait_until
+from tests.airflow.engine import Engine, find_block, find_processes, running, wait_until
 from tests.candle_rig import enable_candles, make_market
 from tests.candle_truth import Market
 from tests.conftest import PROJECT, Project, Server, environment_for, make_project
 
 DAG_1, DAG_2 = "dag_1_import_instruments_from_kite", "dag_2_import_candles_from_kite"
-POOL = ("pools", "set", "stock_ingestion", "8", "Stock Ingestion")
 TOKEN = "The-Days-Token-6c1"
-
-
-def set_token(token: str) -> tuple[str, ...]:
-    return ("variables", "set", "kite_access_token", token)
-
 
 ROWS = "SELECT count(*) FROM kite_instrument_master"
 LAST_RUN = "SELECT status, error FROM ingestion_run WHERE dag_id = 1 ORDER BY run_id DESC LIMIT 1"
@@ -82,7 +77,8 @@ def installed(
     base = tmp_path_factory.mktemp("airflow")
     project = make_project(shipped, base)
     shutil.copytree(PROJECT / "deploy", project.folder / "deploy")
-    (project.folder / ".venv").symlink_to(PROJECT / ".venv")
+    for name in (".venv", ".venv-airflow"):
+        (project.folder / name).symlink_to(PROJECT / name)
     enable_candles(project, market, requests_per_second=100)
     yield project
     shutil.rmtree(base)
@@ -91,22 +87,22 @@ def installed(
 @pytest.fixture(scope="module")
 def engine(installed: Project, server: Server, database: str, kite: KiteServer) -> Iterator[Engine]:
     """Airflow, with the pool and the day's token as docs/airflow.md makes them."""
-    own = {"RETRY_DELAY_SECONDS": "0.01", "KITE_ACCESS_TOKEN": "yesterdays"}
-    given = {**installed.environment, **environment_for(server, database, kite), **own}
-    home = installed.folder.parent / "airflow"
-    with own_database(server, "airflow") as name:
-        info = {**server.conninfo, "dbname": name}
-        url = "postgresql+psycopg2://{user}:{password}@{host}:{port}/{dbname}".format(**info)
-        with running(home, PROJECT / ".venv-airflow" / "bin", installed.folder, url, given) as it:
-            wait_until(lambda: {DAG_1, DAG_2} <= set(it.dags()))
-            for words in (POOL, set_token(TOKEN)):
-                it.run(*words)
-            it.unpause(DAG_1)
-            yield it
-        assert find_processes(str(home), str(installed.folder)) == []
-        logged = "".join(path.read_text() for path in home.rglob("*.log"))
-        assert "Stored" in logged
-        assert [secret for secret in (TOKEN, info["password"]) if secret in logged] == []
+    token = {"RETRY_DELAY_SECONDS": "0.01", "KITE_ACCESS_TOKEN": "yesterdays"}
+    given = {**installed.environment, **environment_for(server, database, kite), **token}
+    with running(installed.folder, server, given) as engine:
+        set_token(engine, TOKEN)
+        wait_until(lambda: {DAG_1, DAG_2} <= set(engine.dags()))
+        assert DAG_1 in engine.run_block("First start", "airflow dags list")
+        yield engine
+    logged = "".join(path.read_text() for path in engine.home.rglob("*.log"))
+    assert "Stored" in logged
+    assert [each for each in (TOKEN, server.conninfo["password"]) if each in logged] == []
+
+
+def set_token(engine: Engine, token: str) -> None:
+    """Put it into .env, and from there into the Variable."""
+    (engine.project / ".env").write_text(f"KITE_ACCESS_TOKEN={token}\n", encoding="utf-8")
+    engine.run_block("Today's token", "airflow variables set")
 
 
 def ask(server: Server, database: str, query: str) -> Any:
@@ -115,16 +111,18 @@ def ask(server: Server, database: str, query: str) -> Any:
 
 
 def test_without_its_pool_a_task_waits_and_the_description_says_why(engine: Engine) -> None:
-    assert f"airflow {' '.join(POOL[:-1])} '{POOL[-1]}'" in engine.dags()[DAG_1]["description"]
-    engine.run("pools", "delete", "stock_ingestion")
+    told = re.search(r"wait for ever: (.*)\)", engine.dags()[DAG_1]["description"])
+    assert told is not None
+    assert told[1] in find_block("First start", "airflow db migrate")
+    engine.run("airflow pools delete stock_ingestion")
     try:
         output, warning = engine.home / "scheduler.out", "non-existent pool 'stock_ingestion'"
-        told = output.read_text().count(warning)
+        before = output.read_text().count(warning)
         run = engine.trigger(DAG_1, dry_run=True)
-        wait_until(lambda: output.read_text().count(warning) > told)
+        wait_until(lambda: output.read_text().count(warning) > before)
         assert engine.states(DAG_1, run) == {"run": "scheduled", "stored": None}
     finally:
-        engine.run(*POOL)
+        engine.run(told[1])
     assert engine.finish(DAG_1, run) == "success"
 
 
@@ -172,10 +170,10 @@ def test_an_unknown_parameter_is_refused(engine: Engine, kite: KiteServer) -> No
 
 
 def test_a_dead_session_fails_without_a_retry(engine: Engine) -> None:
-    engine.run(*set_token("yesterdays"))
+    set_token(engine, "yesterdays")
     run = engine.trigger(DAG_1)
     assert engine.finish(DAG_1, run) == "failed"
-    engine.run(*set_token(TOKEN))
+    set_token(engine, TOKEN)
     assert engine.states(DAG_1, run) == {"run": "failed", "stored": "upstream_failed"}
     assert engine.attempts(DAG_1, run) == [1]
     assert "AirflowFailException" in engine.log(DAG_1, run)
@@ -202,7 +200,8 @@ def test_mark_failed_during_a_download_leaves_nothing_behind(
     wait_until(lambda: any(r.path == "/instruments" for r in kite.requests[before:]))
     engine.mark_failed(DAG_1, run)
     assert engine.finish(DAG_1, run) == "failed"
-    wait_until(lambda: not find_processes(str(installed.folder / ".venv")))
+    program = str(installed.folder / ".venv" / "bin" / "python")
+    wait_until(lambda: not find_processes(program))
     assert server.sessions(database) == 0
     assert ask(server, database, ROWS) == 0
     assert ask(server, database, LAST_RUN) == ("failed", "ended from outside: Terminated")
