@@ -120,7 +120,7 @@ def test_without_its_pool_a_task_waits_and_the_description_says_why(engine: Engi
         before = output.read_text().count(warning)
         run = engine.trigger(DAG_1, dry_run=True)
         wait_until(lambda: output.read_text().count(warning) > before)
-        assert engine.states(DAG_1, run) == {"run": "scheduled", "stored": None}
+        wait_until(lambda: engine.states(DAG_1, run) == {"run": "scheduled", "stored": None})
     finally:
         engine.run(told[1])
     assert engine.finish(DAG_1, run) == "success"
