@@ -93,6 +93,8 @@ def engine(installed: Project, server: Server, database: str, kite: KiteServer) 
         set_token(engine, TOKEN)
         wait_until(lambda: {DAG_1, DAG_2} <= set(engine.dags()))
         assert DAG_1 in engine.run_block("First start", "airflow dags list")
+        begun = [run["dag_run_id"] for run in engine.runs(DAG_1)]
+        assert [engine.finish(DAG_1, run) for run in begun] == ["success"] * 2
         yield engine
     logged = "".join(path.read_text() for path in engine.home.rglob("*.log"))
     assert "Stored" in logged
