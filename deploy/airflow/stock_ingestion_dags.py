@@ -42,6 +42,7 @@ RETRIES = 3  # Airflow waits default_task_retry_delay before each, 5 minutes by 
 # What no retry can mend: bad usage or configuration, and a session of Kite's that is over.
 LOG_IN_AGAIN = 3
 HOPELESS = (2, LOG_IN_AGAIN)
+BY_ITSELF = ("scheduled", "asset_triggered")  # the types of runs that nobody has started
 DAILY = "30 8 * * *"  # what "daily" means, where the program cannot be asked
 ANSWER_SECONDS = 20  # Airflow ends the reading of a file after 30
 
@@ -129,7 +130,8 @@ class RunFolder(BaseOperator):
     def execute(self, context: Mapping[str, Any]) -> None:
         """Run it. Raises AirflowFailException where a retry would not help."""
         options = read_options(context["params"])
-        self._wait(context["dag_run"].run_type)
+        run_type = context["dag_run"].run_type
+        self._wait(run_type)
         part = [] if self.part is None else ["--slice", self.part]
         given, token = environment(), Variable.get(TOKEN_VARIABLE, default=None)
         if token:
@@ -150,10 +152,11 @@ class RunFolder(BaseOperator):
             where = f" The token is that of the Variable {TOKEN_VARIABLE}." if token else ""
             hint = where if result.exit_code == LOG_IN_AGAIN else ""
             raise error(f"Exit status {result.exit_code}: {said}{hint}")
+        self._refuse_old_rows(run_type)
 
     def _wait(self, run_type: str) -> None:
         """Leave alone what is not due, or has to wait. A run that somebody starts does not wait."""
-        if run_type not in ("scheduled", "asset_triggered") or not self.after:
+        if run_type not in BY_ITSELF or not self.after:
             return
         due = find_due(self.number, *self.after)
         late = [str(number) for number in self.after if due.get(number)]
@@ -164,6 +167,17 @@ class RunFolder(BaseOperator):
             raise AirflowSkipException(waits)
         if run_type == "asset_triggered" and due.get(self.number) is False:
             raise AirflowSkipException(f"DAG {self.number} is not due: its rows are fresh.")
+
+    def _refuse_old_rows(self, run_type: str) -> None:
+        """Try again where a good run has brought old rows: the source is late.
+
+        What parts have brought is fresh with the last of them, and not before.
+        """
+        if run_type in BY_ITSELF and self.part is None and find_due(self.number).get(self.number):
+            raise AirflowException(
+                f"DAG {self.number} has run well, and its rows are not fresh: the source is late. "
+                f"`execute_dags.py status --dag {self.number}` says more."
+            )
 
     def on_kill(self) -> None:
         """Pass SIGTERM on: the program rolls back what it has not committed, and ends."""

@@ -342,15 +342,32 @@ def test_sigterm_is_passed_on(
     assert count(server, database) == 0
 
 
+def test_old_rows_are_no_success(load: Load, stocked: KiteServer) -> None:
+    """Kite may serve yesterday's list for a while: a scheduled run is tried again then."""
+    module = load()
+    asked: list[tuple[str, ...]] = []
+    told(module, asked, {1: True}, {1: False})
+    with pytest.raises(AirflowException, match="DAG 1 has run well, and its rows are not fresh"):
+        execute(module, DAG_1, by="scheduled")
+    execute(module, DAG_1, by="manual")
+    assert asked == [("status", "--dag", "1", "--json")]
+    execute(module, DAG_1, by="scheduled")
+
+
 # --- what comes after -----------------------------------------------------------------------------
 
 
-def told(module: ModuleType, due: Mapping[int, bool | None], asked: list[tuple[str, ...]]) -> None:
-    """Let `status` say this."""
+Due = Mapping[int, bool | None]
+
+
+def told(module: ModuleType, asked: list[tuple[str, ...]], *answers: Due) -> None:
+    """Let `status` say these, one after the other."""
+    left = [*answers]
 
     def ask(*arguments: str) -> str:
         asked.append(arguments)
-        return json.dumps({"dags": [{"dag_id": n, "is_due": is_due} for n, is_due in due.items()]})
+        dags = [{"dag_id": number, "is_due": is_due} for number, is_due in left.pop(0).items()]
+        return json.dumps({"dags": dags})
 
     module.ask = ask  # type: ignore[attr-defined]
 
@@ -374,21 +391,23 @@ def test_who_runs_when(
     load: Load,
     stocked: KiteServer,
     by: str,
-    due: Mapping[int, bool | None],
+    due: Due,
     ends: type[BaseException] | None,
 ) -> None:
     """A DAG that comes after waits, and is not started twice for the same rows."""
     add_dag(6, "even", after=[1])
     module = load()
     asked: list[tuple[str, ...]] = []
-    told(module, due, asked)
+    told(module, asked, due, {6: False})
     if ends is None:
         execute(module, "dag_6_even", by=by)
     else:
         with pytest.raises(ends) as caught:
             execute(module, "dag_6_even", by=by)
         assert type(caught.value) is ends
-    assert asked == ([] if by == "manual" else [("status", "--dag", "6", "--dag", "1", "--json")])
+    first = ("status", "--dag", "6", "--dag", "1", "--json")
+    after = ("status", "--dag", "6", "--json")
+    assert asked == ([] if by == "manual" else [first] if ends else [first, after])
 
 
 def test_what_cannot_be_known_does_not_stop_a_run(
