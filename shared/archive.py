@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from shared.config.config_loader import PROJECT_ROOT
 from shared.exceptions import APIError, ConfigurationError
-from shared.feed import Feed, Payload, Run, is_api_source
+from shared.feed import API_SOURCE, Feed, Payload, Run
 from shared.foreign_text import escape_line
 from shared.private_files import make_private_folder, write_in_one_step
 from shared.utils.strict_session import LIST_BOUNDS, MB
@@ -128,7 +128,7 @@ def warn_of_missing(run: Run) -> None:
     A run that was killed between its commit and its archive says nothing itself.
     """
     last, directory = run.last, _folder(run)
-    if last is None or not is_api_source(last.source) or last.dump_sha256 is None:
+    if last is None or last.source != API_SOURCE or last.dump_sha256 is None:
         return
     digest, days = last.dump_sha256[:12], run.parameters["archive_days"]
     try:

@@ -253,11 +253,6 @@ def read_part(source: str) -> Slice | None:
     return Slice(int(match[1]), int(match[2])) if match else None
 
 
-def is_api_source(source: str) -> bool:
-    """Whether a run with this source has asked the DAG's own source."""
-    return source == API_SOURCE or read_part(source) is not None
-
-
 @dataclass(frozen=True)
 class RunOptions:
     """What the command line asks of a run.
@@ -284,15 +279,19 @@ class RunKey:
     started_at: datetime
 
     @property
+    def part(self) -> Slice | None:
+        """Which part it loads; None if it is of the whole, or of a file."""
+        return read_part(self.source)
+
+    @property
     def is_from_api(self) -> bool:
         """Whether the rows came from the source, not from a saved file."""
-        return is_api_source(self.source)
+        return self.source == API_SOURCE or self.part is not None
 
     @property
     def label(self) -> str:
         """What the log calls it: "DAG 5", or "DAG 5, part 3/8,"."""
-        part = read_part(self.source)
-        return f"DAG {self.dag_id}" if part is None else f"DAG {self.dag_id}, part {part},"
+        return f"DAG {self.dag_id}, part {self.part}," if self.part else f"DAG {self.dag_id}"
 
 
 class Stage(IntEnum):

@@ -33,7 +33,7 @@ There is no history of runs (a run makes one where it may): the newest rows
 had to tell. They cannot tell whether the list is a new one, and whole."""
 
 FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
-_COLUMNS = 77  # of a line that is indented by two
+COLUMNS = 77  # of a line that is indented by two
 _SHOWN_PARTS = 5
 _STATE_TIMEOUT = "5s"  # for a statement: the verdicts do not wait long for what stands beside them
 
@@ -233,14 +233,16 @@ def _name_lacking(parts: LoadedParts, since: datetime) -> str:
     if len(wanted) in (0, parts.total):
         return ""
     names = [f"{number}/{parts.total}" for number in wanted]
-    shown, more = names[:_SHOWN_PARTS], len(names) - _SHOWN_PARTS
-    *first, last = [*shown, f"{more:,} more"] if more > 0 else shown
-    said = (
-        f"Parts {', '.join(first)} and {last} have not been loaded since."
-        if first
-        else f"Part {last} has not been loaded since."
-    )
-    return textwrap.fill(said, _COLUMNS)
+    if more := len(names[_SHOWN_PARTS:]):
+        names[_SHOWN_PARTS:] = [f"{more:,} more"]
+    have = f"s {enumerate_words(names)} have" if len(names) > 1 else f" {names[0]} has"
+    return textwrap.fill(f"Part{have} not been loaded since.", COLUMNS)
+
+
+def enumerate_words(words: Sequence[str]) -> str:
+    """The words as a sentence has them: "a, b and c"."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _judge_moment(loaded_at: datetime, since: datetime, note: str = "") -> tuple[str, str]:

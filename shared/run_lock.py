@@ -3,8 +3,6 @@
 Each holds a lock on a file of its DAG; that of a part of a DAG has a file of that part's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -12,12 +10,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from shared.feed import Slice
 from shared.private_files import make_private_folder, private_opener
-
-if TYPE_CHECKING:
-    from shared.feed import Slice
 
 
 @dataclass(frozen=True)

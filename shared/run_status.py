@@ -13,8 +13,9 @@ from shared.config.config_loader import ConfigLoader
 from shared.console import say, write_data, write_json
 from shared.dag_discovery import DAG
 from shared.exceptions import DatabaseError
-from shared.feed import PART_SOURCE, is_api_source, read_part
+from shared.feed import API_SOURCE, PART_SOURCE
 from shared.freshness import (
+    COLUMNS,
     FRESH,
     STALE,
     UNKNOWN,
@@ -22,6 +23,7 @@ from shared.freshness import (
     Verdict,
     add_state,
     cannot_judge,
+    enumerate_words,
     judge,
     read_clocks,
 )
@@ -33,7 +35,6 @@ from shared.utils.run_history import RecordedRun
 logger = logging.getLogger(__name__)
 
 SHOWN_RUNS = 10
-_COLUMNS = 77  # of a line that is indented by two
 
 # Within 80 columns up to a million rows.
 _HEADER = " run DAG started (IST)    status    seconds  fetched rejected inserted  updated"
@@ -98,7 +99,7 @@ def _describe_state(verdict: Verdict) -> list[str]:
 
 def _wrap(text: str) -> str:
     """The text in lines that fit; a NUL is a blank at which none ends."""
-    lines = textwrap.wrap(text, _COLUMNS, break_on_hyphens=False)
+    lines = textwrap.wrap(text, COLUMNS, break_on_hyphens=False)
     return "\n".join(lines).replace("\0", " ")
 
 
@@ -143,10 +144,10 @@ def _describe_run(run: RecordedRun) -> str:
 
 def _find_remarks(runs: Sequence[RecordedRun]) -> Iterator[str]:
     """What the table has no room for: parts, every error, a replay, a list that came twice."""
-    parts = [f"{run.run_id}\0({part})" for run in runs if (part := read_part(run.source))]
+    parts = [f"{run.run_id}\0({run.part})" for run in runs if run.part]
     if parts:
         said = f"Not of the whole, but of a part: {'run' if len(parts) == 1 else 'runs'} "
-        yield _wrap(f"{said}{_enumerate(parts)}.")
+        yield _wrap(f"{said}{enumerate_words(parts)}.")
     failed: dict[str, list[int]] = {}
     for run in runs:
         if run.status == "failed":
@@ -161,12 +162,7 @@ def _find_remarks(runs: Sequence[RecordedRun]) -> Iterator[str]:
 
 
 def _name_runs(run_ids: Sequence[int]) -> str:
-    return f"Run{'s' if len(run_ids) > 1 else ''} {_enumerate([*map(str, run_ids)])}"
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
+    return f"Run{'s' if len(run_ids) > 1 else ''} {enumerate_words([*map(str, run_ids)])}"
 
 
 def _describe_source(runs: Sequence[RecordedRun]) -> Iterator[str]:
@@ -174,7 +170,7 @@ def _describe_source(runs: Sequence[RecordedRun]) -> Iterator[str]:
     last, *before = runs
     if last.status != "succeeded":
         return
-    if not is_api_source(last.source):
+    if last.part is None and last.source != API_SOURCE:
         yield f"Run {last.run_id} imported a saved dump:\n{last.source}"
     good = next((run for run in before if run.status == "succeeded"), None)
     if good and last.dump_sha256 and good.dump_sha256 == last.dump_sha256:

@@ -222,7 +222,7 @@ def ask(*arguments: str) -> str:
 
     Its exit status is not looked at: that of `status` says whether rows are fresh.
     """
-    return subprocess.run(  # noqa: S603 - the project's own program
+    answer = subprocess.run(  # noqa: S603 - the project's own program
         command(*arguments),
         cwd=HOME,
         env=environment(),
@@ -230,7 +230,11 @@ def ask(*arguments: str) -> str:
         text=True,
         timeout=ANSWER_SECONDS,
         check=False,
-    ).stdout
+    )
+    if not answer.stdout:
+        said = answer.stderr.strip().rpartition("\n")[2]
+        raise ValueError(said or f"exit status {answer.returncode}")
+    return answer.stdout
 
 
 def list_folders() -> list[dict[str, Any]]:

@@ -44,7 +44,8 @@ class Pacer:
 
     That is about 1% fewer, so that a source that counts them finds no second with one too many.
     Of several processes, each with its `part`, all together keep the rate: they take turns, by the
-    wall clock, so that no two requests meet. Who is late for a turn waits for the next one.
+    wall clock, so that no two requests meet. Who is late for a turn waits for the next one, and
+    takes that however late it is then: on some machines every sleep ends late.
     """
 
     def __init__(
@@ -75,12 +76,13 @@ class Pacer:
                 now = self._clock()
                 if now > self._next + late_seconds:
                     self._next = self._find_turn(now)
+                    late_seconds = math.inf if late_seconds else 0.0
                 if now >= self._next:
                     self._next = self._find_turn(now + self._interval_seconds - self._late_seconds)
                     return
                 seconds = self._next - now
             self._sleep(min(seconds, self._longest_sleep_seconds))
-            late_seconds = self._late_seconds
+            late_seconds = max(late_seconds, self._late_seconds)
 
     def slow_down(self, seconds: float | None) -> None:
         """Let no request begin within the wait that a source asked for, unless that is too long."""

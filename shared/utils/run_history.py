@@ -19,7 +19,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared import clock
 from shared.calendar import IST
 from shared.exceptions import DatabaseError
-from shared.feed import PART_SOURCE, Figures, RunKey
+from shared.feed import PART_SOURCE, Figures, RunKey, Slice, read_part
 from shared.utils.extras import ExtraTable, find_extra
 from shared.utils.sql import fetch_one, load_sql
 from shared.utils.staged_merge import MergeResult, lock_name
@@ -64,6 +64,11 @@ class RecordedRun(NamedTuple):
     dag_name: str
     host: str | None
     durations: Mapping[str, float] | None
+
+    @property
+    def part(self) -> Slice | None:
+        """Which part it loaded; None if it was of the whole, or of a file."""
+        return read_part(self.source)
 
 
 class LastLoad(NamedTuple):

@@ -372,6 +372,7 @@ def test_loop_refuses_what_is_no_interval(seconds: str) -> None:
 def test_image_gets_all_that_runs_need_and_no_secret() -> None:
     ignored = (PROJECT / ".dockerignore").read_text().splitlines()
     assert {".env", ".env.*", ".git*", ".venv", "logs", "archive", ".sandbox"} <= set(ignored)
+    assert {".airflow", ".venv-airflow"} <= set(ignored)  # docs/airflow.md makes them here
     kept = {
         path.name
         for path in PROJECT.iterdir()

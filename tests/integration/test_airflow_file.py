@@ -190,6 +190,13 @@ def test_without_the_program_the_folders_tell(
         execute(load(), DAG_1)
 
 
+def test_a_program_that_fails_says_why(project: Project, load: Load) -> None:
+    (project.folder / "execute_dags.py").write_text("import no_such_module")
+    dag = dags_of(load())[DAG_1]
+    assert dag.schedule is not None
+    assert "does not answer (ModuleNotFoundError: No module named 'no_such_mo" in dag.description
+
+
 def test_a_wrong_home_is_an_error_of_the_file(
     load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

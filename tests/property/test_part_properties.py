@@ -90,7 +90,22 @@ def test_a_part_that_is_always_ready_takes_every_turn(
     pacer.wait()
     first = host.wall
     for _ in range(20):
-        host.wall += answer * interval * count * 0.9
+        host.wall += answer * interval * (count - 0.25)  # it is back before its next turn
         pacer.wait()
     # The last one may be late.
     assert host.wall - first == pytest.approx(20 * count * interval, abs=0.25 * interval)
+
+
+@given(count=counts, rate=rates, late=st.floats(0.25, 40))
+def test_a_part_that_always_wakes_late_has_its_turns_too(
+    count: int, rate: float, late: float
+) -> None:
+    """Fewer than its share, but it does not wait for ever."""
+    interval = 1.01 / rate
+    host = Host(0.0, late=late * interval)
+    pacer = host.pacer(rate, Slice(1, count))
+    begun = []
+    for _ in range(5):
+        pacer.wait()
+        begun.append(host.wall)
+    assert all(after - before > (count - 0.26) * interval for before, after in pairwise(begun))

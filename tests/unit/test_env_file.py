@@ -437,3 +437,8 @@ def test_git_ignores_what_a_kill_can_leave() -> None:
     assert ".env" in ignored
     assert ".env.*" in ignored
     assert "!.env.example" in ignored
+
+
+def test_git_ignores_the_passwords_of_airflow() -> None:
+    """docs/airflow.md has AIRFLOW_HOME in the project's folder."""
+    assert ".airflow/" in (PROJECT / ".gitignore").read_text().splitlines()
