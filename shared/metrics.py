@@ -3,9 +3,10 @@
 The text exposition format 0.0.4 of Prometheus: gauges without timestamps, in seconds and rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from shared.feed import read_part
+from shared.feed import Slice, read_part
 from shared.freshness import FRESH, Now, Verdict
 from shared.utils.run_history import RecordedRun
 
@@ -54,40 +55,45 @@ def describe_metrics(
 def _measure(runs: Sequence[RecordedRun]) -> Iterator[_Sample]:
     """What the last runs of one DAG, by their part and status, say.
 
-    Those of parts count where there are as many parts as at the last run of one.
+    Good runs of parts are told where there are as many parts as at the last good run of one.
     """
     by_id = sorted(runs, key=lambda run: run.run_id)
-    parts = [part for run in by_id if (part := read_part(run.source))]
-    counts = {None, *(part for part in parts if part.count == parts[-1].count)}
-    runs = [run for run in by_id if read_part(run.source) in counts]
-    if over := [run for run in runs if run.status != "running"]:
+    if over := [run for run in by_id if run.status != "running"]:
         yield "last_run_timestamp_seconds", {}, over[-1].ended_at.timestamp()
         yield "last_run_succeeded", {}, _have_ended_well(over)
-    for run in runs:
-        if run.status == "succeeded":
-            part = read_part(run.source)
-            labels = {} if part is None else {"part": str(part)}
-            yield "last_success_timestamp_seconds", labels, run.ended_at.timestamp()
-            yield "last_success_fetched_rows", labels, run.fetched
-            yield "last_success_rejected_rows", labels, run.rejected
-            if run.inserted is not None and run.updated is not None:
-                yield "last_success_stored_rows", labels, run.inserted + run.updated
-            for step, seconds in (run.durations or {}).items():
-                yield "last_success_step_duration_seconds", {**labels, "step": step}, seconds
+    good = [(read_part(run.source), run) for run in by_id if run.status == "succeeded"]
+    total = next((part.count for part, _ in reversed(good) if part), None)
+    for part, run in good:
+        if part is not None and part.count != total:
+            continue
+        labels = {} if part is None else {"part": str(part)}
+        yield "last_success_timestamp_seconds", labels, run.ended_at.timestamp()
+        yield "last_success_fetched_rows", labels, run.fetched
+        yield "last_success_rejected_rows", labels, run.rejected
+        if run.inserted is not None and run.updated is not None:
+            yield "last_success_stored_rows", labels, run.inserted + run.updated
+        for step, seconds in (run.durations or {}).items():
+            yield "last_success_step_duration_seconds", {**labels, "step": step}, seconds
 
 
 def _have_ended_well(over: Sequence[RecordedRun]) -> bool:
     """Whether no failure of the last runs of the whole and of its parts stands.
 
-    One of a part stands until that part, or the whole, runs again; one of the whole until it, or
-    each of the parts, does. `over` are in the order of their numbers.
+    One stands until the same part, the whole, or each of the parts of one number runs again. `over`
+    are in the order of their numbers.
     """
-    last = {read_part(run.source): run for run in over}
-    whole = last.pop(None, None)
-    since = {part: run for part, run in last.items() if not whole or run.run_id > whole.run_id}
-    is_settled = any(part and len(since) == part.count for part in since)
-    failed = any(run.status == "failed" for run in since.values())
-    return not failed and (whole is None or whole.status != "failed" or is_settled)
+    last = {read_part(run.source): run.run_id for run in over}
+    failed = {run.run_id for run in over if run.status == "failed"}
+    return not any(
+        run_id in failed and not _is_whole({part for part, at in last.items() if at > run_id})
+        for run_id in last.values()
+    )
+
+
+def _is_whole(parts: Collection[Slice | None]) -> bool:
+    """Whether these are all parts of one number, or have the whole (None) among them."""
+    counts = Counter(part.count for part in parts if part)
+    return None in parts or any(count == found for count, found in counts.items())
 
 
 def _write(samples: Sequence[_Sample]) -> Iterator[str]:

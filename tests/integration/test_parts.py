@@ -578,6 +578,10 @@ def metrics(cli: CommandLine, name: str) -> dict[str, float]:
         pytest.param("-api 1/2 2/2", True, id="all parts after the whole failed"),
         pytest.param("1/2 -api 2/2", False, id="one part before it"),
         pytest.param("-1/4 2/4 1/2 2/2", True, id="another number of parts"),
+        pytest.param("-1/4 1/2", False, id="one part of another number"),
+        pytest.param("-1/4 2/2 -1/2", False, id="all parts of another number, and one failed"),
+        pytest.param("1/2 -1/4 2/2", False, id="parts of another number before and after it"),
+        pytest.param("-api 1/2 2/3 3/3", False, id="parts of two numbers"),
         pytest.param("-1/2 -api api", True, id="the whole is well again"),
     ],
 )
@@ -603,6 +607,20 @@ def test_each_part_has_gauges_of_its_own(project: Add, cli: CommandLine) -> None
     assert metrics(cli, "last_success_stored_rows") == expected
     assert set(metrics(cli, "last_success_timestamp_seconds")) == set(expected)
     assert list(metrics(cli, "last_run_timestamp_seconds")) == [""]
+
+
+def test_gauges_stay_while_the_first_part_of_another_number_runs(
+    project: Add, cli: CommandLine
+) -> None:
+    """It has neither ended nor loaded anything yet."""
+    project()
+    add_runs(cli, [("api 1/2", NINE), ("api 2/2", NINE)])
+    add_runs(cli, [("api 1/3", TEN)], status="running")
+    for _ in range(2):
+        assert set(metrics(cli, "last_success_timestamp_seconds")) == {"1/2", "2/2"}
+        assert list(metrics(cli, "last_run_timestamp_seconds")) == [""]
+        cli.query("UPDATE ingestion_run SET status = 'failed' WHERE run_id = 3")
+    assert metrics(cli, "last_run_succeeded") == {"": False}
 
 
 def test_part_that_is_well_does_not_speak_for_another(
