@@ -131,7 +131,7 @@ def test_without_its_pool_a_task_waits_and_the_description_says_why(engine: Engi
 def test_the_first_unpause_runs_nothing_of_yesterday(engine: Engine) -> None:
     found = engine.dags()[DAG_1]
     assert found["next_dagrun_run_after"].endswith("T03:00:00Z")  # 08:30 in India
-    assert [run["run_type"] for run in engine.runs(DAG_1)] == ["manual"] * len(engine.runs(DAG_1))
+    assert engine.runs(DAG_1)[0]["run_type"] == "manual"  # one of yesterday would be before it
 
 
 def test_dag_1_is_green(engine: Engine, server: Server, database: str, market: Market) -> None:
