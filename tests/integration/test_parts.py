@@ -616,6 +616,8 @@ def test_each_part_has_gauges_of_its_own(project: Add, cli: CommandLine) -> None
     assert metrics(cli, "last_success_stored_rows") == expected
     assert set(metrics(cli, "last_success_timestamp_seconds")) == set(expected)
     assert list(metrics(cli, "last_run_timestamp_seconds")) == [""]
+    add_runs(cli, [("/a.csv", NINE), ("/b.csv", NINE)])  # as of the whole
+    assert set(metrics(cli, "last_success_timestamp_seconds")) == set(expected)
 
 
 def test_gauges_stay_while_the_first_part_of_another_number_runs(
