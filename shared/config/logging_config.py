@@ -5,6 +5,7 @@ goes to a rotating file, with stack traces.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import logging.handlers
@@ -127,8 +128,29 @@ class _SafeHandlerMixin:
 
 
 class _FileHandler(_SafeHandlerMixin, logging.handlers.RotatingFileHandler):
+    """Several processes write to the file: one of them renames it, the others follow it then."""
+
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, opener=private_opener, **_AS_UTF_8)
+
+    def doRollover(self) -> None:  # noqa: N802 - logging's name
+        assert self.stream is not None  # shouldRollover has opened it
+        descriptor = os.dup(self.stream.fileno())  # which holds the lock when the stream is closed
+        try:
+            with contextlib.suppress(OSError):  # this file system has no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if self._is_current(descriptor):
+                super().doRollover()
+            else:
+                renamed, self.stream = self.stream, self._open()
+                renamed.close()
+        finally:
+            os.close(descriptor)
+
+    def _is_current(self, descriptor: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(descriptor), Path(self.baseFilename).stat())
+        return False
 
 
 class _ConsoleHandler(_SafeHandlerMixin, logging.StreamHandler):  # type: ignore[type-arg]

@@ -15,6 +15,7 @@ import pytest
 
 from sandbox.kite_server import KiteServer
 from shared.feed import Slice
+from shared.utils.http_source import Pacer
 from tests.candle_faults import Held, plan_faults
 from tests.candle_parts import FACTOR, SPLIT, Twins, finish, make_market, twins
 from tests.candle_rig import INTERVALS, list_stored
@@ -186,6 +187,22 @@ def test_parts_after_the_table_was_emptied(desk: Desk) -> None:
 
 
 # --- the rate ------------------------------------------------------------------------------------
+
+
+def test_requests_of_a_part_take_its_turns(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[float, Slice | None]] = []
+
+    class Recorded(Pacer):
+        def __init__(self, requests_per_second: float, *, part: Slice | None) -> None:
+            made.append((requests_per_second, part))
+            super().__init__(requests_per_second, part=part)
+
+    part = holders(desk, 2)[INFY]
+    module = sys.modules["dag_2_import_candles_from_kite.load"]
+    monkeypatch.setattr(module, "Pacer", Recorded)
+    desk.run("--slice", part)
+    desk.run()
+    assert [(rate, str(each)) for rate, each in made] == [(1000, part), (1000, "None")]
 
 
 def test_warning_is_about_the_rate_of_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -515,6 +515,15 @@ def test_what_is_due_has_no_grace(
     assert due_in_json(cli) is is_due
 
 
+def test_what_is_due_by_one_of_the_clocks_is_due(project: Add, cli: CommandLine) -> None:
+    project()
+    assert cli.run("--dag", "5").status == 0
+    before = BEGIN.replace(day=18, hour=8, minute=29)
+    set_clocks(cli, before)
+    cli.query("UPDATE test_clock SET moment = %s", before + timedelta(minutes=1))
+    assert due_in_json(cli) is True
+
+
 def test_what_is_due_cannot_be_known(
     project: Add, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -607,6 +616,8 @@ def test_each_part_has_gauges_of_its_own(project: Add, cli: CommandLine) -> None
     assert metrics(cli, "last_success_stored_rows") == expected
     assert set(metrics(cli, "last_success_timestamp_seconds")) == set(expected)
     assert list(metrics(cli, "last_run_timestamp_seconds")) == [""]
+    add_runs(cli, [("/a.csv", NINE), ("/b.csv", NINE)])  # as of the whole
+    assert set(metrics(cli, "last_success_timestamp_seconds")) == set(expected)
 
 
 def test_gauges_stay_while_the_first_part_of_another_number_runs(
@@ -639,6 +650,7 @@ def test_part_that_is_well_does_not_speak_for_another(
     run_part(cli, "1/2")
     (folder / "broken").unlink()
     run_part(cli, "2/2")
+    assert len(sent) == 1
     run_part(cli, "1/2")
     failed, well = sent
     assert failed.endswith(": DAG 5 things, part 1/2 failed")
@@ -687,6 +699,8 @@ def test_dag_runs_where_any_part_does(part: Slice | None, tmp_path: Path) -> Non
         assert not run_lock.is_held(tmp_path, 55)
         assert not run_lock.is_held(tmp_path, 6)
     assert not run_lock.is_held(tmp_path, 5)
+    with run_lock.hold(tmp_path, 55, part):
+        assert not run_lock.is_held(tmp_path, 5)
 
 
 def test_killed_part_is_told_while_others_live(project: Add, cli: CommandLine) -> None:

@@ -230,6 +230,19 @@ def test_file_is_appended_to_and_rotated_with_a_bounded_number_of_old_ones(tmp_p
     assert (tmp_path / "stock_ingestion.log").read_text().endswith(" 99\n")
 
 
+def test_file_is_rotated_once_by_all_that_write_to_it(tmp_path: Path) -> None:
+    """Eight processes at once had renamed it eight times, and the old ones were gone."""
+    for _ in range(3):
+        log_to(tmp_path, fmt="%(message)s", max_bytes=3000)
+    for number in range(36):
+        LOG.info("%s %02d", "x" * 96, number)
+    files = [tmp_path / f"stock_ingestion.log{suffix}" for suffix in (".3", ".2", ".1", "")]
+    assert [path for path in sorted(tmp_path.iterdir(), reverse=True) if path in files] == files
+    assert len([*tmp_path.iterdir()]) == len(files)
+    lines = "".join(path.read_text() for path in files).splitlines()
+    assert [int(line[-2:]) for line in lines] == [n for n in range(36) for _ in range(3)]
+
+
 def test_file_that_cannot_be_made_is_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
