@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import (
@@ -44,6 +45,11 @@ LOG_IN_AGAIN = 3
 HOPELESS = (2, LOG_IN_AGAIN)
 DAILY = "30 8 * * *"  # what "daily" means, where the program cannot be asked
 ANSWER_SECONDS = 20  # Airflow ends the reading of a file after 30
+LONGEST_ID = 250  # Airflow takes no longer one; a folder's name may have 255 characters
+
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+CRON_NAMES = {name: n for names in (_DAYS, ("", *_MONTHS)) for n, name in enumerate(names)}
 
 # Why the program, or a file in its place, gives no answer.
 UNANSWERED = (OSError, ValueError, LookupError, subprocess.SubprocessError)
@@ -287,10 +293,40 @@ def run_tasks(number: int, after: Sequence[int], count: int) -> Any:
     return RunFolder.partial(**given, map_index_template="{{ task.part }}").expand(part=parts)
 
 
+def check_cron(cron: str) -> None:
+    """Raise ValueError for a schedule that Airflow takes for other times than the program does.
+
+    Their packages, croniter and cronsim, differ in a range of one (5-5: for croniter all), a
+    weekday with a step (4/2), a * or # where a day of the month and a weekday are given both
+    (*/3 and 6), and in what only one of them takes.
+    """
+    fields, expanded = cron.lower().split(), croniter(cron).expanded
+    if len(fields) != 5:
+        raise ValueError(f'expected five fields, got "{cron}"')
+    day, weekday = fields[2], fields[4]
+    stars = (day[0], weekday[0], *expanded[2][:1], *expanded[4][:1])
+    is_both = "*" not in (day, weekday)
+    words = {*re.findall(r"[^\W\d]+", cron.lower())} - {*CRON_NAMES, "l"}
+    ends = [map(_number, pair) for pair in re.findall(r"(\w+)-(\w+)", cron.lower())]
+    if (
+        (is_both and ("*" in stars or "#" in weekday))
+        or re.search(r"#.*,|,.*#|(^|,)\w+/|l", weekday)
+        or "?" in cron
+        or words
+        or not all(first < last for first, last in ends)
+    ):
+        raise ValueError(f'other times are meant by "{cron}" than Airflow takes it for')
+    croniter(cron).get_next()  # fails for one that never comes round
+
+
+def _number(word: str) -> int:
+    return CRON_NAMES[word] if word in CRON_NAMES else int(word)
+
+
 def build_broken(folder: Mapping[str, Any], fault: str) -> DAG:
     """An unscheduled DAG that says what is wrong with a folder."""
     with new_dag(folder["folder"], f"BROKEN: {fault}", None, ["stock_ingestion", "broken"]) as dag:
-        Broken(task_id="run", fault=fault, pool=POOL)
+        Broken(task_id="run", fault=storable(fault), pool=POOL)
     return dag
 
 
@@ -306,12 +342,18 @@ class Broken(BaseOperator):
         raise AirflowFailException(self.fault)
 
 
+def storable(text: str) -> str:
+    """The text without what Airflow's database refuses: it would get none of the DAGs then."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", r"\0")
+
+
 def new_dag(name: str, words: str, schedule: Any, tags: list[str]) -> DAG:
     """An empty DAG. It has no start date: Airflow waits for the next time of its schedule."""
     made = f"airflow pools set {POOL} 8 'Stock Ingestion'"
+    dag_id = re.sub(r"[^\w.-]", lambda odd: f"-{ord(odd[0]):x}", name)  # no good name has a -
     return DAG(
-        dag_id=re.sub(r"[^\w.-]", lambda odd: f"-{ord(odd[0]):x}", name),  # no good name has a -
-        description=f"{words} (Without the pool {POOL} its tasks wait for ever: {made})",
+        dag_id=dag_id[:LONGEST_ID],
+        description=f"{storable(words)} (Without the pool {POOL} its tasks wait for ever: {made})",
         schedule=schedule,
         catchup=False,
         auto_register=False,  # a half-built one shall not stay
@@ -323,7 +365,7 @@ def new_dag(name: str, words: str, schedule: Any, tags: list[str]) -> DAG:
 
 def asset_of(name: str) -> Asset:
     """What stands for the rows that a DAG stores."""
-    return Asset(name=name, uri=f"stock-ingestion://{name}")
+    return Asset(name=name, uri=f"stock-ingestion://{quote(name)}")  # of ASCII alone
 
 
 def build_all() -> Iterator[DAG]:
@@ -334,7 +376,7 @@ def build_all() -> Iterator[DAG]:
         fault = folder["fault"]
         try:
             if fault is None:
-                croniter(folder["cron"])
+                check_cron(folder["cron"])
                 yield build(folder, running)
         except Exception as exc:
             fault = f"Airflow cannot take it: {type(exc).__name__}: {exc}"
