@@ -234,37 +234,95 @@ def list_folders() -> list[dict[str, Any]]:
     try:
         return list(json.loads(ask("list", "--json"))["dags"])
     except (*UNANSWERED, TypeError) as exc:
-        return [*read_folders(f"`execute_dags.py list` does not answer ({exc}).")]
+        return read_folders(f"`execute_dags.py list` does not answer ({exc}).")
 
 
-def read_folders(why: str) -> Iterator[dict[str, Any]]:
-    """The same from the folders themselves, where the program cannot be asked, and `why` not."""
+def read_folders(why: str) -> list[dict[str, Any]]:
+    """The same from the folders themselves, where the program cannot be asked, and `why` not.
+
+    Only what the program would run is without a fault; it says better what is wrong.
+    """
+    found = [*_read_each(why)]
+    after = {each["dag_id"]: each.get("after", ()) for each in found}
+    for each in found:
+        number, is_sound = each["dag_id"], each["fault"] is None
+        if [other["dag_id"] for other in found].count(number) > 1:
+            each["fault"] = f"Its id {number} is that of another folder, too. {why}"
+        elif is_sound and not after.keys() >= set(each["after"]):
+            each["fault"] = f"after: one of {each['after']} is no DAG. {why}"
+        elif is_sound and number in _all_before(number, after):
+            each["fault"] = f"after: DAG {number} would have to run after itself. {why}"
+    return found
+
+
+def _all_before(number: int, after: Mapping[int, Sequence[int]]) -> set[int]:
+    """The DAGs that a DAG comes after, directly or through others."""
+    found: set[int] = set()
+    todo = [*after[number]]
+    while todo:
+        if (before := todo.pop()) not in found:
+            found.add(before)
+            todo += after.get(before, ())
+    return found
+
+
+def _read_each(why: str) -> Iterator[dict[str, Any]]:
     for folder in sorted(HOME.glob("dag_*")):
         match = re.fullmatch(r"dag_([0-9]+)_(\w+)", folder.name)
-        if match is None or not (folder / "__init__.py").is_file():
+        if match is None or not folder.is_dir():
             continue
         known = {"dag_id": int(match[1]), "folder": folder.name, "fault": None}
         try:
+            if not (folder / "__init__.py").is_file():
+                raise FileNotFoundError(f"{folder.name} has no __init__.py")
             config = read_config(folder)
-        except (*UNANSWERED, TypeError) as exc:
+        except (*UNANSWERED, RecursionError, TypeError) as exc:
             yield {**known, "fault": f"Its configuration cannot be read: {exc}. {why}"}
         else:
             yield {**known, **config, "description": f"{config['description']} {why}".strip()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json, and local.json over it. Raises one of UNANSWERED, or TypeError."""
+    """config.json, and local.json over it. Raises one of UNANSWERED, TypeError or RecursionError.
+
+    A variable (${...}) is no setting here: the program alone knows its value.
+    """
     config: dict[str, Any] = {}
-    for path in (folder / "config.json", *folder.glob("local.json")):
-        config |= json.loads(path.read_text(encoding="utf-8"))
+    for path in (folder / "config.json", folder / "local.json"):
+        if path.name == "config.json" or path.exists():
+            config |= json.loads(path.read_text(encoding="utf-8-sig"))
     schedule = config.get("schedule", "daily")
     return {
-        "enabled": config.get("enabled", True) is True,
+        "enabled": _take(config, "enabled", True, "true", "false"),
         "cron": DAILY if schedule == "daily" else schedule,
-        "description": config.get("description", ""),
-        "after": config.get("after", []),
-        "slices": config.get("slices", 1),
+        "description": _take(config, "description", ""),
+        "after": [_as_number(each, 0) for each in _take(config, "after", [])],
+        "slices": _as_number(config.get("slices", 1), 1, 100),
+        "others": (
+            _take(config, "to_enable", ""),
+            _take(config, "parameters", {}),
+            _as_number(config.get("grace_minutes", 60), 0, 10_080),
+        ),
     }
+
+
+def _take(config: Mapping[str, Any], name: str, default: Any, *texts: str) -> Any:
+    """A setting, which has the type of its default, or is one of the texts: JSON, too."""
+    value = config.get(name, default)
+    if isinstance(value, str) and value.strip().lower() in texts:
+        value = json.loads(value.lower())
+    if type(value) is not type(default):
+        raise TypeError(f"{name}: got {json.dumps(value)[:60]}")
+    return value
+
+
+def _as_number(value: Any, least: int, most: int = 10**9) -> int:
+    """A whole number, also as text."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", value):
+        value = int(value)
+    if type(value) is not int or not least <= value <= most:
+        raise TypeError(f"expected {least} to {most}, got {json.dumps(value)[:60]}")
+    return value
 
 
 def build(folder: Mapping[str, Any], running: Mapping[int, str]) -> DAG:
@@ -371,7 +429,8 @@ def asset_of(name: str) -> Asset:
 def build_all() -> Iterator[DAG]:
     """All DAGs. A folder that is broken stops no other's schedule."""
     folders = list_folders()
-    running = {each["dag_id"]: each["folder"] for each in folders if each.get("enabled")}
+    runs = [each for each in folders if each["fault"] is None and each["enabled"]]
+    running = {each["dag_id"]: each["folder"] for each in runs}
     for folder in folders:
         fault = folder["fault"]
         try:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -247,6 +247,53 @@ def test_without_the_program_the_folders_tell(
             assert dag.tasks["run"].after == told.tasks["run"].after
     with pytest.raises(AirflowFailException, match=r"cannot be started.*STOCK_INGESTION_HOME"):
         execute(load(), DAG_1)
+
+
+ODD: Sequence[Any] = (
+    *({"slices": "many"}, {"slices": "4"}, {"slices": 101}, {"slices": True}, {"after": "x"}),
+    *({"after": ["1"]}, {"after": 1}, {"after": [77]}, {"after": [10]}, {"description": None}),
+    *({"schedule": "@daily"}, {"schedule": "0 9 * * * 0"}, {"schedule": "0 9 * * 5-1"}),
+    *({"schedule": "R R * * *"}, {"schedule": "0 9 ? * *"}, {"schedule": "0 9 * * L5"}),
+    *({"schedule": None}, {"enabled": "yes"}, {"enabled": "True"}, {"enabled": "false"}),
+    *({"enabled": 0}, {"grace_minutes": "x"}, {"to_enable": 1}, {"parameters": 3}),
+    *({}, {"after": [1]}, {"schedule": "0 9 * * 2"}, {"enabled": False}, [1], None),
+)
+
+
+def test_without_the_program_nothing_else_is_scheduled(
+    project: Project, add_dag: AddDAG, load: Load
+) -> None:
+    for number, config in enumerate(ODD, start=10):
+        add_dag(number, "odd", config="\ufeff" + json.dumps(config))
+    told = dags_of(load())
+    (project.folder / ".venv").unlink()
+    dags = dags_of(load())
+    assert {name: (repr(dag.schedule), dag.tags) for name, dag in dags.items()} == {
+        name: (repr(dag.schedule), dag.tags) for name, dag in told.items()
+    }
+    assert dags["dag_11_odd"].tasks["run"].parts == told["dag_11_odd"].tasks["run"].parts
+
+
+def test_without_the_program_no_circle_and_no_id_of_two_is_scheduled(
+    project: Project, add_dag: AddDAG, load: Load
+) -> None:
+    for number, name, after in (
+        (5, "a", [6]),
+        (6, "b", [5]),
+        (7, "c", []),
+        (7, "d", []),
+        (8, "e", [6]),
+    ):
+        add_dag(number, name, after=after)
+    (project.folder / "dag_9_left_by_git").mkdir()
+    with_program = dags_of(load())
+    (project.folder / ".venv").unlink()
+    dags = dags_of(load())
+    assert {name: repr(dag.schedule) for name, dag in dags.items()} == {
+        name: repr(dag.schedule) for name, dag in with_program.items()
+    }
+    is_broken = {name for name, dag in dags.items() if "broken" in dag.tags}
+    assert is_broken == {"dag_5_a", "dag_6_b", "dag_7_c", "dag_7_d", "dag_9_left_by_git"}
 
 
 def test_a_wrong_home_is_an_error_of_the_file(
