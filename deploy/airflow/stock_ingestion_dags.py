@@ -34,7 +34,8 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from croniter import croniter
 
-HOME = Path(os.environ.get("STOCK_INGESTION_HOME") or Path(__file__).resolve().parent.parent.parent)
+_HOME = os.environ.get("STOCK_INGESTION_HOME") or Path(__file__).resolve().parent.parent.parent
+HOME = Path(_HOME).expanduser().absolute()
 POOL = os.environ.get("STOCK_INGESTION_POOL") or "stock_ingestion"
 TOKEN_VARIABLE = "kite_access_token"  # noqa: S105 - its name; who has no such Variable uses .env
 TIME_ZONE = "Asia/Kolkata"
@@ -137,7 +138,7 @@ class RunFolder(BaseOperator):
         options = read_options(context["params"])
         self._wait(context["dag_run"].run_type)
         part = [] if self.part is None else ["--slice", self.part]
-        given, token = environment(), Variable.get(TOKEN_VARIABLE, default=None)
+        given, token = environment(), (Variable.get(TOKEN_VARIABLE, default=None) or "").strip()
         if token:
             given["KITE_ACCESS_TOKEN"] = token
         self._program = Program()
@@ -145,7 +146,7 @@ class RunFolder(BaseOperator):
             result = self._program.run_command(
                 command("--dag", str(self.number), *part, *options), env=given, cwd=str(HOME)
             )
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # a parameter can hold what no command line can
             raise AirflowFailException(
                 f"The program cannot be started: {exc}. Expected the project, with its environment "
                 f"in .venv, in {HOME}: install it there, or set STOCK_INGESTION_HOME."

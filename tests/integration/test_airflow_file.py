@@ -296,6 +296,18 @@ def test_without_the_program_no_circle_and_no_id_of_two_is_scheduled(
     assert is_broken == {"dag_5_a", "dag_6_b", "dag_7_c", "dag_7_d", "dag_9_left_by_git"}
 
 
+@pytest.mark.parametrize("home", ["~/project", "project"])
+def test_the_home_may_be_told_briefly(
+    project: Project, load: Load, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    project.environment["HOME"] = str(project.folder.parent)
+    monkeypatch.chdir(project.folder.parent)
+    assert project.folder.name == "project"
+    monkeypatch.setenv("STOCK_INGESTION_HOME", home)
+    dag = dags_of(load())[DAG_1]
+    assert "does not answer" not in dag.description
+
+
 def test_a_wrong_home_is_an_error_of_the_file(
     load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -405,6 +417,19 @@ def test_a_parameter_that_is_none_is_refused(load: Load, stocked: KiteServer) ->
     with pytest.raises(AirflowFailException, match="got dryrun: nothing ran"):
         execute(load(), DAG_1, dryrun=True)
     assert not stocked.requests
+
+
+def test_what_no_command_line_can_hold_fails_at_once(load: Load) -> None:
+    with pytest.raises(AirflowFailException, match="null"):
+        execute(load(), DAG_1, from_file="a\0b")
+
+
+@pytest.mark.parametrize("value", ["", " \n", "{token}\n"])
+def test_blanks_of_the_variable_are_none_of_the_token(
+    project: Project, load: Load, stocked: KiteServer, value: str
+) -> None:
+    token = project.environment["KITE_ACCESS_TOKEN"]
+    execute(load(kite_access_token=value.format(token=token)), DAG_1)
 
 
 def test_the_token_is_that_of_the_variable(
