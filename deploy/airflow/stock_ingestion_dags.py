@@ -46,7 +46,7 @@ LOG_IN_AGAIN = 3
 HOPELESS = (2, LOG_IN_AGAIN)
 DAILY = "30 8 * * *"  # what "daily" means, where the program cannot be asked
 ANSWER_SECONDS = 20  # Airflow ends the reading of a file after 30
-LONGEST_ID = 250  # Airflow takes no longer one; a folder's name may have 255 characters
+LONGEST_ID = 240  # bytes: Airflow takes 250, and has a folder dag_id=<id> for logs: 255 of a name
 
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -411,7 +411,7 @@ def new_dag(name: str, words: str, schedule: Any, tags: list[str]) -> DAG:
     made = f"airflow pools set {POOL} 8 'Stock Ingestion'"
     dag_id = re.sub(r"[^\w.-]", lambda odd: f"-{ord(odd[0]):x}", name)  # no good name has a -
     return DAG(
-        dag_id=dag_id[:LONGEST_ID],
+        dag_id=dag_id.encode()[:LONGEST_ID].decode(errors="ignore"),
         description=f"{storable(words)} (Without the pool {POOL} its tasks wait for ever: {made})",
         schedule=schedule,
         catchup=False,
