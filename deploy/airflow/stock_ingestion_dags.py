@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import (
@@ -33,7 +34,8 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from croniter import croniter
 
-HOME = Path(os.environ.get("STOCK_INGESTION_HOME") or Path(__file__).resolve().parent.parent.parent)
+_HOME = os.environ.get("STOCK_INGESTION_HOME") or Path(__file__).resolve().parent.parent.parent
+HOME = Path(_HOME).expanduser().absolute()
 POOL = os.environ.get("STOCK_INGESTION_POOL") or "stock_ingestion"
 TOKEN_VARIABLE = "kite_access_token"  # noqa: S105 - its name; who has no such Variable uses .env
 TIME_ZONE = "Asia/Kolkata"
@@ -43,8 +45,16 @@ RETRIES = 3  # Airflow waits default_task_retry_delay before each, 5 minutes by 
 LOG_IN_AGAIN = 3
 HOPELESS = (2, LOG_IN_AGAIN)
 BY_ITSELF = ("scheduled", "asset_triggered")  # the types of runs that nobody has started
+DEFAULTS = {"enabled": True, "schedule": "daily", "description": "", "after": [], "slices": 1}
 DAILY = "30 8 * * *"  # what "daily" means, where the program cannot be asked
 ANSWER_SECONDS = 20  # Airflow ends the reading of a file after 30
+LONGEST_ID = 240  # bytes: Airflow takes 250, and has a folder dag_id=<id> for logs: 255 of a name
+
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+CRON_NAMES = {name: n for names in (_DAYS, ("", *_MONTHS)) for n, name in enumerate(names)}
+_WORD = f"([0-9]+|{'|'.join(filter(None, CRON_NAMES))})"
+CRON_ITEM = re.compile(rf"(?:\*|{_WORD}(?:-{_WORD})?)(?:/[0-9]+)?")
 
 # Why the program, or a file in its place, gives no answer.
 UNANSWERED = (OSError, ValueError, LookupError, subprocess.SubprocessError)
@@ -133,7 +143,7 @@ class RunFolder(BaseOperator):
         run_type = context["dag_run"].run_type
         self._wait(run_type)
         part = [] if self.part is None else ["--slice", self.part]
-        given, token = environment(), Variable.get(TOKEN_VARIABLE, default=None)
+        given, token = environment(), (Variable.get(TOKEN_VARIABLE, default=None) or "").strip()
         if token:
             given["KITE_ACCESS_TOKEN"] = token
         self._program = Program()
@@ -141,7 +151,7 @@ class RunFolder(BaseOperator):
             result = self._program.run_command(
                 command("--dag", str(self.number), *part, *options), env=given, cwd=str(HOME)
             )
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # a parameter can hold what no command line can
             raise AirflowFailException(
                 f"The program cannot be started: {exc}. Expected the project, with its environment "
                 f"in .venv, in {HOME}: install it there, or set STOCK_INGESTION_HOME."
@@ -253,30 +263,33 @@ def read_folders(why: str) -> Iterator[dict[str, Any]]:
     """The same from the folders themselves, where the program cannot be asked, and `why` not."""
     for folder in sorted(HOME.glob("dag_*")):
         match = re.fullmatch(r"dag_([0-9]+)_(\w+)", folder.name)
-        if match is None or not (folder / "__init__.py").is_file():
+        if match is None or not folder.is_dir():
             continue
         known = {"dag_id": int(match[1]), "folder": folder.name, "fault": None}
         try:
+            (folder / "__init__.py").stat()
             config = read_config(folder)
-        except (*UNANSWERED, TypeError) as exc:
+        except (*UNANSWERED, RecursionError, TypeError) as exc:
             yield {**known, "fault": f"Its configuration cannot be read: {exc}. {why}"}
         else:
             yield {**known, **config, "description": f"{config['description']} {why}".strip()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json, and local.json over it. Raises one of UNANSWERED, or TypeError."""
-    config: dict[str, Any] = {}
-    for path in (folder / "config.json", *folder.glob("local.json")):
-        config |= json.loads(path.read_text(encoding="utf-8"))
-    schedule = config.get("schedule", "daily")
-    return {
-        "enabled": config.get("enabled", True) is True,
-        "cron": DAILY if schedule == "daily" else schedule,
-        "description": config.get("description", ""),
-        "after": config.get("after", []),
-        "slices": config.get("slices", 1),
-    }
+    """config.json, and local.json over it, where they are plain: the program takes more.
+
+    Raises one of UNANSWERED, TypeError or RecursionError.
+    """
+    config = dict(DEFAULTS)
+    for path in (folder / "config.json", folder / "local.json"):
+        if path.name == "config.json" or path.exists():
+            config |= json.loads(path.read_text(encoding="utf-8-sig"))
+    for name, default in DEFAULTS.items():
+        if type(config[name]) is not type(default):
+            raise TypeError(f"{name}: got {json.dumps(config[name])[:60]}")
+    if not 1 <= config["slices"] <= 100 or {*map(type, config["after"])} - {int}:
+        raise TypeError(f"slices, after: got {config['slices']}, {config['after']}")
+    return config | {"cron": DAILY if config["schedule"] == "daily" else config["schedule"]}
 
 
 def build(folder: Mapping[str, Any], running: Mapping[int, str]) -> DAG:
@@ -305,10 +318,42 @@ def run_tasks(number: int, after: Sequence[int], count: int) -> Any:
     return RunFolder.partial(**given, map_index_template="{{ task.part }}").expand(part=parts)
 
 
+def check_cron(cron: str) -> None:
+    """Raise ValueError for a schedule that Airflow takes for other times than the program does.
+
+    Their packages, croniter and cronsim, agree on what is plain: numbers and names, ranges that
+    rise, steps, L for a day, 5#1 for a weekday. They do not on a range of one (5-5: for croniter
+    all), a weekday with a step (4/2), a * where a day of the month and a weekday are given both
+    (*/3 and 6), and more of the kind.
+    """
+    fields, expanded = cron.lower().split(), croniter(cron).expanded
+    if len(fields) != 5:
+        raise ValueError(f'expected five fields, got "{cron}"')
+    fields[2] = re.sub("^l$", "1", fields[2])  # the last day of a month
+    if fields[2] == "*":
+        fields[4] = re.sub("^[0-7]#[1-5]$", "1", fields[4])  # such as the first Friday
+    day, weekday = fields[2], fields[4]
+    items = [CRON_ITEM.fullmatch(item) for field in fields for item in field.split(",")]
+    ranges = [(item[1], item[2]) for item in items if item and item[2]]
+    is_plain = (
+        all(items)
+        and all(_number(first) < _number(last) for first, last in ranges)
+        and not re.search(r"(^|,)\w+/", weekday)
+        and ("*" in (day, weekday) or "*" not in (*day, *weekday, *expanded[2], *expanded[4]))
+    )
+    if not is_plain:
+        raise ValueError(f'other times are meant by "{cron}" than Airflow takes it for')
+    croniter(cron).get_next()  # fails for one that never comes round
+
+
+def _number(word: str) -> int:
+    return CRON_NAMES[word] if word in CRON_NAMES else int(word)
+
+
 def build_broken(folder: Mapping[str, Any], fault: str) -> DAG:
     """An unscheduled DAG that says what is wrong with a folder."""
     with new_dag(folder["folder"], f"BROKEN: {fault}", None, ["stock_ingestion", "broken"]) as dag:
-        Broken(task_id="run", fault=fault, pool=POOL)
+        Broken(task_id="run", fault=storable(fault), pool=POOL)
     return dag
 
 
@@ -324,12 +369,18 @@ class Broken(BaseOperator):
         raise AirflowFailException(self.fault)
 
 
+def storable(text: str) -> str:
+    """The text without what Airflow's database refuses: it would get none of the DAGs then."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", r"\0")
+
+
 def new_dag(name: str, words: str, schedule: Any, tags: list[str]) -> DAG:
     """An empty DAG. It has no start date: Airflow waits for the next time of its schedule."""
     made = f"airflow pools set {POOL} 8 'Stock Ingestion'"
+    dag_id = re.sub(r"[^\w.-]", lambda odd: f"-{ord(odd[0]):x}", name)  # no good name has a -
     return DAG(
-        dag_id=re.sub(r"[^\w.-]", lambda odd: f"-{ord(odd[0]):x}", name),  # no good name has a -
-        description=f"{words} (Without the pool {POOL} its tasks wait for ever: {made})",
+        dag_id=dag_id.encode()[:LONGEST_ID].decode(errors="ignore"),
+        description=f"{storable(words)} (Without the pool {POOL} its tasks wait for ever: {made})",
         schedule=schedule,
         catchup=False,
         auto_register=False,  # a half-built one shall not stay
@@ -341,18 +392,19 @@ def new_dag(name: str, words: str, schedule: Any, tags: list[str]) -> DAG:
 
 def asset_of(name: str) -> Asset:
     """What stands for the rows that a DAG stores."""
-    return Asset(name=name, uri=f"stock-ingestion://{name}")
+    return Asset(name=name, uri=f"stock-ingestion://{quote(name)}")  # of ASCII alone
 
 
 def build_all() -> Iterator[DAG]:
     """All DAGs. A folder that is broken stops no other's schedule."""
     folders = list_folders()
-    running = {each["dag_id"]: each["folder"] for each in folders if each.get("enabled")}
+    runs = [each for each in folders if each["fault"] is None and each["enabled"]]
+    running = {each["dag_id"]: each["folder"] for each in runs}
     for folder in folders:
         fault = folder["fault"]
         try:
             if fault is None:
-                croniter(folder["cron"])
+                check_cron(folder["cron"])
                 yield build(folder, running)
         except Exception as exc:
             fault = f"Airflow cannot take it: {type(exc).__name__}: {exc}"

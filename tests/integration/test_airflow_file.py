@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -151,14 +152,72 @@ def test_what_airflow_alone_refuses_stops_no_other(
 ) -> None:
     add_dag(5, "odd", schedule="0 9 * * 2")
 
-    def refuse(expression: str) -> None:
+    take = airflow_stub.croniter
+
+    def refuse(expression: str) -> Any:
         if expression == "0 9 * * 2":
             raise ValueError("a Tuesday")
+        return take(expression)
 
     monkeypatch.setattr(airflow_stub, "croniter", refuse)
     dags = dags_of(load())
     assert "Airflow cannot take it: ValueError: a Tuesday" in dags["dag_5_odd"].description
     assert dags[DAG_1].schedule is not None
+
+
+TAKEN = ("0 9 * * mon-fri", "*/20 9,18 1-15 jan-mar/2 *", "0 9 L * *", "0 9 * * 5#1")
+OTHERWISE = (
+    *("0 9 * * 6-6", "0 9 1 mar-3 *", "0 9 */3 * 6", "0 9 1 * */5", "0 9 1 * 5#1"),
+    *("0 9 * * *,2#3", "0 9 * * 4/2"),
+)
+
+
+def test_a_schedule_that_airflow_takes_for_another_is_none(add_dag: AddDAG, load: Load) -> None:
+    for number, schedule in enumerate((*TAKEN, *OTHERWISE), start=10):
+        add_dag(number, "odd", schedule=schedule)
+    dags = dags_of(load())
+    for number, schedule in enumerate(TAKEN, start=10):
+        expected = airflow_stub.CronTriggerTimetable(schedule, "Asia/Kolkata")
+        assert dags[f"dag_{number}_odd"].schedule == expected
+    for number, schedule in enumerate(OTHERWISE, start=10 + len(TAKEN)):
+        dag = dags[f"dag_{number}_odd"]
+        assert (dag.schedule, "broken" in dag.tags) == (None, True)
+        assert f'other times are meant by "{schedule}"' in dag.description
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_what_airflows_database_refuses_is_escaped(add_dag: AddDAG, load: Load, text: str) -> None:
+    add_dag(5, "odd", description=text)
+    add_dag(6, "even", config=json.dumps({"enabled": True, "schedule": text}))
+    dags = dags_of(load())
+    assert dags["dag_5_odd"].schedule is not None
+    told = [dag.description for dag in dags.values()]
+    told.append(dags["dag_6_even"].tasks["run"].fault)
+    assert [each for each in told if "\0" in each or not each.isascii()] == []
+
+
+def test_a_folder_of_another_encoding_stops_no_other(project: Project, load: Load) -> None:
+    folder = project.folder / os.fsdecode(b"dag_5_\xff")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    dags = dags_of(load())
+    assert dags[DAG_1].schedule is not None
+    assert dags["dag_5_-dcff"].description.startswith(r"BROKEN: dag_5_\udcff: ")
+
+
+def test_the_asset_of_any_name_has_an_address_of_ascii(add_dag: AddDAG, load: Load) -> None:
+    add_dag(5, "größe")
+    [asset] = dags_of(load())["dag_5_größe"].tasks["stored"].outlets
+    assert (asset.name, asset.uri) == ("dag_5_größe", "stock-ingestion://dag_5_gr%C3%B6%C3%9Fe")
+
+
+@pytest.mark.parametrize("config", ["{}", "{"])
+def test_a_name_that_is_too_long_for_airflow_is_cut(
+    add_dag: AddDAG, load: Load, config: str
+) -> None:
+    add_dag(5, "x" + "ö" * 120, config=config)
+    dag = dags_of(load())[f"dag_5_x{'ö' * 116}"]
+    assert (dag.schedule is None) == (config == "{")
 
 
 def test_a_name_that_airflow_takes_is_made_of_any_folder(project: Project, load: Load) -> None:
@@ -195,6 +254,40 @@ def test_a_program_that_fails_says_why(project: Project, load: Load) -> None:
     dag = dags_of(load())[DAG_1]
     assert dag.schedule is not None
     assert "does not answer (ModuleNotFoundError: No module named 'no_such_mo" in dag.description
+
+
+ODD: Sequence[Any] = (
+    *({"slices": "many"}, {"slices": "4"}, {"slices": 101}, {"slices": True}, {"after": "x"}),
+    *({"after": ["1"]}, {"after": 1}, {"after": [None]}, {"description": None}, {"enabled": 0}),
+    *({"schedule": "@daily"}, {"schedule": "0 9 * * * 0"}, {"schedule": "0 9 * * 5-1"}),
+    *({"schedule": "R R * * *"}, {"schedule": "0 9 ? * *"}, {"schedule": "0 9 * * L5"}),
+    *({"schedule": None}, {"enabled": "yes"}, {"enabled": "True"}, {"enabled": "false"}),
+    *({"enabled": False}, {"schedule": "${WHEN:-0 9 * * 2}"}, [1], None),
+)
+
+
+def test_without_the_program_nothing_odd_is_scheduled(
+    project: Project, add_dag: AddDAG, load: Load
+) -> None:
+    (project.folder / ".venv").unlink()
+    for number, config in enumerate(ODD, start=10):
+        add_dag(number, "odd", config="\ufeff" + json.dumps(config))
+    add_dag(8, "even", config="\ufeff{}")
+    (project.folder / "dag_9_left_by_git").mkdir()
+    scheduled = {name for name, dag in dags_of(load()).items() if dag.schedule is not None}
+    assert scheduled == {DAG_1, "dag_8_even"}
+
+
+@pytest.mark.parametrize("home", ["~/project", "project"])
+def test_the_home_may_be_told_briefly(
+    project: Project, load: Load, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    project.environment["HOME"] = str(project.folder.parent)
+    monkeypatch.chdir(project.folder.parent)
+    assert project.folder.name == "project"
+    monkeypatch.setenv("STOCK_INGESTION_HOME", home)
+    dag = dags_of(load())[DAG_1]
+    assert "does not answer" not in dag.description
 
 
 def test_a_wrong_home_is_an_error_of_the_file(
@@ -306,6 +399,19 @@ def test_a_parameter_that_is_none_is_refused(load: Load, stocked: KiteServer) ->
     with pytest.raises(AirflowFailException, match="got dryrun: nothing ran"):
         execute(load(), DAG_1, dryrun=True)
     assert not stocked.requests
+
+
+def test_what_no_command_line_can_hold_fails_at_once(load: Load) -> None:
+    with pytest.raises(AirflowFailException, match="null"):
+        execute(load(), DAG_1, from_file="a\0b")
+
+
+@pytest.mark.parametrize("value", ["", " \n", "{token}\n"])
+def test_blanks_of_the_variable_are_none_of_the_token(
+    project: Project, load: Load, stocked: KiteServer, value: str
+) -> None:
+    token = project.environment["KITE_ACCESS_TOKEN"]
+    execute(load(kite_access_token=value.format(token=token)), DAG_1)
 
 
 def test_the_token_is_that_of_the_variable(
