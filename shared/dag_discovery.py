@@ -130,7 +130,7 @@ class DAG:
 
 def discover_dags(root: Path) -> list[DAG]:
     """All DAGs in `root`, by id and name. Never raises for a broken one."""
-    folders = [folder for folder in sorted(root.resolve().iterdir()) if folder.is_dir()]
+    folders = [path for path in sorted(root.resolve().iterdir()) if _look(path.is_dir)]
     dags = [dag for folder in folders if (dag := _describe(folder)) is not None]
     return sorted(replace(dag, fault=_find_fault_among(dag, dags) or dag.fault) for dag in dags)
 
@@ -157,10 +157,10 @@ def _describe(folder: Path) -> DAG | None:
     A folder by a similar name may be a copy that was put aside, one without config.json and
     __init__.py what git has left of a DAG: they are not enabled.
     """
-    is_package = (folder / "__init__.py").is_file()
+    is_package = _look((folder / "__init__.py").is_file)
     match = _FOLDER_NAME.fullmatch(folder.name)
     if match is None:
-        is_dag = is_package or (folder / "config.json").exists()
+        is_dag = is_package or _look((folder / "config.json").exists)
         if not (is_dag and _SIMILAR_NAME.match(folder.name)):
             return None
         fault = (
@@ -175,6 +175,14 @@ def _describe(folder: Path) -> DAG | None:
         return replace(dag, **ConfigLoader.load_dag_summary(folder))
     except ConfigurationError as exc:
         return replace(dag, fault=" ".join(str(exc).split()).removeprefix(f"{FAULTS} "))
+
+
+def _look(ask: Callable[[], bool]) -> bool:
+    """What a question about a path has for an answer; False where the rights for it lack."""
+    try:
+        return ask()
+    except OSError:
+        return False
 
 
 def _find_fault_among(dag: DAG, dags: Sequence[DAG]) -> str | None:

@@ -180,6 +180,31 @@ def test_folder_that_is_no_package_is_a_fault(tmp_path: Path) -> None:
     )
 
 
+def test_what_may_not_be_read_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dag(tmp_path, "dag_5_even")
+    denied = write_dag(tmp_path, "dag_6_odd")
+    (tmp_path / "elsewhere").mkdir()
+
+    def refuse(ask: Any) -> Any:
+        """As the system does for who has no rights on a folder; root has them on all."""
+
+        def asked(path: Path, *args: Any, **options: Any) -> Any:
+            if path.parent == denied or path.name == "elsewhere":
+                raise PermissionError(13, "Permission denied", str(path))
+            return ask(path, *args, **options)
+
+        return asked
+
+    for ask in (Path.is_dir, Path.is_file, Path.exists, Path.read_text):
+        monkeypatch.setattr(Path, ask.__name__, refuse(ask))
+    even, odd = discover_dags(tmp_path)
+    assert (even.name, even.fault) == ("even", None)
+    assert (odd.name, odd.enabled) == ("odd", False)
+    assert "dag_6_odd/config.json cannot be read: " in str(odd.fault)
+
+
 def test_local_file_counts_for_the_list(tmp_path: Path) -> None:
     folder = write_dag(tmp_path, "dag_1_a")
     (folder / "local.json").write_text('{"enabled": false, "schedule": "0 7 * * *"}')
