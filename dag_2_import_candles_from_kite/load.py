@@ -85,7 +85,9 @@ def _warn_of_rate(run: Run) -> None:
 def _forget_lost(plan: Plan, manager: DatabaseManager) -> None:
     part = plan.run.options.slice
     if lost := manager.run_in_transaction(partial(plan.store.forget_lost, part=part)):
-        logger.warning(
+        # Of a part it may be that nothing it has was ever traded: no reason to warn each day.
+        logger.log(
+            logging.INFO if part else logging.WARNING,
             "%s has no candle of %s%s, though some were asked for. All of these are asked for "
             "anew.",
             plan.store.table,

@@ -178,7 +178,7 @@ def test_parts_after_the_table_was_emptied(desk: Desk) -> None:
     desk.run()
     desk.cli.query("TRUNCATE kite_candle")
     for part in sorted(parts.values()):
-        result = desk.run("--slice", part)
+        result = desk.run("--slice", part, "--log-level", "INFO")
         assert result.status == 0
         assert f"has no candle of day in part {part}, though some were asked for" in result.stderr
     assert [desk.days(token) for token in TOKENS] == [until(18)] * 3
