@@ -6,16 +6,22 @@ tests/integration/test_airflow_file.py.
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import HTTPError
+from urllib.parse import quote
 
 import pytest
+from cronsim import CronSim
 
 from dag_2_import_candles_from_kite.sandbox_route import PATH, CandleRoute
 from sandbox.kite_faults import Hang, HttpError
@@ -213,7 +219,12 @@ def test_mark_failed_during_a_download_leaves_nothing_behind(
 
 @pytest.mark.parametrize(
     ("number", "config"),
-    [(7, "{"), (8, '{"schedule": "whenever"}'), (9, '{"schedule": "0 9 * * 8"}')],
+    [
+        (7, "{"),
+        (8, '{"schedule": "whenever"}'),
+        (9, '{"schedule": "0 9 * * 8"}'),
+        (10, '{"schedule": "0 9 5-5 * *"}'),
+    ],
 )
 def test_a_broken_folder_stops_no_other(
     engine: Engine, installed: Project, number: int, config: str
@@ -229,6 +240,65 @@ def test_a_broken_folder_stops_no_other(
     assert found[DAG_1]["timetable_summary"] == "30 8 * * *"
     assert engine.finish(DAG_1, engine.trigger(DAG_1)) == "success"
     assert engine.call("GET", "/api/v2/importErrors")["import_errors"] == []
+
+
+def test_odd_names_and_texts_end_no_process(engine: Engine, installed: Project) -> None:
+    """What Airflow's database refuses would end its dag-processor."""
+    name = "größe" + "x" * 230
+    folder = installed.folder / f"dag_11_{name}"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"def {name}():\n    return 'odd'\n", encoding="utf-8")
+    (folder / "config.json").write_text(r'{"description": "a\u0000b\ud800c"}')
+    dag_id = folder.name.encode()[:240].decode()
+    wait_until(lambda: dag_id in engine.dags())
+    assert engine.dags()[dag_id]["description"].startswith(r"a\0b\ud800c (")
+    wait_until(lambda: bool(engine.call("GET", f"/api/v2/dags/{quote(dag_id)}/details")))
+    engine.unpause(quote(dag_id))
+    assert engine.finish(quote(dag_id), engine.trigger(quote(dag_id))) == "success"
+
+
+FIELDS = (
+    ("0", "*/20", "5,10-20/3", "5-5", "7/15"),
+    ("9", "*", "9-17", "8-8/2"),
+    ("*", "L", "1", "1-31", "*/3", "31", "5-5", "1,*/9", "LW"),
+    ("*", "jan-mar/2", "feb", "mar-3"),
+    ("*", "0", "7", "1-5", "MON-fri", "0-6", "*/5", "4/2", "6-6", "5#1", "*,2#3", "5L", "L5"),
+)
+# With the environment of Airflow: what the file takes, and when Airflow finds the next ones.
+TAKE = """
+import json, runpy, sys
+from datetime import datetime
+from croniter import croniter
+check = runpy.run_path("deploy/airflow/stock_ingestion_dags.py")["check_cron"]
+taken = {}
+for cron in json.load(sys.stdin):
+    try:
+        check(cron)
+    except Exception:
+        continue
+    times = croniter(cron, datetime(2026, 1, 1))
+    taken[cron] = [str(times.get_next(datetime)) for _ in range(9)]
+json.dump(taken, sys.stdout)
+"""
+
+
+def test_a_schedule_that_is_taken_means_what_it_means_to_the_program(engine: Engine) -> None:
+    asked = [" ".join(fields) for fields in itertools.product(*FIELDS)]
+    result = subprocess.run(
+        [engine.project / ".venv-airflow" / "bin" / "python", "-W", "ignore", "-c", TAKE],
+        input=json.dumps(asked),
+        env=engine.environment,
+        cwd=engine.project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    taken = json.loads(result.stdout)
+    assert 1000 < len(taken) < len(asked) / 2
+    assert {"0 9 1 * 1-5", "0 9 L * *", "0 9 * * 5#1"} <= taken.keys()
+    for cron, found in taken.items():
+        times = CronSim(cron, datetime(2026, 1, 1))
+        assert found == [str(next(times)) for _ in range(9)], cron
 
 
 def test_candles_in_four_tasks_are_those_of_one_process(
