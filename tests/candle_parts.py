@@ -8,15 +8,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sandbox.kite_server import KiteServer
-from shared import clock
+from tests import candle_rig
 from tests.candle_desk import CandleDesk
-from tests.candle_rig import AGO, DAYS, INTERVALS, CandleRig, enable_candles, rigged
-from tests.candle_truth import INDEX_SYMBOL, Correction, Market, made_market
+from tests.candle_rig import INTERVALS, CandleRig, enable_candles, rigged
+from tests.candle_truth import INDEX_SYMBOL, Correction, Market
 from tests.conftest import Project, Server
 
 NAMES = tuple(f"SHARE{number}" for number in range(1, 7))
@@ -33,12 +34,7 @@ TABLES = {
 }
 
 
-def make_market() -> Market:
-    """Shares enough for several parts, whose last candle is of some days ago."""
-    now = clock.now()
-    market = made_market(now - AGO, NAMES, DAYS, INTERVALS)
-    market.now = now
-    return market
+make_market = partial(candle_rig.make_market, NAMES)  # shares enough for several parts
 
 
 @dataclass

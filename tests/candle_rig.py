@@ -32,10 +32,10 @@ AGO = timedelta(days=4)
 Spans = Sequence[tuple[datetime, datetime, bool]]
 
 
-def make_market() -> Market:
+def make_market(names: Sequence[str] = NAMES) -> Market:
     """Some shares, whose last candle is of some days ago."""
     now = clock.now()
-    market = made_market(now - AGO, NAMES, DAYS, INTERVALS)
+    market = made_market(now - AGO, names, DAYS, INTERVALS)
     market.now = now
     return market
 
