@@ -6,7 +6,7 @@ The text exposition format 0.0.4 of Prometheus: gauges without timestamps, in se
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from shared.feed import Slice, read_part
+from shared.feed import Slice
 from shared.freshness import FRESH, Now, Verdict
 from shared.utils.run_history import RecordedRun
 
@@ -61,12 +61,12 @@ def _measure(runs: Sequence[RecordedRun]) -> Iterator[_Sample]:
     if over := [run for run in by_id if run.status != "running"]:
         yield "last_run_timestamp_seconds", {}, over[-1].ended_at.timestamp()
         yield "last_run_succeeded", {}, _have_ended_well(over)
-    good = [(read_part(run.source), run) for run in by_id if run.status == "succeeded"]
-    total = next((part.count for part, _ in reversed(good) if part), None)
-    for part, run in good:
-        if part is not None and part.count != total:
+    good = [run for run in by_id if run.status == "succeeded"]
+    total = next((run.part.count for run in reversed(good) if run.part), None)
+    for run in good:
+        if run.part is not None and run.part.count != total:
             continue
-        labels = {} if part is None else {"part": str(part)}
+        labels = {} if run.part is None else {"part": str(run.part)}
         yield "last_success_timestamp_seconds", labels, run.ended_at.timestamp()
         yield "last_success_fetched_rows", labels, run.fetched
         yield "last_success_rejected_rows", labels, run.rejected
@@ -82,7 +82,7 @@ def _have_ended_well(over: Sequence[RecordedRun]) -> bool:
     One stands until the same part, the whole, or each of the parts of one number runs again. `over`
     are in the order of their numbers.
     """
-    last = {read_part(run.source): run.run_id for run in over}
+    last = {run.part: run.run_id for run in over}
     failed = {run.run_id for run in over if run.status == "failed"}
     return not any(
         run_id in failed and not _is_whole({part for part, at in last.items() if at > run_id})

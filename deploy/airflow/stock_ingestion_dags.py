@@ -205,6 +205,18 @@ class ReportStored(BaseOperator):
             raise AirflowSkipException("What comes after is not started: nothing new was stored.")
 
 
+class Broken(BaseOperator):
+    """Fails, and says why there is nothing to run."""
+
+    def __init__(self, *, fault: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fault = fault
+
+    def execute(self, context: Mapping[str, Any]) -> None:
+        """Fail."""
+        raise AirflowFailException(self.fault)
+
+
 def read_options(params: Mapping[str, Any]) -> list[str]:
     """The options of the command line. Raises AirflowFailException for a parameter that is none."""
     if unknown := sorted(set(params) - set(PARAMS)):
@@ -355,18 +367,6 @@ def build_broken(folder: Mapping[str, Any], fault: str) -> DAG:
     with new_dag(folder["folder"], f"BROKEN: {fault}", None, ["stock_ingestion", "broken"]) as dag:
         Broken(task_id="run", fault=storable(fault), pool=POOL)
     return dag
-
-
-class Broken(BaseOperator):
-    """Fails, and says why there is nothing to run."""
-
-    def __init__(self, *, fault: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fault = fault
-
-    def execute(self, context: Mapping[str, Any]) -> None:
-        """Fail."""
-        raise AirflowFailException(self.fault)
 
 
 def storable(text: str) -> str:
