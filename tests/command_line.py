@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -21,6 +24,9 @@ import execute_dags
 from sandbox.kite_server import KiteServer
 from shared.clock import use_clock
 from shared.config.config_loader import override_config
+from tests.clock import set_clocks
+
+AddFolder = Callable[..., Path]
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what a terminal does not show
 
@@ -95,3 +101,29 @@ class CommandLine:
     def runs(self, *columns: str) -> list[tuple[Any, ...]]:
         """These columns of the history of runs, oldest first."""
         return self.query(f"SELECT {', '.join(columns)} FROM ingestion_run ORDER BY run_id")
+
+
+@contextlib.contextmanager
+def empty_project(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, root: Path, now: datetime
+) -> Iterator[AddFolder]:
+    """Adds DAG folders to a project in `root` that has none, where it is `now`."""
+    root.mkdir()
+    monkeypatch.setattr(execute_dags, "PROJECT_ROOT", root)
+    cli.parameters |= {"retry_attempts": 1}
+    set_clocks(cli, now)
+    names: list[str] = []
+
+    def add(name: str, code: str, schema: str, **settings: Any) -> Path:
+        folder = root / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text(code, encoding="utf-8")
+        config = {"enabled": True, "schedule": "daily", "description": "", **settings}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        (folder / "schema.sql").write_text(schema, encoding="utf-8")
+        names.append(name)
+        return folder
+
+    yield add
+    for name in names:
+        sys.modules.pop(name, None)

@@ -132,9 +132,14 @@ def permuted(rows: Iterable[Row], order: Iterable[int]) -> list[Row]:
     return [by_position[position] for position in order]
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 60.0) -> None:
-    """Wait for another session or process to get somewhere; fail if it does not."""
+def wait_until(
+    condition: Callable[[], Any], *, seconds: float = 60.0, pause: float = 0.005
+) -> None:
+    """Wait for another session or process to get somewhere; fail if it does not.
+
+    It is asked again after each `pause`, in seconds.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
+        time.sleep(pause)

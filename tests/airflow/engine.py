@@ -6,16 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from tests import table_model
 from tests.conftest import PROJECT, Server
 from tests.documents import read_blocks
 from tests.own_postgres import free_port
@@ -26,12 +27,8 @@ SECONDS = 120  # for what Airflow does in its own time: a task begins some secon
 OVER = ("success", "failed", "skipped", "upstream_failed")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """Ask a few times a second, as each question costs an answer; fail if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.3)
+# Each question costs Airflow an answer.
+wait_until = partial(table_model.wait_until, seconds=SECONDS, pause=0.3)
 
 
 @dataclass
@@ -98,9 +95,9 @@ class Engine:
             for task in self.tasks(name, run)
         }
 
-    def attempts(self, name: str, run: str, task: str = "run") -> list[int]:
-        """How often a task has begun; of each part."""
-        return [each["try_number"] for each in self.tasks(name, run) if each["task_id"] == task]
+    def attempts(self, name: str, run: str) -> list[int]:
+        """How often the task "run" has begun; of each part."""
+        return [each["try_number"] for each in self.tasks(name, run) if each["task_id"] == "run"]
 
     def finish(self, name: str, run: str) -> str:
         """Wait for the end of a run; returns its state."""
@@ -112,22 +109,22 @@ class Engine:
         wait_until(lambda: state() in OVER)
         return state()
 
-    def log(self, name: str, run: str, *, part: int | None = None, attempt: int = 1) -> str:
-        """What is in the log of an attempt of the task "run", or of a part's (1: the first)."""
+    def log(self, name: str, run: str, *, part: int | None = None) -> str:
+        """What is in the log of the first attempt of the task "run", or of a part's (1: first)."""
         folder = self.home / "logs" / f"dag_id={name}" / f"run_id={run}" / "task_id=run"
         if part is not None:
             folder /= f"map_index={part - 1}"
-        return (folder / f"attempt={attempt}.log").read_text(encoding="utf-8")
+        return (folder / "attempt=1.log").read_text(encoding="utf-8")
 
-    def mark_failed(self, name: str, run: str, task: str = "run") -> None:
-        path = f"/api/v2/dags/{name}/dagRuns/{quote(run)}/taskInstances/{task}"
+    def mark_failed(self, name: str, run: str) -> None:
+        path = f"/api/v2/dags/{name}/dagRuns/{quote(run)}/taskInstances/run"
         self.call("PATCH", path, {"new_state": "failed"})
 
 
 @contextmanager
 def running(project: Path, server: Server, given: Mapping[str, str]) -> Iterator[Engine]:
     """Airflow as docs/airflow.md sets it up and starts it; nothing of it is left in the end."""
-    with own_database(server) as own:
+    with page_database(server) as own:
         paths = {"/opt/stock_ingestion": str(project)}
         settings = find_block("Installation", "AIRFLOW_HOME=", {**own, **paths})
         (project / ".env.airflow").write_text(settings, encoding="utf-8")
@@ -163,7 +160,7 @@ def quick_settings() -> dict[str, str]:
 
 
 @contextmanager
-def own_database(server: Server) -> Iterator[dict[str, str]]:
+def page_database(server: Server) -> Iterator[dict[str, str]]:
     """The page's database under a name of its own: what to write for the page's address."""
     name = f"airflow_{uuid.uuid4().hex[:12]}"
     host = "{host}:{port}".format(**server.conninfo)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from shared.exceptions import DAGExecutionError
 from shared.feed import RunOptions
 from shared.run_plan import plan_runs
 from tests.clock import set_clocks
-from tests.command_line import CommandLine, Result
+from tests.command_line import AddFolder, CommandLine, Result, empty_project
 
 FEED = """
 from pathlib import Path
@@ -50,33 +48,17 @@ def database(clocked_database: str) -> str:
 @pytest.fixture
 def project(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Callable[..., Path]]:
+) -> Iterator[AddFolder]:
     """Adds a DAG to a project that has none."""
-    root = tmp_path / "root"
-    root.mkdir()
-    monkeypatch.setattr(execute_dags, "PROJECT_ROOT", root)
-    cli.parameters |= {"retry_attempts": 1}
-    set_clocks(cli, datetime.fromisoformat("2026-11-17T08:40+05:30"))  # a Tuesday
-    names: list[str] = []
+    now = datetime.fromisoformat("2026-11-17T08:40+05:30")  # a Tuesday
+    with empty_project(cli, monkeypatch, tmp_path / "root", now) as add_folder:
 
-    def add(name: str, code: str = FEED, **settings: Any) -> Path:
-        folder = root / name
-        folder.mkdir()
-        (folder / "__init__.py").write_text(code, encoding="utf-8")
-        config = {"enabled": True, "schedule": "daily", "description": "", **settings}
-        config["parameters"] = {"batch_size": 1000}
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        schema = f"CREATE TABLE {name} (id bigint PRIMARY KEY)"
-        (folder / "schema.sql").write_text(schema, encoding="utf-8")
-        names.append(name)
-        return folder
+        def add(name: str, code: str = FEED, **settings: Any) -> Path:
+            schema = f"CREATE TABLE {name} (id bigint PRIMARY KEY)"
+            parameters = {"batch_size": 1000}
+            return add_folder(name, code, schema, **settings, parameters=parameters)
 
-    yield add
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-Add = Callable[..., Path]
+        yield add
 
 
 def run_next_day(cli: CommandLine, *options: str) -> Result:
@@ -84,7 +66,7 @@ def run_next_day(cli: CommandLine, *options: str) -> Result:
     return cli.run(*options)
 
 
-def test_rows_of_the_dag_before_have_to_be_fresh(project: Add, cli: CommandLine) -> None:
+def test_rows_of_the_dag_before_have_to_be_fresh(project: AddFolder, cli: CommandLine) -> None:
     project("dag_1_first")
     later = project("dag_5_later", after=[1])
     result = cli.run("--dag", "5")
@@ -108,7 +90,7 @@ def test_rows_of_the_dag_before_have_to_be_fresh(project: Add, cli: CommandLine)
 
 
 def test_dag_before_that_runs_in_the_same_call_is_not_looked_at(
-    project: Add, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+    project: AddFolder, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows may be stale all the same, where its source is late."""
     monkeypatch.setattr(freshness, "require_fresh", None)
@@ -118,7 +100,7 @@ def test_dag_before_that_runs_in_the_same_call_is_not_looked_at(
     assert cli.runs("dag_id, status") == [(1, "succeeded"), (5, "succeeded")]
 
 
-def test_dry_run_warns_of_rows_that_are_not_fresh(project: Add, cli: CommandLine) -> None:
+def test_dry_run_warns_of_rows_that_are_not_fresh(project: AddFolder, cli: CommandLine) -> None:
     project("dag_1_first")
     later = project("dag_5_later", after=[1])
     result = cli.run("--dag", "5", "--dry-run")
@@ -135,7 +117,7 @@ def test_dry_run_warns_of_rows_that_are_not_fresh(project: Add, cli: CommandLine
     ],
 )
 def test_dag_before_that_has_no_rows_to_judge(
-    project: Add, cli: CommandLine, code: str, status: int, said: str
+    project: AddFolder, cli: CommandLine, code: str, status: int, said: str
 ) -> None:
     project("dag_1_first", code)
     project("dag_5_later", after=[1])
@@ -144,14 +126,14 @@ def test_dag_before_that_has_no_rows_to_judge(
     assert said in result.stderr
 
 
-def test_feed_that_does_not_need_them_goes_on(project: Add, cli: CommandLine) -> None:
+def test_feed_that_does_not_need_them_goes_on(project: AddFolder, cli: CommandLine) -> None:
     project("dag_1_first")
     project("dag_6_other", after=[1])
     assert cli.run("--dag", "6").status == 0
 
 
 def test_database_that_is_away_is_the_fault(
-    project: Add, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+    project: AddFolder, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project("dag_1_first")
     project("dag_5_later", after=[1])
@@ -161,14 +143,14 @@ def test_database_that_is_away_is_the_fault(
     assert COMES_AFTER not in result.stderr
 
 
-def test_due_dag_whose_dag_before_is_not_enabled(project: Add, cli: CommandLine) -> None:
+def test_due_dag_whose_dag_before_is_not_enabled(project: AddFolder, cli: CommandLine) -> None:
     project("dag_1_first", enabled=False)
     project("dag_5_later", after=[1])
     assert COMES_AFTER in cli.run("--due").stderr
     assert cli.run("--due") == Result(1, "", "")  # it was told
 
 
-def test_message_in_the_sandbox_names_the_sandbox(project: Add) -> None:
+def test_message_in_the_sandbox_names_the_sandbox(project: AddFolder) -> None:
     project("dag_1_first")
     project("dag_5_later", after=[1])
     known = discover_dags(execute_dags.PROJECT_ROOT)

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import execute_dags
 from shared import notify, run_lock
 from shared.calendar import IST
 from shared.exceptions import ConfigurationError
@@ -24,7 +23,7 @@ from shared.notify import FAILED, Report, read_told
 from shared.utils import run_history
 from shared.utils.db_manager import DatabaseManager
 from tests.clock import set_clocks
-from tests.command_line import CommandLine, Result
+from tests.command_line import AddFolder, CommandLine, Result, empty_project
 from tests.conftest import NO_WAIT, Server
 
 FEED = """
@@ -66,7 +65,6 @@ BEGIN = datetime.fromisoformat("2026-11-17T08:40+05:30")  # a Tuesday
 NAME = "DAG 5 things"
 # A source, and when its run began: minutes after 00:00 of the day.
 Runs = Sequence[tuple[str, int]]
-Add = Callable[..., Path]
 
 
 @pytest.fixture
@@ -77,28 +75,15 @@ def database(clocked_database: str) -> str:
 @pytest.fixture
 def project(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Callable[..., Path]]:
+) -> Iterator[AddFolder]:
     """Adds a DAG to a project that has none."""
-    root = tmp_path / "root"
-    root.mkdir()
-    monkeypatch.setattr(execute_dags, "PROJECT_ROOT", root)
-    cli.parameters |= {"retry_attempts": 1}
-    set_clocks(cli, BEGIN)
-    names: list[str] = []
+    with empty_project(cli, monkeypatch, tmp_path / "root", BEGIN) as add_folder:
 
-    def add(code: str = FEED, name: str = "dag_5_things", **settings: Any) -> Path:
-        folder = root / name
-        folder.mkdir()
-        (folder / "__init__.py").write_text(code, encoding="utf-8")
-        config = {"enabled": True, "schedule": "daily", "description": "", "parameters": {}}
-        (folder / "config.json").write_text(json.dumps({**config, **settings}), encoding="utf-8")
-        (folder / "schema.sql").write_text("CREATE TABLE thing (id bigint PRIMARY KEY)")
-        names.append(name)
-        return folder
+        def add(code: str = FEED, name: str = "dag_5_things", **settings: Any) -> Path:
+            schema = "CREATE TABLE thing (id bigint PRIMARY KEY)"
+            return add_folder(name, code, schema, **{"parameters": {}, **settings})
 
-    yield add
-    for name in names:
-        sys.modules.pop(name, None)
+        yield add
 
 
 def run_part(cli: CommandLine, part: str, *options: str) -> Result:
@@ -113,7 +98,7 @@ def stored(cli: CommandLine) -> list[int]:
 
 
 def test_part_is_told_as_one_everywhere(
-    project: Add, cli: CommandLine, caplog: pytest.LogCaptureFixture
+    project: AddFolder, cli: CommandLine, caplog: pytest.LogCaptureFixture
 ) -> None:
     project()
     caplog.set_level(logging.INFO)
@@ -133,7 +118,7 @@ def test_part_is_told_as_one_everywhere(
 
 
 def test_part_that_fails_is_told_and_recorded_as_one(
-    project: Add, cli: CommandLine, caplog: pytest.LogCaptureFixture
+    project: AddFolder, cli: CommandLine, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project() / "broken").touch()
     caplog.set_level(logging.INFO)
@@ -144,7 +129,7 @@ def test_part_that_fails_is_told_and_recorded_as_one(
     assert cli.runs("source", "status") == [("api 2/3", "failed")]
 
 
-def test_parts_and_the_whole_store_the_same(project: Add, cli: CommandLine) -> None:
+def test_parts_and_the_whole_store_the_same(project: AddFolder, cli: CommandLine) -> None:
     project()
     for part in ("3/3", "1/3", "2/3", "1/3"):
         assert run_part(cli, part).status == 0
@@ -157,14 +142,14 @@ def test_parts_and_the_whole_store_the_same(project: Add, cli: CommandLine) -> N
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--force"])
-def test_options_that_go_with_a_part(option: str, project: Add, cli: CommandLine) -> None:
+def test_options_that_go_with_a_part(option: str, project: AddFolder, cli: CommandLine) -> None:
     project()
     result = run_part(cli, "2/3", option)
     assert result.status == 0
     assert "This is part 2/3: the others are runs of their own" in result.stdout
 
 
-def test_function_that_takes_a_part_gets_it(project: Add, cli: CommandLine) -> None:
+def test_function_that_takes_a_part_gets_it(project: AddFolder, cli: CommandLine) -> None:
     project(FUNCTION)
     result = run_part(cli, "2/3")
     assert result.status == 0
@@ -183,14 +168,14 @@ def test_function_that_takes_a_part_gets_it(project: Add, cli: CommandLine) -> N
     ],
 )
 def test_part_of_a_dag_that_has_none_is_refused_before_anything_runs(
-    code: str, why: str, project: Add, cli: CommandLine
+    code: str, why: str, project: AddFolder, cli: CommandLine
 ) -> None:
     project(code)
     assert run_part(cli, "1/2") == Result(2, "", f"ERROR: DAG 5 has no --slice: {why}.\n")
     assert cli.query("SELECT to_regclass('ingestion_run')") == [(None,)]
 
 
-def test_part_is_of_one_dag(project: Add, cli: CommandLine) -> None:
+def test_part_is_of_one_dag(project: AddFolder, cli: CommandLine) -> None:
     project()
     project(FUNCTION.replace("things", "more"), "dag_6_more")
     for dags in ((), ("--dag", "5", "--dag", "6")):
@@ -220,7 +205,7 @@ def test_part_is_of_one_dag(project: Add, cli: CommandLine) -> None:
     ],
 )
 def test_check_names_slices_that_a_scheduler_could_not_run(
-    code: str, slices: int, said: str, project: Add, cli: CommandLine
+    code: str, slices: int, said: str, project: AddFolder, cli: CommandLine
 ) -> None:
     project(code, slices=slices)
     result = cli.run("check")
@@ -232,7 +217,9 @@ def test_check_names_slices_that_a_scheduler_could_not_run(
 # The last good run, and the record of a run
 
 
-def test_run_of_a_part_is_no_last_good_run(project: Add, cli: CommandLine, server: Server) -> None:
+def test_run_of_a_part_is_no_last_good_run(
+    project: AddFolder, cli: CommandLine, server: Server
+) -> None:
     project()
     cli.run("--dag", "5")
     run_part(cli, "1/2")
@@ -243,7 +230,9 @@ def test_run_of_a_part_is_no_last_good_run(project: Add, cli: CommandLine, serve
     assert (last.run_id, last.source) == (1, "api")
 
 
-def test_parts_that_began_at_the_same_moment_are_told_apart(project: Add, cli: CommandLine) -> None:
+def test_parts_that_began_at_the_same_moment_are_told_apart(
+    project: AddFolder, cli: CommandLine
+) -> None:
     project()
     run_part(cli, "1/2")
     with cli.connection.cursor() as cursor:
@@ -346,7 +335,7 @@ def parts(count: int, minute: int, *without: int) -> list[tuple[str, int]]:
     ],
 )
 def test_parts_stand_for_the_whole_when_all_are_loaded(
-    runs: Runs, said: str | None, project: Add, cli: CommandLine
+    runs: Runs, said: str | None, project: AddFolder, cli: CommandLine
 ) -> None:
     project()
     add_runs(cli, runs)
@@ -358,7 +347,7 @@ def test_parts_stand_for_the_whole_when_all_are_loaded(
     assert max(map(len, result.stdout.splitlines())) < 80
 
 
-def test_part_that_failed_does_not_count(project: Add, cli: CommandLine) -> None:
+def test_part_that_failed_does_not_count(project: AddFolder, cli: CommandLine) -> None:
     project()
     add_runs(cli, parts(2, NINE, 2))
     add_runs(cli, [("api 2/2", TEN)], status="failed")
@@ -367,7 +356,7 @@ def test_part_that_failed_does_not_count(project: Add, cli: CommandLine) -> None
     assert "Part 2/2 has not been loaded since." in cli.run("status").stdout
 
 
-def test_parts_of_a_function_and_in_an_older_table(project: Add, cli: CommandLine) -> None:
+def test_parts_of_a_function_and_in_an_older_table(project: AddFolder, cli: CommandLine) -> None:
     project(FUNCTION)
     add_runs(cli, parts(2, NINE))
     cli.query("ALTER TABLE ingestion_run DROP COLUMN host, DROP COLUMN valid_from")
@@ -375,7 +364,7 @@ def test_parts_of_a_function_and_in_an_older_table(project: Add, cli: CommandLin
     assert cli.run("status").stdout.endswith(f"\n{FRESH.format('09')}")
 
 
-def test_parts_on_record_are_none_of_a_snapshot(project: Add, cli: CommandLine) -> None:
+def test_parts_on_record_are_none_of_a_snapshot(project: AddFolder, cli: CommandLine) -> None:
     code = FEED.replace("load=load, can_slice=True", "fetch=load, parse=load").replace(
         'last_updated="", created_at="",\n          is_snapshot=False', ""
     )
@@ -385,7 +374,9 @@ def test_parts_on_record_are_none_of_a_snapshot(project: Add, cli: CommandLine) 
     assert cli.run("status").stdout.endswith(f"\n{NEVER.replace(' as a whole', '')}")
 
 
-def test_part_that_is_ahead_of_the_clock_is_never_fresh(project: Add, cli: CommandLine) -> None:
+def test_part_that_is_ahead_of_the_clock_is_never_fresh(
+    project: AddFolder, cli: CommandLine
+) -> None:
     project()
     add_runs(cli, parts(3, NINE))
     cli.query("UPDATE ingestion_run SET started_at = '2030-01-01' WHERE run_id = 2")
@@ -460,7 +451,9 @@ def due_in_json(cli: CommandLine) -> bool | None:
     return is_due
 
 
-def test_due_runs_the_whole_unless_all_parts_are_loaded(project: Add, cli: CommandLine) -> None:
+def test_due_runs_the_whole_unless_all_parts_are_loaded(
+    project: AddFolder, cli: CommandLine
+) -> None:
     project()
     for part in ("1/3", "3/3"):
         assert run_part(cli, part).status == 0
@@ -476,14 +469,14 @@ def test_due_runs_the_whole_unless_all_parts_are_loaded(project: Add, cli: Comma
     assert [source for (source,) in cli.runs("source")].count("api") == 1
 
 
-def test_due_lets_a_part_that_runs_go_on(project: Add, cli: CommandLine) -> None:
+def test_due_lets_a_part_that_runs_go_on(project: AddFolder, cli: CommandLine) -> None:
     project()
     with run_lock.hold(cli.folder / "logs", 5, Slice(2, 3)):
         assert cli.run("--due") == Result(0, "", "")
     assert f"{NAME} succeeded" in cli.run("--due").stdout
 
 
-def test_dag_that_comes_after_waits_for_all_parts(project: Add, cli: CommandLine) -> None:
+def test_dag_that_comes_after_waits_for_all_parts(project: AddFolder, cli: CommandLine) -> None:
     project()
     later = FEED.replace('"thing"', '"later"').replace("INTO thing", "INTO later")
     folder = project(later.replace("can_slice", "needs_fresh"), "dag_6_later", after=[5])
@@ -506,7 +499,7 @@ def test_dag_that_comes_after_waits_for_all_parts(project: Add, cli: CommandLine
     ],
 )
 def test_what_is_due_has_no_grace(
-    hour: int, minute: int, is_due: bool, project: Add, cli: CommandLine
+    hour: int, minute: int, is_due: bool, project: AddFolder, cli: CommandLine
 ) -> None:
     project()
     assert cli.run("--dag", "5").status == 0
@@ -515,7 +508,7 @@ def test_what_is_due_has_no_grace(
     assert due_in_json(cli) is is_due
 
 
-def test_what_is_due_by_one_of_the_clocks_is_due(project: Add, cli: CommandLine) -> None:
+def test_what_is_due_by_one_of_the_clocks_is_due(project: AddFolder, cli: CommandLine) -> None:
     project()
     assert cli.run("--dag", "5").status == 0
     before = BEGIN.replace(day=18, hour=8, minute=29)
@@ -525,7 +518,7 @@ def test_what_is_due_by_one_of_the_clocks_is_due(project: Add, cli: CommandLine)
 
 
 def test_what_is_due_cannot_be_known(
-    project: Add, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+    project: AddFolder, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = project()
     assert due_in_json(cli) is None  # there is no history
@@ -543,7 +536,7 @@ def test_what_is_due_cannot_be_known(
 # What monitors see
 
 
-def test_status_says_which_runs_were_of_a_part(project: Add, cli: CommandLine) -> None:
+def test_status_says_which_runs_were_of_a_part(project: AddFolder, cli: CommandLine) -> None:
     project()
     add_runs(cli, [("api", EIGHT), ("api 1/9999", NINE)])
     said = cli.run("status").stdout
@@ -595,7 +588,7 @@ def metrics(cli: CommandLine, name: str) -> dict[str, float]:
     ],
 )
 def test_failure_of_a_part_is_not_hidden(
-    runs: str, is_well: bool, project: Add, cli: CommandLine
+    runs: str, is_well: bool, project: AddFolder, cli: CommandLine
 ) -> None:
     project()
     for minute, run in enumerate(runs.split()):
@@ -605,7 +598,7 @@ def test_failure_of_a_part_is_not_hidden(
     assert metrics(cli, "last_run_succeeded") == {"": is_well}
 
 
-def test_each_part_has_gauges_of_its_own(project: Add, cli: CommandLine) -> None:
+def test_each_part_has_gauges_of_its_own(project: AddFolder, cli: CommandLine) -> None:
     project()
     for part in ("1/3", "1/2", "2/2", "2/2"):
         assert run_part(cli, part).status == 0
@@ -621,7 +614,7 @@ def test_each_part_has_gauges_of_its_own(project: Add, cli: CommandLine) -> None
 
 
 def test_gauges_stay_while_the_first_part_of_another_number_runs(
-    project: Add, cli: CommandLine
+    project: AddFolder, cli: CommandLine
 ) -> None:
     """It has neither ended nor loaded anything yet."""
     project()
@@ -635,7 +628,7 @@ def test_gauges_stay_while_the_first_part_of_another_number_runs(
 
 
 def test_part_that_is_well_does_not_speak_for_another(
-    project: Add, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+    project: AddFolder, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
 
@@ -703,7 +696,7 @@ def test_dag_runs_where_any_part_does(part: Slice | None, tmp_path: Path) -> Non
         assert not run_lock.is_held(tmp_path, 5)
 
 
-def test_killed_part_is_told_while_others_live(project: Add, cli: CommandLine) -> None:
+def test_killed_part_is_told_while_others_live(project: AddFolder, cli: CommandLine) -> None:
     project()
     logs = cli.folder / "logs"
     add_runs(cli, [("api 1/3", NINE), ("api 2/3", NINE), ("api", NINE)], status="running")
